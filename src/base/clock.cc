@@ -1,0 +1,39 @@
+#include "base/clock.h"
+
+#include <time.h>
+#include <unistd.h>
+
+#include <fstream>
+#include <sstream>
+#include <string>
+
+namespace skipway {
+namespace {
+
+// Field 22 of /proc/self/stat: start time in clock ticks since boot. 0 where there is no /proc.
+double process_start_since_boot_s() {
+  std::ifstream file("/proc/self/stat");
+  std::string text;
+  std::getline(file, text);
+  const size_t after_name = text.rfind(')');
+  if (after_name == std::string::npos) return 0;
+  std::istringstream fields(text.substr(after_name + 1));
+  std::string field;
+  for (int i = 3; i <= 22; ++i) fields >> field;
+  return std::stod(field) / static_cast<double>(sysconf(_SC_CLK_TCK));
+}
+
+double since_boot_s() {
+  timespec now{};
+  clock_gettime(CLOCK_BOOTTIME, &now);
+  return static_cast<double>(now.tv_sec) + static_cast<double>(now.tv_nsec) * 1e-9;
+}
+
+}  // namespace
+
+double process_wall_s() {
+  static const double start = process_start_since_boot_s();
+  return since_boot_s() - start;
+}
+
+}  // namespace skipway

@@ -1,0 +1,22 @@
+// Wall-clock time in seconds: since the process began, and between two points.
+#pragma once
+#include <chrono>
+
+namespace skipway {
+
+/// Seconds since the operating system started this process [s], so that a time budget includes
+/// loading libraries.
+double process_wall_s();
+
+/// Measures seconds since its construction or the last reset.
+class Stopwatch {
+ public:
+  double seconds() const { return std::chrono::duration<double>(Clock::now() - start_).count(); }
+  void reset() { start_ = Clock::now(); }
+
+ private:
+  using Clock = std::chrono::steady_clock;
+  Clock::time_point start_ = Clock::now();
+};
+
+}  // namespace skipway

@@ -1,0 +1,150 @@
+#include "base/files.h"
+
+#include <fcntl.h>
+#include <openssl/evp.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstdlib>
+#include <cstring>
+#include <fstream>
+#include <vector>
+
+#include "base/error.h"
+
+namespace skipway {
+namespace {
+
+// A file descriptor that closes itself; the path is removed unless keep() was called.
+class TemporaryFile {
+ public:
+  explicit TemporaryFile(fs::path path) : path_(std::move(path)) {
+    descriptor_ = open(path_.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+    if (descriptor_ < 0) fail_with_errno("could not create");
+  }
+  ~TemporaryFile() {
+    if (descriptor_ >= 0) close(descriptor_);
+    if (!kept_) unlink(path_.c_str());
+  }
+  TemporaryFile(const TemporaryFile&) = delete;
+  TemporaryFile& operator=(const TemporaryFile&) = delete;
+
+  void write_all(std::string_view bytes) {
+    while (!bytes.empty()) {
+      const ssize_t written = write(descriptor_, bytes.data(), bytes.size());
+      if (written < 0 && errno == EINTR) continue;
+      if (written < 0) fail_with_errno("could not write");
+      bytes.remove_prefix(static_cast<size_t>(written));
+    }
+  }
+
+  void rename_to(const fs::path& target) {
+    if (fsync(descriptor_) != 0 && errno != EINVAL) fail_with_errno("could not flush");
+    if (rename(path_.c_str(), target.c_str()) != 0)
+      fail_with_errno("could not rename to its final name");
+    kept_ = true;
+  }
+
+ private:
+  [[noreturn]] void fail_with_errno(std::string_view what) const {
+    const int code = errno;
+    fail(ErrorKind::kDisk, "files", "{} {}: {}; free some space or choose another folder", what,
+         path_.string(), std::strerror(code));
+  }
+
+  fs::path path_;
+  int descriptor_ = -1;
+  bool kept_ = false;
+};
+
+}  // namespace
+
+std::string read_file(const fs::path& path) {
+  std::error_code code;
+  if (fs::is_directory(path, code)) {
+    fail(ErrorKind::kData, "files", "expected a file, got a folder at {}", path.string());
+  }
+  std::ifstream file(path, std::ios::binary | std::ios::ate);
+  if (!file) {
+    fail(ErrorKind::kData, "files", "could not open {}: {}", path.string(), std::strerror(errno));
+  }
+  std::string bytes(static_cast<size_t>(file.tellg()), '\0');
+  file.seekg(0);
+  file.read(bytes.data(), static_cast<std::streamsize>(bytes.size()));
+  if (!file) fail(ErrorKind::kData, "files", "could not read {} to its end", path.string());
+  return bytes;
+}
+
+void write_file_atomic(const fs::path& path, std::span<const std::string_view> pieces) {
+  // The process id keeps two programs that write the same name from sharing one temporary file.
+  TemporaryFile file(path.string() + ".tmp" + std::to_string(getpid()));
+  for (std::string_view piece : pieces) file.write_all(piece);
+  file.rename_to(path);
+}
+
+void write_file_atomic(const fs::path& path, std::string_view bytes) {
+  write_file_atomic(path, std::span<const std::string_view>(&bytes, 1));
+}
+
+void make_directories(const fs::path& path) {
+  std::error_code code;
+  fs::create_directories(path, code);
+  if (code) {
+    fail(ErrorKind::kDisk, "files",
+         "could not create the folder {}: {}; choose another place or mend its permissions",
+         path.string(), code.message());
+  }
+}
+
+fs::path expand_user(const std::string& path) {
+  if (path != "~" && !path.starts_with("~/")) return path;
+  const char* home = std::getenv("HOME");
+  return fs::path(home ? home : "/") / (path.size() > 2 ? path.substr(2) : "");
+}
+
+fs::path data_directory() {
+  const char* folder = std::getenv("SKIPWAY_DATA");
+  return folder && *folder ? expand_user(folder) : expand_user("~/.cache/skipway/data");
+}
+
+Hash::Hash(HashKind kind) : context_(EVP_MD_CTX_new()) {
+  EVP_DigestInit_ex(static_cast<EVP_MD_CTX*>(context_),
+                    kind == HashKind::kMd5 ? EVP_md5() : EVP_sha256(), nullptr);
+}
+
+Hash::~Hash() { EVP_MD_CTX_free(static_cast<EVP_MD_CTX*>(context_)); }
+
+void Hash::update(std::string_view bytes) {
+  EVP_DigestUpdate(static_cast<EVP_MD_CTX*>(context_), bytes.data(), bytes.size());
+}
+
+std::string Hash::hex() {
+  unsigned char digest[EVP_MAX_MD_SIZE];
+  unsigned length = 0;
+  EVP_DigestFinal_ex(static_cast<EVP_MD_CTX*>(context_), digest, &length);
+  std::string text;
+  for (unsigned i = 0; i < length; ++i) text += fmt::format("{:02x}", digest[i]);
+  return text;
+}
+
+std::string hash_of(HashKind kind, std::string_view bytes) {
+  Hash hash(kind);
+  hash.update(bytes);
+  return hash.hex();
+}
+
+std::string hash_of_file(HashKind kind, const fs::path& path) {
+  std::ifstream file(path, std::ios::binary);
+  if (!file)
+    fail(ErrorKind::kData, "files", "could not open {}: {}", path.string(), std::strerror(errno));
+  Hash hash(kind);
+  std::vector<char> buffer(1 << 20);
+  while (file.read(buffer.data(), static_cast<std::streamsize>(buffer.size())) ||
+         file.gcount() > 0) {
+    hash.update({buffer.data(), static_cast<size_t>(file.gcount())});
+  }
+  if (file.bad()) fail(ErrorKind::kData, "files", "could not read {} to its end", path.string());
+  return hash.hex();
+}
+
+}  // namespace skipway

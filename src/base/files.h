@@ -1,0 +1,53 @@
+// Files: read whole, write so that a final name always holds a whole file, and hash.
+#pragma once
+#include <cstddef>
+#include <filesystem>
+#include <span>
+#include <string>
+#include <string_view>
+
+namespace skipway {
+
+namespace fs = std::filesystem;
+
+/// The whole file. Errors: kData when it does not exist or cannot be read.
+std::string read_file(const fs::path& path);
+
+/// Writes beside `path` and renames, after fsync: a reader sees the old file or the new one, never
+/// a part. Errors: kDisk, with the path and the system's reason; the temporary file is removed.
+void write_file_atomic(const fs::path& path, std::string_view bytes);
+
+/// The same from several pieces, so that a large file need not be joined in memory first.
+void write_file_atomic(const fs::path& path, std::span<const std::string_view> pieces);
+
+/// mkdir -p. Errors: kDisk.
+void make_directories(const fs::path& path);
+
+/// `~` and `~/x` become $HOME and $HOME/x.
+fs::path expand_user(const std::string& path);
+
+/// $SKIPWAY_DATA, else $HOME/.cache/skipway/data.
+fs::path data_directory();
+
+enum class HashKind { kMd5, kSha256 };
+
+/// Hash as lower-case hexadecimal, fed piece by piece.
+class Hash {
+ public:
+  explicit Hash(HashKind kind);
+  ~Hash();
+  Hash(const Hash&) = delete;
+  Hash& operator=(const Hash&) = delete;
+  void update(std::string_view bytes);
+  /// Ends the hash; call once.
+  std::string hex();
+
+ private:
+  void* context_;  // EVP_MD_CTX
+};
+
+std::string hash_of(HashKind kind, std::string_view bytes);
+/// Errors: kData when it cannot be read.
+std::string hash_of_file(HashKind kind, const fs::path& path);
+
+}  // namespace skipway

@@ -1,0 +1,21 @@
+// Two small types that modules side by side share.
+#pragma once
+#include <ATen/core/Tensor.h>
+
+#include <array>
+#include <string>
+#include <utility>
+#include <vector>
+
+namespace skipway {
+
+/// Tensors by name, in order.
+using NamedTensors = std::vector<std::pair<std::string, at::Tensor>>;
+
+/// Per-channel mean and standard deviation of images in [0, 1].
+struct Normalisation {
+  std::array<double, 3> mean{0, 0, 0};
+  std::array<double, 3> std{1, 1, 1};
+};
+
+}  // namespace skipway

@@ -1,0 +1,37 @@
+// What a person sees: stderr for people, stdout for results. Knows whether anyone watches.
+#pragma once
+#include <cstdint>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <string_view>
+
+namespace skipway {
+
+/// stderr is a terminal, and neither TERM=dumb nor CI says otherwise.
+bool is_interactive();
+/// is_interactive and NO_COLOR is not set.
+bool has_colour();
+/// Width of the terminal on stderr [columns]; 80 when it is none.
+int terminal_columns();
+
+/// One line to stderr, above the status line if there is one.
+void print_line(std::string_view line);
+/// One line to stdout.
+void print_result(std::string_view line);
+/// One JSON object and a newline to stdout; what --json gives.
+void print_json(const nlohmann::ordered_json& object);
+
+/// Replaces the status line at the foot of the terminal; does nothing when not interactive. Cut to
+/// the terminal's width.
+void show_status(std::string_view line);
+void clear_status();
+
+/// `text` in bold, dim, green, yellow or red when has_colour().
+std::string styled(std::string_view text, std::string_view style);
+
+/// "1:05:09", "4:03", for durations [s].
+std::string format_duration(double seconds);
+/// "1.4 GB", "512 kB" (powers of ten).
+std::string format_bytes(double bytes);
+
+}  // namespace skipway

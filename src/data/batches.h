@@ -1,0 +1,45 @@
+// The order in which a training run sees its images, as a function of (seed, step): nothing to
+// save, nothing to restore.
+#pragma once
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+
+#include "data/augment.h"
+#include "data/dataset.h"
+
+namespace skipway {
+
+struct Batch {
+  at::Tensor images;   // [b,3,h,w] normalised, channels_last
+  at::Tensor labels;   // int64 [b]
+  at::Tensor indices;  // int64 [b] on the CPU: rows of the split
+  int64_t epoch = 0;
+};
+
+class Batches {
+ public:
+  /// Keeps the last, partial batch of an epoch. `split`'s tensors may be on any device; batches
+  /// come on the same one.
+  Batches(const Split& split, int64_t batch_size, const AugmentOptions& augmentation,
+          const Normalisation& normalisation, uint64_t seed, at::ScalarType type = at::kFloat);
+
+  int64_t steps_per_epoch() const;
+  int64_t image_count() const { return split_.size(); }
+  /// Images seen before `step` [images].
+  int64_t images_before(int64_t step) const;
+  /// Batch of a global step (0-based). The same step gives the same batch at any time.
+  Batch at_step(int64_t step);
+
+ private:
+  Split split_;
+  int64_t batch_size_;
+  AugmentOptions augmentation_;
+  Normalisation normalisation_;
+  uint64_t seed_;
+  at::ScalarType type_;
+  int64_t order_epoch_ = -1;
+  at::Tensor order_;  // the epoch's permutation
+};
+
+}  // namespace skipway

@@ -1,0 +1,31 @@
+// One image: decoded from JPEG or PNG, fitted to a size, written as PNG. Not a data set; see
+// dataset.h.
+#pragma once
+#include <cstdint>
+#include <filesystem>
+#include <string_view>
+#include <vector>
+
+namespace skipway {
+
+/// Red, green, blue; 8 bits a channel; row by row from the top left.
+struct Image {
+  int64_t height = 0;
+  int64_t width = 0;
+  std::vector<uint8_t> rgb;  // height * width * 3
+};
+
+/// Decodes JPEG (libjpeg-turbo) or PNG (libpng), told apart by their first bytes. Grey becomes
+/// three equal channels, CMYK (Adobe's inverted form too) becomes RGB, alpha is laid over black, 16
+/// bits become 8. Errors: kData naming `name`, when the bytes are neither, are damaged or cut
+/// short, or exceed 2^28 pixels.
+Image decode_image(std::string_view bytes, std::string_view name);
+
+/// Resizes so that the shorter side is `size` (antialiased bilinear, as torchvision's Resize), then
+/// crops the centre: size x size. An image of that size already is returned as it is.
+Image fit_image(Image image, int64_t size);
+
+/// Errors: kDisk. Written atomically.
+void write_png(const std::filesystem::path& path, const Image& image);
+
+}  // namespace skipway

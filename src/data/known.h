@@ -1,0 +1,38 @@
+// Data sets known by name: where their files come from and how they are told right from wrong. Not
+// the downloading; see fetch.h.
+#pragma once
+#include <cstdint>
+#include <filesystem>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/files.h"
+
+namespace skipway {
+
+struct KnownFile {
+  std::string name;               // under the data set's folder
+  std::vector<std::string> urls;  // mirrors, tried in turn
+  HashKind hash_kind;
+  std::string hash;
+  int64_t bytes = 0;  // 0: not known
+};
+
+struct KnownDataset {
+  std::string name;         // "cifar10"
+  std::string description;  // one line for `data list`
+  std::vector<KnownFile> files;
+};
+
+const std::vector<KnownDataset>& known_datasets();
+/// nullptr when there is none of that name.
+const KnownDataset* find_known_dataset(std::string_view name);
+
+/// The archive or folder of a known data set under data_directory() (or, for Fashion-MNIST,
+/// Debian's /usr/share/datasets/fashion-mnist), when all its files are there; an official archive
+/// unpacked by the user counts too.
+std::optional<std::filesystem::path> find_local(const KnownDataset& dataset);
+
+}  // namespace skipway

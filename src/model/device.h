@@ -1,0 +1,42 @@
+// Which device and number type a run uses. "not run on a GPU" applies to every CUDA branch here:
+// written for it, compiled, never executed.
+#pragma once
+#include <ATen/core/Tensor.h>
+
+#include <string>
+
+namespace skipway {
+
+/// "auto", "cpu", "cuda", "cuda:1". Opens libtorch_cuda.so when it is beside libtorch_cpu.so; auto
+/// falls back to the CPU. Errors: kUsage for another word; kDevice when CUDA was asked for and
+/// cannot be had, with the reason.
+at::Device resolve_device(const std::string& name);
+
+/// Model name of the device for logs: "Intel(R) Xeon(R) … (2 threads, avx512_bf16)" or "cuda:0".
+std::string describe_device(at::Device device);
+
+/// The widest of "avx2", "avx512", "avx512_bf16", "amx_bf16" that the processor has, else "sse".
+std::string instruction_set();
+
+/// "auto", "fp32", "bf16" -> the type of convolution operands. auto: bf16 where the device
+/// multiplies it natively, else fp32. Errors: kUsage for another word.
+at::ScalarType resolve_precision(const std::string& name, at::Device device);
+
+std::string precision_name(at::ScalarType type);
+
+/// While it lives, convolutions and matrix products run in `type` (autocast); BatchNorm and the
+/// loss stay in fp32.
+class PrecisionScope {
+ public:
+  PrecisionScope(at::Device device, at::ScalarType type);
+  ~PrecisionScope();
+  PrecisionScope(const PrecisionScope&) = delete;
+  PrecisionScope& operator=(const PrecisionScope&) = delete;
+
+ private:
+  at::DeviceType device_;
+  bool was_enabled_;
+  at::ScalarType old_type_;
+};
+
+}  // namespace skipway

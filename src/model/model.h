@@ -1,0 +1,79 @@
+// What a model is called and shaped by, and the ResNet itself. Batches in, logits out; no training
+// in here.
+#pragma once
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <map>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "base/tensors.h"
+
+namespace skipway {
+
+/// Everything that must be known beside the weights to use a model on an image.
+struct ModelSpec {
+  std::string name = "resnet18";  // resnet18, resnet34, resnet50
+  std::string stem =
+      "cifar";  // cifar: 3x3 stride 1, no max-pool; imagenet: 7x7 stride 2, max-pool 3x3 stride 2
+  int64_t num_classes = 10;
+  int64_t image_size = 32;  // side [pixels]
+  std::vector<std::string> classes;
+  Normalisation normalisation;
+};
+
+/// As key-value text for the metadata of model.safetensors, and back. Errors: kCheckpoint naming
+/// the missing or bad key.
+std::map<std::string, std::string> to_metadata(const ModelSpec& spec);
+ModelSpec spec_from_metadata(const std::map<std::string, std::string>& metadata,
+                             const std::string& where);
+
+/// "auto" becomes cifar up to 64 pixels, imagenet above. Errors: kUsage for another word.
+std::string resolve_stem(const std::string& stem, int64_t image_size);
+
+/// The names that `--model` takes.
+const std::vector<std::string>& model_names();
+
+/// Residual network (He et al., arXiv:1512.03385) with torchvision's parameter names and order:
+/// conv1.weight, bn1.weight, layer1.0.conv1.weight … fc.bias. Bottleneck stride on the 3x3, as
+/// torchvision. Parameters and BatchNorm statistics are fp32, convolution weights channels_last.
+class ResNet {
+ public:
+  /// Kaiming-normal (fan out) convolutions, BatchNorm 1 and 0, linear as torchvision's default; a
+  /// function of `seed`. Errors: kUsage for an unknown name.
+  ResNet(const ModelSpec& spec, uint64_t seed, at::Device device = at::kCPU);
+
+  /// Shapes: images [n,3,h,w] -> logits [n,num_classes], fp32. `training`: BatchNorm uses and
+  /// updates batch statistics (momentum 0.1). Convolutions run in the type that autocast gives; see
+  /// train/precision.h.
+  at::Tensor forward(const at::Tensor& images, bool training);
+
+  const ModelSpec& spec() const { return spec_; }
+  /// Trained tensors; each requires a gradient.
+  const NamedTensors& parameters() const { return parameters_; }
+  /// BatchNorm's running_mean, running_var, num_batches_tracked.
+  const NamedTensors& buffers() const { return buffers_; }
+  /// Parameters and buffers in the order of torchvision's state_dict.
+  NamedTensors state() const;
+  /// Copies values in. Errors: kCheckpoint listing missing keys, unexpected keys, and both shapes
+  /// where they differ; nothing is changed then.
+  void load_state(const NamedTensors& state, const std::string& where);
+
+ private:
+  ModelSpec spec_;
+  NamedTensors parameters_;
+  NamedTensors buffers_;
+  // The implementer adds what the forward pass needs.
+};
+
+/// A model's cost, by arithmetic on its layers, without building it.
+struct ModelCost {
+  int64_t parameters = 0;
+  int64_t macs = 0;  // multiply-accumulates of one image's forward pass (convolutions and linear)
+  int64_t activation_bytes = 0;  // kept for the backward pass, one image, at `bytes_per_value`
+};
+ModelCost model_cost(const ModelSpec& spec, int64_t bytes_per_value);
+
+}  // namespace skipway

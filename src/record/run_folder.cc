@@ -1,0 +1,1 @@
+#include "record/run_folder.h"

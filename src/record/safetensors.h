@@ -1,0 +1,28 @@
+// The safetensors file format (huggingface/safetensors): 8 bytes header length, JSON header, raw
+// little-endian tensors.
+#pragma once
+#include <filesystem>
+#include <map>
+#include <string>
+
+#include "base/tensors.h"
+
+namespace skipway {
+
+struct SafetensorsFile {
+  NamedTensors tensors;                         // in the order of their offsets
+  std::map<std::string, std::string> metadata;  // "__metadata__"
+};
+
+/// Writes atomically. Tensors may be anywhere, of any stride; they are stored contiguous (a
+/// channels_last weight [k,c,h,w] as k,c,h,w). Types: F64 F32 F16 BF16 I64 I32 I16 I8 U8 BOOL.
+/// Tensor bytes begin at a multiple of 8. Errors: kDisk. Returns the SHA-256 of the file.
+std::string write_safetensors(const std::filesystem::path& path, const NamedTensors& tensors,
+                              const std::map<std::string, std::string>& metadata);
+
+/// Reads and checks before believing: header length against file size, JSON, type names, shape
+/// times size against offsets, overlaps, gaps, order. Errors: kCheckpoint with the path and what
+/// does not fit.
+SafetensorsFile read_safetensors(const std::filesystem::path& path);
+
+}  // namespace skipway

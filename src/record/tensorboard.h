@@ -1,0 +1,27 @@
+// Writes TensorBoard's event files: TFRecord framing (length, masked CRC-32C) around Event messages
+// in protocol-buffer wire format.
+#pragma once
+#include <cstdint>
+#include <filesystem>
+#include <fstream>
+#include <string_view>
+
+namespace skipway {
+
+class TensorBoardWriter {
+ public:
+  /// Starts a new events.out.tfevents.<seconds>.<host>.<pid>.<n> file in `folder`, which is made if
+  /// missing. Errors: kDisk.
+  explicit TensorBoardWriter(const std::filesystem::path& folder);
+  void add_scalar(std::string_view tag, double value, int64_t step);
+  void add_text(std::string_view tag, std::string_view markdown, int64_t step);
+  /// Hands everything to the operating system. Errors: kDisk.
+  void flush();
+
+ private:
+  void write_event(std::string_view payload);
+  std::filesystem::path path_;
+  std::ofstream file_;
+};
+
+}  // namespace skipway

@@ -1,0 +1,114 @@
+// Every setting of a training run, with its default, unit and source in this one place. Not where
+// they come from; see cli/arguments.h.
+#pragma once
+#include <cstdint>
+#include <string>
+
+namespace skipway {
+
+struct Config {
+  std::string recipe = "budget";
+  double minutes = 15;
+  double epochs = 0;
+  std::string data = "auto";
+  int64_t image_size = 0;
+  int64_t val_split = 0;
+
+  std::string model = "resnet18";
+  std::string stem = "auto";
+
+  int64_t batch = 128;
+  double lr = 0.15;
+  double momentum = 0.9;
+  bool nesterov = true;
+  double weight_decay = 5e-4;
+  std::string weight_decay_on = "weights";
+  double label_smoothing = 0.1;
+
+  std::string schedule = "linear";
+  bool per_epoch = false;
+  double warmup = 0.2;
+  double final_lr = 0.01;
+  double t_max = 0;
+  double step_epochs = 30;
+  std::string milestones = "60,120,160";
+  double gamma = 0.1;
+  int64_t patience = 10;
+
+  std::string augment = "flip,crop";
+  std::string flip_mode = "random";
+  int64_t crop_pad = 4;
+  std::string crop_fill = "zero";
+  std::string mean = "auto";
+  std::string std = "auto";
+
+  double test_every = 0;
+  int64_t eval_batch = 500;
+  bool tta = true;
+
+  std::string precision = "auto";
+  std::string device = "auto";
+  std::string kernel = "auto";
+  int64_t threads = 0;
+  uint64_t seed = 0;
+  bool deterministic = false;
+  std::string run_dir;
+};
+
+/// Calls `visitor(name, reference to the field, help)` for every field, in the order they are
+/// shown. `name` is the key in TOML; the flag is
+/// "--" + name with '-' for '_', the variable SKIPWAY_ + upper case.
+template <typename ConfigType, typename Visitor>
+void visit(ConfigType& c, Visitor&& visitor) {
+  visitor("recipe", c.recipe, "defaults for everything below: budget, article or best");
+  visitor("minutes", c.minutes, "time budget of the whole process [minutes]; 0: go by epochs");
+  visitor("epochs", c.epochs, "length of the run [epochs, fractions allowed]; 0: go by minutes");
+  visitor("data", c.data, "auto, a known name (see `data list`), a folder or an archive");
+  visitor("image_size", c.image_size, "side of the model's input [pixels]; 0: from the data");
+  visitor("val_split", c.val_split,
+          "training images set aside; evaluation then uses them and leaves the test part alone");
+  visitor("model", c.model, "resnet18, resnet34 or resnet50");
+  visitor("stem", c.stem, "auto, cifar (3x3 stride 1) or imagenet (7x7 stride 2, max-pool)");
+  visitor("batch", c.batch, "images in a step");
+  visitor("lr", c.lr, "peak learning rate, of the mean loss over a batch");
+  visitor("momentum", c.momentum, "momentum of SGD");
+  visitor("nesterov", c.nesterov, "Nesterov's form of momentum");
+  visitor("weight_decay", c.weight_decay, "L2 penalty, added to the gradient");
+  visitor("weight_decay_on", c.weight_decay_on, "weights (not BatchNorm, not biases) or all");
+  visitor("label_smoothing", c.label_smoothing,
+          "share of the target spread over all classes, in [0, 1)");
+  visitor("schedule", c.schedule, "linear, cosine, step, multistep, onecycle or plateau");
+  visitor("per_epoch", c.per_epoch, "change the rate only between epochs");
+  visitor("warmup", c.warmup, "share of the run in which the rate rises, in [0, 1)");
+  visitor("final_lr", c.final_lr, "linear and cosine end at this share of the peak");
+  visitor("t_max", c.t_max, "cosine: epochs from the peak to zero; 0: the run's length");
+  visitor("step_epochs", c.step_epochs, "step: epochs between decays");
+  visitor("milestones", c.milestones, "multistep: epochs at which the rate decays");
+  visitor("gamma", c.gamma, "factor of a decay (step, multistep, plateau)");
+  visitor("patience", c.patience, "plateau: evaluations without improvement before a decay");
+  visitor("augment", c.augment, "words from: flip, crop; or none");
+  visitor("flip_mode", c.flip_mode,
+          "random, or alternating (every second epoch, arXiv:2404.00498)");
+  visitor("crop_pad", c.crop_pad, "crop: padding before the random crop [pixels]");
+  visitor("crop_fill", c.crop_fill, "crop: zero or reflect");
+  visitor("mean", c.mean, "mean of red,green,blue in [0, 1]; auto: of the training images");
+  visitor("std", c.std, "standard deviation of red,green,blue; auto: of the training images");
+  visitor("test_every", c.test_every, "epochs between evaluations; 0: at the end only");
+  visitor("eval_batch", c.eval_batch, "images in an evaluation batch");
+  visitor("tta", c.tta, "evaluate at the end also with each image and its mirror image averaged");
+  visitor("precision", c.precision, "auto, fp32 or bf16: type of the convolutions' operands");
+  visitor("device", c.device, "auto, cpu or cuda:N");
+  visitor("kernel", c.kernel, "auto or torch: who computes the convolutions");
+  visitor("threads", c.threads, "threads; 0: all cores this process may use");
+  visitor("seed", c.seed, "all random numbers are a function of it");
+  visitor("deterministic", c.deterministic, "refuse operations without a deterministic form");
+  visitor("run_dir", c.run_dir, "folder to write; empty: the next free runs/NNN");
+}
+
+/// The defaults of a recipe: "budget", "article", "best". Errors: kUsage that lists the names.
+Config recipe_config(const std::string& recipe);
+
+/// Checks ranges and combinations. Errors: kUsage naming the flag, the value and what is allowed.
+void validate(const Config& config);
+
+}  // namespace skipway

@@ -1,0 +1,40 @@
+// How good a model is on labelled images: accuracy, interval, confusion. No training.
+#pragma once
+#include <ATen/core/Tensor.h>
+
+#include <array>
+#include <cstdint>
+#include <functional>
+#include <vector>
+
+#include "data/dataset.h"
+#include "model/model.h"
+
+namespace skipway {
+
+struct EvaluateOptions {
+  at::ScalarType precision = at::kFloat;
+  int64_t batch = 500;
+  bool tta = false;                 // also average the logits of each image and its mirror image
+  std::function<bool()> cancelled;  // may be empty
+  std::function<void(int64_t)> progress;  // may be empty; gets images done
+};
+
+struct Evaluation {
+  int64_t n = 0;
+  double loss = 0;                              // mean cross entropy [nats]
+  double accuracy = 0;                          // in [0,1]
+  double accuracy_tta = 0;                      // in [0,1]; equal to accuracy without tta
+  std::vector<std::vector<int64_t>> confusion;  // [label][prediction], without tta
+};
+
+/// Logits of uint8 images by the model in evaluation mode. Shapes: uint8 [n,h,w,3] -> fp32
+/// [n,classes] on the CPU.
+at::Tensor predict_logits(ResNet& model, const at::Tensor& images, const EvaluateOptions& options);
+
+Evaluation evaluate(ResNet& model, const Split& split, const EvaluateOptions& options);
+
+/// Wilson score interval at 95 % for `correct` of `n`. Source: Wilson, JASA 22 (1927).
+std::array<double, 2> interval95(double accuracy, int64_t n);
+
+}  // namespace skipway

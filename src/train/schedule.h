@@ -1,0 +1,40 @@
+// Learning-rate schedules as pure functions of the step. "plateau" alone needs the evaluations so
+// far.
+#pragma once
+#include <cstdint>
+#include <string>
+#include <vector>
+
+namespace skipway {
+
+enum class ScheduleKind { kLinear, kCosine, kStep, kMultistep, kOneCycle, kPlateau };
+
+struct ScheduleOptions {
+  ScheduleKind kind = ScheduleKind::kLinear;
+  double lr = 0.1;             // the peak
+  double warmup_fraction = 0;  // share of the run in which lr rises linearly from lr / 25 (linear)
+                               // or 0 (others); onecycle: pct_start
+  double final_fraction = 0;   // linear and cosine end at lr * final_fraction
+  double t_max_epochs = 0;     // cosine: epochs of half a period; 0: the run's length
+  double step_epochs = 30;     // step: decay every this many epochs
+  std::vector<double> milestones;  // multistep: epochs
+  double gamma = 0.1;              // step, multistep, plateau
+  int64_t patience = 10;           // plateau: evaluations without improvement
+  bool per_epoch =
+      false;  // true: the rate changes only between epochs, as torch's epoch-wise schedulers do
+};
+
+/// Rate of a step. `progress_epochs` = epochs done before this step (fraction allowed),
+/// `total_epochs` = the run's length [epochs]. Agrees with torch.optim.lr_scheduler's
+/// CosineAnnealingLR, StepLR, MultiStepLR, OneCycleLR (cos, momentum fixed) and LinearLR at every
+/// step.
+double learning_rate(const ScheduleOptions& options, double progress_epochs, double total_epochs);
+
+/// ReduceLROnPlateau (mode max, threshold 1e-4 relative) over the accuracies so far -> the rate
+/// from now on.
+double plateau_learning_rate(const ScheduleOptions& options, const std::vector<double>& accuracies);
+
+/// Errors: kUsage that lists the names.
+ScheduleKind parse_schedule(const std::string& name);
+
+}  // namespace skipway
