@@ -473,10 +473,11 @@ std::vector<std::pair<std::string, std::string>> toml_values(const Config& confi
   return values;
 }
 
-std::string to_toml(const Config& config, const std::map<std::string, std::string>& origins) {
+std::string to_toml(const Config& config, const std::map<std::string, std::string>& origins,
+                    bool with_run_dir) {
   std::string text;
   for (const auto& [key, value] : toml_values(config)) {
-    if (key == "run_dir") continue;
+    if (key == "run_dir" && !with_run_dir) continue;
     const auto origin = origins.find(key);
     text += fmt::format("{} = {}", key, value);
     if (origin != origins.end()) {

@@ -40,9 +40,10 @@ std::function<Arguments()> add_arguments(CLI::App& command,
 Arguments parse_arguments(const std::vector<std::string>& args,
                           const std::filesystem::path& working_directory = ".");
 
-/// One `key = value  # origin` a line, exact for every value; without run_dir, so that
-/// `train --config RUN/config.toml` writes another folder.
-std::string to_toml(const Config& config, const std::map<std::string, std::string>& origins);
+/// One `key = value  # origin` a line, exact for every value. A run keeps it without run_dir, so
+/// that `train --config RUN/config.toml` writes another folder.
+std::string to_toml(const Config& config, const std::map<std::string, std::string>& origins,
+                    bool with_run_dir = false);
 
 /// Reads what to_toml writes, or any flat TOML of known keys; what is missing is the recipe's
 /// default. `where` names the text in errors. Errors: kUsage, also from validate().

@@ -5,6 +5,7 @@
 #include <sys/ioctl.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <cerrno>
 #include <cmath>
@@ -45,11 +46,25 @@ bool equals(const char* variable, std::string_view value) {
 // A reader that went away must not stop a training run, so errors on stderr are left alone.
 void write_stderr(std::string_view text) { std::fwrite(text.data(), 1, text.size(), stderr); }
 
+// `text` without the sequences that styled() puts in.
+std::string without_colour(std::string_view text) {
+  std::string plain;
+  for (size_t i = 0; i < text.size(); ++i) {
+    if (text[i] == '\x1b')
+      i = std::min(text.find('m', i), text.size());
+    else
+      plain += text[i];
+  }
+  return plain;
+}
+
 void write_stdout(std::string_view line) {
   std::lock_guard lock(status().mutex);
-  const bool shares_terminal = !status().line.empty() && isatty(STDOUT_FILENO) == 1;
+  const bool is_terminal = isatty(STDOUT_FILENO) == 1;
+  const bool shares_terminal = is_terminal && !status().line.empty();
   if (shares_terminal) write_stderr(kEraseLine);
-  const std::string text = fmt::format("{}\n", line);
+  // styled() looks at stderr alone.
+  const std::string text = (is_terminal ? std::string(line) : without_colour(line)) + '\n';
   if (std::fwrite(text.data(), 1, text.size(), stdout) != text.size() || std::fflush(stdout) != 0)
     fail(ErrorKind::kDisk, "terminal", "expected to write to standard output, got '{}'",
          std::strerror(errno));

@@ -29,7 +29,7 @@ TEST(Terminal, LinesGoToStderrAndResultsToStdout) {
   testing::internal::CaptureStdout();
   testing::internal::CaptureStderr();
   print_line("for people");
-  print_result("for programs");
+  print_result("\x1b[1mfor\x1b[0m programs");
   print_json({{"b", 1}, {"a", "\xff"}});
   EXPECT_EQ(testing::internal::GetCapturedStdout(),
             "for programs\n{\"b\":1,\"a\":\"\xEF\xBF\xBD\"}\n");
