@@ -8,6 +8,7 @@
 #include "base/clock.h"
 #include "base/files.h"
 #include "base/log.h"
+#include "base/memory.h"
 #include "cli/arguments.h"
 #include "cli/commands.h"
 #include "cli/terminal.h"
@@ -168,6 +169,7 @@ LoadOptions load_options(const Config& config, bool quiet) {
 int train(const std::vector<std::string>& words) {
   const Arguments arguments = parse_arguments(words);
   const Config& config = arguments.config;
+  prepare_allocator();
   set_threads(config.threads);
   resolve_device(config.device);  // an impossible device is said before the data are read
   Dataset dataset = load_dataset(config.data, load_options(config, arguments.quiet));
@@ -189,6 +191,7 @@ int resume(const fs::path& path, bool json, bool quiet) {
   const RunFolder run = RunFolder::open(path);
   const std::string config_toml = read_file(run.config_toml());
   const Config config = from_toml(config_toml, run.config_toml().string());
+  prepare_allocator();
   set_threads(config.threads);
   Dataset dataset = load_dataset(config.data, load_options(config, quiet));
   clear_status();
