@@ -276,7 +276,8 @@ void check_duplicates(const Dataset& dataset, std::vector<Finding>& findings) {
   std::set<int64_t> test_exact, test_near;
   for (const Pair& pair : exact) {
     const std::string names = images.names(pair.first, pair.second);
-    if (images.label(pair.first) != images.label(pair.second)) {
+    const bool contradict = images.label(pair.first) != images.label(pair.second);
+    if (contradict) {
       ++contradictions;
       const auto class_of = [&](int64_t i) {
         return dataset.classes[static_cast<size_t>(images.label(i))];
@@ -287,7 +288,7 @@ void check_duplicates(const Dataset& dataset, std::vector<Finding>& findings) {
     if (images.in_train(pair.first) && !images.in_train(pair.second)) {
       test_exact.insert(pair.second);
       add_example(overlap.examples, names);
-    } else {
+    } else if (!contradict) {
       ++copies_count;
       add_example(copies.examples, names);
     }
