@@ -398,13 +398,11 @@ std::string matrix(const Confusion& confusion) {
       const double count = confusion.counts[label][guess];
       const bool right = label == guess;
       const double share = count > 0 ? count / confusion.totals[label] : 0;
-      // At 0.6 and more the colour is dark enough for white on both backgrounds.
-      const double strength = right       ? 0.85 * share
-                              : share > 0 ? 0.08 + 0.72 * share / most_wrong
-                                          : 0;
+      // From 0.75 on, white text has the better contrast on a light page too.
+      const double strength = right ? share : share > 0 ? 0.03 + 0.87 * share / most_wrong : 0;
       rows += fmt::format(
           "<td{} style=\"background:rgba({},{:.2f})\" title=\"{} as {}: {}\">{}</td>",
-          strength >= 0.6 ? " class=\"strong\"" : "", right ? "31,95,166" : "176,48,32", strength,
+          strength >= 0.75 ? " class=\"strong\"" : "", right ? "31,95,166" : "176,48,32", strength,
           escaped(confusion.classes[label]), escaped(confusion.classes[guess]), grouped(count),
           count > 0 ? grouped(count) : "");
     }
