@@ -1,18 +1,21 @@
-// Lets the programs that files are written for read them: TensorBoard, and safetensors' own Python
-// reader. They run in the Python environment of the tests.
+// Lets the programs that files are written for read them: TensorBoard, safetensors' own Python
+// reader, an HTML parser. They run in the Python environment of the tests.
 #include <ATen/ATen.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstdio>
 #include <cstdlib>
 #include <nlohmann/json.hpp>
 #include <string>
 
 #include "base/files.h"
+#include "record/run_folder.h"
 #include "record/safetensors.h"
 #include "record/tensorboard.h"
+#include "report/report.h"
 
 namespace skipway {
 namespace {
@@ -94,6 +97,34 @@ TEST_F(Readers, TensorBoardReadsScalarsAndTexts) {
   EXPECT_FLOAT_EQ(events["scalars"]["train/loss"][1][1].get<float>(), 2.0F / 392);
   EXPECT_EQ(events["texts"], (Json{{"config", Json::array({{7, long_text}})}}));
   EXPECT_EQ(events["plugins"], (Json{{"config", "text"}}));
+}
+
+TEST_F(Readers, AnHtmlParserFindsTheReportsTagsMatched) {
+  const RunFolder run = RunFolder::create(folder_ / "run");
+  write_file_atomic(run.config_toml(), "data = \"a<b>&\"\n");
+  write_file_atomic(run.env_json(), environment().dump());
+  for (int epoch : {1, 2, 3})
+    run.append_metrics({{"event", "epoch"},
+                        {"epoch", epoch},
+                        {"step", epoch},
+                        {"loss", 2.0 / epoch},
+                        {"lr", 0.1},
+                        {"images_per_s", 100},
+                        {"test_accuracy", 0.25 * epoch}});
+  write_report(run);
+  EXPECT_THAT(read("html", run.report_html())["text"].get<std::string>(),
+              HasSubstr("not finished"));
+
+  run.append_metrics({{"event", "end"},
+                      {"result", {{"model", "resnet18"}, {"accuracy", {{"last", 0.75}}}}},
+                      {"per_class", {{"a<b", 0.5}, {"c", 1.0}}},
+                      {"confusion", {{1, 1}, {0, 2}}}});
+  write_report(run);
+  const Json page = read("html", run.report_html());
+  EXPECT_THAT(page["text"].get<std::string>(), HasSubstr("75.00 %"));
+  EXPECT_THAT(page["text"].get<std::string>(), HasSubstr("data = \"a<b>&\""));
+  EXPECT_EQ(page["addresses"], Json::array());
+  EXPECT_EQ(std::count(page["tags"].begin(), page["tags"].end(), "svg"), 4);
 }
 
 }  // namespace
