@@ -1,1 +1,50 @@
+// Cuts each epoch's permutation into batches. What happens to an image is augment.cc's business.
 #include "data/batches.h"
+
+#include <ATen/ATen.h>
+
+#include <algorithm>
+
+#include "base/error.h"
+#include "base/rng.h"
+
+namespace skipway {
+
+Batches::Batches(const Split& split, int64_t batch_size, const AugmentOptions& augmentation,
+                 const Normalisation& normalisation, uint64_t seed, at::ScalarType type)
+    : split_(split),
+      batch_size_(batch_size),
+      augmentation_(augmentation),
+      normalisation_(normalisation),
+      seed_(seed),
+      type_(type) {
+  if (split.size() < 1)
+    fail(ErrorKind::kData, "batches", "expected at least one training image, got none");
+  if (batch_size < 1)
+    fail(ErrorKind::kUsage, "batches", "expected at least 1, got {} at --batch", batch_size);
+}
+
+int64_t Batches::steps_per_epoch() const { return (image_count() + batch_size_ - 1) / batch_size_; }
+
+int64_t Batches::images_before(int64_t step) const {
+  return step / steps_per_epoch() * image_count() + step % steps_per_epoch() * batch_size_;
+}
+
+Batch Batches::at_step(int64_t step) {
+  const int64_t epoch = step / steps_per_epoch();
+  const int64_t begin = step % steps_per_epoch() * batch_size_;
+  if (epoch != order_epoch_) {
+    order_ = at::tensor(
+        permutation(image_count(), Rng(seed_, RngUse::kShuffle, {static_cast<uint64_t>(epoch)})));
+    order_epoch_ = epoch;
+  }
+  Batch batch;
+  batch.epoch = epoch;
+  batch.indices = order_.slice(0, begin, std::min(begin + batch_size_, image_count()));
+  batch.labels = split_.labels.index_select(0, batch.indices.to(split_.labels.device()));
+  batch.images = normalise(augment(split_.images, batch.indices, augmentation_, seed_, epoch),
+                           normalisation_, type_);
+  return batch;
+}
+
+}  // namespace skipway

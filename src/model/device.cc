@@ -1,1 +1,145 @@
+// Finds the device, its instruction set and the number type that suits it. Not the kernels' own
+// choice of instructions, which Highway makes.
 #include "model/device.h"
+
+#include <ATen/Context.h>
+#include <ATen/Parallel.h>
+#include <ATen/autocast_mode.h>
+#include <cpuid.h>
+#include <dlfcn.h>
+
+#include <cstdint>
+#include <filesystem>
+#include <fstream>
+
+#include "base/error.h"
+
+namespace skipway {
+namespace {
+
+namespace fs = std::filesystem;
+
+// What keeps CUDA from being used, or nothing. Opening libtorch_cuda.so takes seconds, so the
+// driver comes first; and it must happen before ATen looks for CUDA, because ATen keeps its first
+// answer.
+std::string open_cuda() {
+  if (!fs::exists("/proc/driver/nvidia") && dlopen("libcuda.so.1", RTLD_NOW) == nullptr) {
+    return "no NVIDIA driver (neither /proc/driver/nvidia nor libcuda.so.1)";
+  }
+  // Not run on a GPU, from here to the end.
+  Dl_info torch_cpu;
+  if (dladdr(reinterpret_cast<void*>(&at::globalContext), &torch_cpu) == 0) {
+    return "libtorch_cpu.so, whose folder should hold libtorch_cuda.so, not found";
+  }
+  const fs::path library = fs::path(torch_cpu.dli_fname).parent_path() / "libtorch_cuda.so";
+  if (dlopen(library.c_str(), RTLD_NOW | RTLD_GLOBAL) == nullptr) {
+    return fmt::format("{} (run SKIPWAY_CUDA=1 ./skipway setup)", dlerror());
+  }
+  if (!at::hasCUDA()) return library.string() + " without CUDA";
+  if (at::detail::getCUDAHooks().deviceCount() == 0) return "no GPU that the driver lists";
+  return "";
+}
+
+// The parts of the processor that the compiler's own test does not know. Intel SDM, volume 1,
+// 18.3: bits 22 and 24 of leaf 7's EDX are AMX-BF16 and AMX-TILE; bits 17 and 18 of XCR0 say that
+// the operating system keeps the tiles.
+bool has_amx_bf16() {
+  unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
+  if (!__get_cpuid(1, &eax, &ebx, &ecx, &edx) || !(ecx & bit_OSXSAVE)) return false;
+  if (!__get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx)) return false;
+  constexpr unsigned kAmx = 1u << 22 | 1u << 24, kTiles = 1u << 17 | 1u << 18;
+  if ((edx & kAmx) != kAmx) return false;
+  unsigned low = 0, high = 0;
+  __asm__("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+  return (low & kTiles) == kTiles;
+}
+
+std::string processor_name() {
+  std::ifstream file("/proc/cpuinfo");
+  for (std::string line; std::getline(file, line);) {
+    const size_t colon = line.find(": ");
+    if (line.starts_with("model name") && colon != std::string::npos) return line.substr(colon + 2);
+  }
+  return "CPU";
+}
+
+bool multiplies_bf16(at::Device device) {
+  if (device.is_cuda()) return true;  // not run on a GPU; every one since Ampere does
+  const std::string set = instruction_set();
+  return set == "amx_bf16" || set == "avx512_bf16";
+}
+
+}  // namespace
+
+at::Device resolve_device(const std::string& name) {
+  if (name == "cpu") return at::kCPU;
+  const bool indexed = name.size() >= 6 && name.size() <= 7 && name.starts_with("cuda:") &&
+                       name.find_first_not_of("0123456789", 5) == std::string::npos;
+  if (name != "auto" && name != "cuda" && !indexed) {
+    fail(ErrorKind::kUsage, "device", "expected auto, cpu, cuda or cuda:N, got '{}' at --device",
+         name);
+  }
+  const std::string obstacle = open_cuda();
+  if (!obstacle.empty()) {
+    if (name == "auto") return at::kCPU;
+    fail(ErrorKind::kDevice, "device",
+         "expected a CUDA device, got {} at --device {}; --device cpu goes on without one",
+         obstacle, name);
+  }
+  // Not run on a GPU.
+  const int index = indexed ? std::stoi(name.substr(5)) : 0;
+  const int count = static_cast<int>(at::detail::getCUDAHooks().deviceCount());
+  if (index >= count) {
+    fail(ErrorKind::kDevice, "device", "expected a GPU from 0 to {}, got {} at --device {}",
+         count - 1, index, name);
+  }
+  return at::Device(at::kCUDA, static_cast<at::DeviceIndex>(index));
+}
+
+std::string describe_device(at::Device device) {
+  if (!device.is_cpu()) return device.str();
+  return fmt::format("{} ({} threads, {})", processor_name(), at::get_num_threads(),
+                     instruction_set());
+}
+
+std::string instruction_set() {
+  if (has_amx_bf16()) return "amx_bf16";
+  if (__builtin_cpu_supports("avx512bf16")) return "avx512_bf16";
+  if (__builtin_cpu_supports("avx512f")) return "avx512";
+  if (__builtin_cpu_supports("avx2")) return "avx2";
+  return "sse";
+}
+
+at::ScalarType resolve_precision(const std::string& name, at::Device device) {
+  if (name == "auto") return multiplies_bf16(device) ? at::kBFloat16 : at::kFloat;
+  if (name == "bf16") return at::kBFloat16;
+  if (name == "fp32") return at::kFloat;
+  if (name == "fp16") {
+    fail(ErrorKind::kUsage, "device",
+         "expected auto, fp32 or bf16, got fp16 at --precision; fp16 is not supported, because its "
+         "small range would need loss scaling; use bf16, which is as fast and has fp32's range");
+  }
+  fail(ErrorKind::kUsage, "device", "expected auto, fp32 or bf16, got '{}' at --precision", name);
+}
+
+std::string precision_name(at::ScalarType type) {
+  return type == at::kBFloat16 ? "bf16" : type == at::kFloat ? "fp32" : at::toString(type);
+}
+
+PrecisionScope::PrecisionScope(at::Device device, at::ScalarType type)
+    : device_(device.type()),
+      was_enabled_(at::autocast::is_autocast_enabled(device_)),
+      old_type_(at::autocast::get_autocast_dtype(device_)) {
+  at::autocast::set_autocast_enabled(device_, type != at::kFloat);
+  if (type != at::kFloat) at::autocast::set_autocast_dtype(device_, type);
+  at::autocast::increment_nesting();
+}
+
+PrecisionScope::~PrecisionScope() {
+  // The weights change before the next scope: their bf16 copies must not outlive this one.
+  if (at::autocast::decrement_nesting() == 0) at::autocast::clear_cache();
+  at::autocast::set_autocast_dtype(device_, old_type_);
+  at::autocast::set_autocast_enabled(device_, was_enabled_);
+}
+
+}  // namespace skipway

@@ -7,9 +7,10 @@
 
 namespace skipway {
 
-/// "auto", "cpu", "cuda", "cuda:1". Opens libtorch_cuda.so when it is beside libtorch_cpu.so; auto
-/// falls back to the CPU. Errors: kUsage for another word; kDevice when CUDA was asked for and
-/// cannot be had, with the reason.
+/// "auto", "cpu", "cuda", "cuda:1". Opens libtorch_cuda.so when there is an NVIDIA driver and it is
+/// beside libtorch_cpu.so; auto falls back to the CPU. Call it before anything else asks ATen about
+/// CUDA, manual_seed included: ATen keeps its first answer. Errors: kUsage for another word;
+/// kDevice when CUDA was asked for and cannot be had, with the reason.
 at::Device resolve_device(const std::string& name);
 
 /// Model name of the device for logs: "Intel(R) Xeon(R) … (2 threads, avx512_bf16)" or "cuda:0".
@@ -24,8 +25,10 @@ at::ScalarType resolve_precision(const std::string& name, at::Device device);
 
 std::string precision_name(at::ScalarType type);
 
-/// While it lives, convolutions and matrix products run in `type` (autocast); BatchNorm and the
-/// loss stay in fp32.
+/// While it lives, this thread's convolutions and matrix products run in `type` (autocast);
+/// BatchNorm's parameters and statistics, and the loss, stay in fp32. The bf16 copy of each weight
+/// is made once a scope, so use one a step, and not the same for training and evaluation: a copy
+/// made without gradients has none.
 class PrecisionScope {
  public:
   PrecisionScope(at::Device device, at::ScalarType type);

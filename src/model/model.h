@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <map>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -24,8 +25,9 @@ struct ModelSpec {
   Normalisation normalisation;
 };
 
-/// As key-value text for the metadata of model.safetensors, and back. Errors: kCheckpoint naming
-/// the missing or bad key.
+/// As key-value text for the metadata of model.safetensors, and back. Keys: model, stem,
+/// num_classes, image_size, classes, mean, std; the last three are JSON arrays. Other keys are left
+/// alone. Errors: kCheckpoint naming the missing or bad key.
 std::map<std::string, std::string> to_metadata(const ModelSpec& spec);
 ModelSpec spec_from_metadata(const std::map<std::string, std::string>& metadata,
                              const std::string& where);
@@ -41,13 +43,15 @@ const std::vector<std::string>& model_names();
 /// torchvision. Parameters and BatchNorm statistics are fp32, convolution weights channels_last.
 class ResNet {
  public:
-  /// Kaiming-normal (fan out) convolutions, BatchNorm 1 and 0, linear as torchvision's default; a
-  /// function of `seed`. Errors: kUsage for an unknown name.
+  /// Kaiming-normal (fan out) convolutions, BatchNorm 1 and 0, linear uniform within
+  /// ±1/sqrt(inputs) as torchvision's default; drawn on the CPU, a function of `seed` alone. A stem
+  /// "auto" is resolved. Errors: kUsage for an unknown name or stem, or sizes below one.
   ResNet(const ModelSpec& spec, uint64_t seed, at::Device device = at::kCPU);
 
   /// Shapes: images [n,3,h,w] -> logits [n,num_classes], fp32. `training`: BatchNorm uses and
-  /// updates batch statistics (momentum 0.1). Convolutions run in the type that autocast gives; see
-  /// train/precision.h.
+  /// updates batch statistics (momentum 0.1). Convolutions run in the type that autocast gives (see
+  /// PrecisionScope); the last layer is always fp32, so that equal logits are rare. channels_last
+  /// images are used as they are; others are copied once, by the first convolution.
   at::Tensor forward(const at::Tensor& images, bool training);
 
   const ModelSpec& spec() const { return spec_; }
@@ -62,10 +66,35 @@ class ResNet {
   void load_state(const NamedTensors& state, const std::string& where);
 
  private:
+  struct Convolution {
+    at::Tensor weight;  // [k,c,r,r]
+    int64_t stride, padding;
+  };
+  struct BatchNorm {
+    at::Tensor weight, bias, running_mean, running_var, num_batches_tracked;
+  };
+  /// A convolution and the BatchNorm after it.
+  struct Unit {
+    Convolution conv;
+    BatchNorm bn;
+  };
+  struct Block {
+    std::vector<Unit> units;         // two of 3x3, or 1x1, 3x3, 1x1
+    std::optional<Unit> downsample;  // where the block changes the shape
+  };
+
+  at::Tensor add_parameter(const std::string& name, at::Tensor values);
+  at::Tensor add_buffer(const std::string& name, at::Tensor values);
+  static at::Tensor apply(Unit& unit, const at::Tensor& src, bool training);
+
   ModelSpec spec_;
+  at::Device device_;
   NamedTensors parameters_;
   NamedTensors buffers_;
-  // The implementer adds what the forward pass needs.
+  NamedTensors state_;  // both, in torchvision's order
+  Unit stem_;
+  std::vector<Block> blocks_;
+  at::Tensor fc_weight_, fc_bias_;
 };
 
 /// A model's cost, by arithmetic on its layers, without building it.
@@ -74,6 +103,11 @@ struct ModelCost {
   int64_t macs = 0;  // multiply-accumulates of one image's forward pass (convolutions and linear)
   int64_t activation_bytes = 0;  // kept for the backward pass, one image, at `bytes_per_value`
 };
+
+/// activation_bytes counts each tensor that backward needs once: the images, every convolution's
+/// result (BatchNorm's input), every ReLU's result (the next convolution's input), max-pool's
+/// result and its int64 indices, and the features before the last layer (fp32). Not counted:
+/// BatchNorm's saved statistics, and the passing buffers of the step. Errors: as ResNet.
 ModelCost model_cost(const ModelSpec& spec, int64_t bytes_per_value);
 
 }  // namespace skipway

@@ -1,5 +1,5 @@
 // The safetensors file format (huggingface/safetensors): 8 bytes header length, JSON header, raw
-// little-endian tensors.
+// little-endian tensors. Not what the tensors mean.
 #pragma once
 #include <filesystem>
 #include <map>
@@ -16,7 +16,8 @@ struct SafetensorsFile {
 
 /// Writes atomically. Tensors may be anywhere, of any stride; they are stored contiguous (a
 /// channels_last weight [k,c,h,w] as k,c,h,w). Types: F64 F32 F16 BF16 I64 I32 I16 I8 U8 BOOL.
-/// Tensor bytes begin at a multiple of 8. Errors: kDisk. Returns the SHA-256 of the file.
+/// The first tensor begins at a multiple of 8, each other where the one before it ends. Errors:
+/// kDisk; kInternal for a name twice or another type. Returns the SHA-256 of the file.
 std::string write_safetensors(const std::filesystem::path& path, const NamedTensors& tensors,
                               const std::map<std::string, std::string>& metadata);
 

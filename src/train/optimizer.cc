@@ -1,1 +1,98 @@
+// The fused step needs equal memory layouts; this file sees to that and to the two groups of weight
+// decay. No arithmetic of its own.
 #include "train/optimizer.h"
+
+#include <ATen/ops/_fused_sgd.h>
+#include <ATen/ops/empty_like.h>
+#include <ATen/ops/zeros_like.h>
+#include <c10/core/GradMode.h>
+#include <fmt/ranges.h>
+
+#include <map>
+
+#include "base/error.h"
+
+namespace skipway {
+namespace {
+
+// The fused kernel walks memory and never looks at strides: a gradient laid out in another way
+// would update the wrong weights without a word.
+at::Tensor in_layout_of(const at::Tensor& parameter, const at::Tensor& gradient) {
+  if (gradient.strides() == parameter.strides()) return gradient;
+  return at::empty_like(parameter).copy_(gradient);
+}
+
+}  // namespace
+
+Sgd::Sgd(const NamedTensors& parameters, const SgdOptions& options) : options_(options) {
+  Group decayed{.names = {}, .parameters = {}, .momenta = {}, .weight_decay = options.weight_decay};
+  Group plain;
+  for (const auto& [name, parameter] : parameters) {
+    Group& group = options.decay_all || parameter.dim() > 1 ? decayed : plain;
+    group.names.push_back("momentum." + name);
+    group.parameters.push_back(parameter);
+    group.momenta.push_back(at::zeros_like(parameter).requires_grad_(false));
+  }
+  for (Group* group : {&decayed, &plain})
+    if (!group->parameters.empty()) groups_.push_back(std::move(*group));
+}
+
+void Sgd::step(double lr) {
+  at::NoGradGuard no_grad;
+  for (Group& group : groups_) {
+    std::vector<at::Tensor> parameters, gradients, momenta;
+    for (size_t i = 0; i < group.parameters.size(); ++i) {
+      at::Tensor& gradient = group.parameters[i].mutable_grad();
+      if (!gradient.defined()) continue;
+      parameters.push_back(group.parameters[i]);
+      gradients.push_back(in_layout_of(group.parameters[i], gradient));
+      // Without momentum the kernel takes no buffers; they then stay zero.
+      if (options_.momentum != 0) momenta.push_back(group.momenta[i]);
+      gradient = at::Tensor();
+    }
+    if (parameters.empty()) continue;
+    // Buffers that start at zero make the first step like any other: torch sets them to the
+    // gradient, which is momentum * 0 + gradient as dampening is 0.
+    at::_fused_sgd_(parameters, gradients, momenta, group.weight_decay, options_.momentum, lr,
+                    /*dampening=*/0.0, options_.nesterov, /*maximize=*/false,
+                    /*is_first_step=*/false);
+  }
+}
+
+NamedTensors Sgd::state() const {
+  NamedTensors state;
+  for (const Group& group : groups_)
+    for (size_t i = 0; i < group.names.size(); ++i)
+      state.emplace_back(group.names[i], group.momenta[i]);
+  return state;
+}
+
+void Sgd::load_state(const NamedTensors& state, const std::string& where) {
+  std::map<std::string, at::Tensor> given(state.begin(), state.end());
+  std::vector<std::pair<at::Tensor, at::Tensor>> copies;
+  std::vector<std::string> problems;
+  for (const auto& [name, buffer] : this->state()) {
+    auto found = given.find(name);
+    if (found == given.end()) {
+      problems.push_back("missing " + name);
+      continue;
+    }
+    if (found->second.sizes() == buffer.sizes())
+      copies.emplace_back(buffer, found->second);
+    else
+      problems.push_back(fmt::format("{} has shape [{}], expected [{}]", name,
+                                     fmt::join(found->second.sizes(), ","),
+                                     fmt::join(buffer.sizes(), ",")));
+    given.erase(found);
+  }
+  for (const auto& [name, tensor] : given) problems.push_back("unexpected " + name);
+  if (!problems.empty())
+    fail(
+        ErrorKind::kCheckpoint, "optimizer",
+        "expected the momentum of this model's parameters, got {} at {}; resume with the model and "
+        "the settings that wrote it",
+        fmt::join(problems, "; "), where);
+  for (auto& [buffer, tensor] : copies) buffer.copy_(tensor);
+}
+
+}  // namespace skipway

@@ -1,0 +1,203 @@
+// Augmentation against plain loops and LibTorch's own padding, and the laws that its draws keep.
+#include "data/augment.h"
+
+#include <ATen/ATen.h>
+#include <ATen/Parallel.h>
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "base/error.h"
+
+namespace skipway {
+namespace {
+
+constexpr uint64_t kSeed = 7;
+
+at::Tensor random_images(int64_t n, int64_t h = 32, int64_t w = 32) {
+  auto generator = at::make_generator<at::CPUGeneratorImpl>(uint64_t{5});
+  return at::randint(1, 256, {n, h, w, 3}, generator, at::kByte);
+}
+
+at::Tensor all_of(const at::Tensor& images) { return at::arange(images.size(0), at::kLong); }
+
+// Pads [h,w,3] by `pad`, crops at the draw's shift, mirrors: what torchvision does, step by step.
+at::Tensor padded_cropped_flipped(const at::Tensor& image, const AugmentDraw& draw, int64_t pad,
+                                  CropFill fill) {
+  const int64_t h = image.size(0), w = image.size(1);
+  at::Tensor planes = image.permute({2, 0, 1}).unsqueeze(0).to(at::kFloat);
+  at::Tensor padded = fill == CropFill::kReflect
+                          ? at::reflection_pad2d(planes, {pad, pad, pad, pad})
+                          : at::constant_pad_nd(planes, {pad, pad, pad, pad}, 0);
+  at::Tensor result = padded.slice(2, pad + draw.shift_y, pad + draw.shift_y + h)
+                          .slice(3, pad + draw.shift_x, pad + draw.shift_x + w);
+  if (draw.flip) result = result.flip(3);
+  return result.squeeze(0).permute({1, 2, 0}).to(at::kByte);
+}
+
+TEST(Augment, EqualsPadCropFlipForBothFills) {
+  at::Tensor images = random_images(64, 12, 10);
+  for (CropFill fill : {CropFill::kZero, CropFill::kReflect}) {
+    const AugmentOptions options{.flip = Flip::kRandom, .crop_pad = 4, .crop_fill = fill};
+    at::Tensor result = augment(images, all_of(images), options, kSeed, 3);
+    for (int64_t i = 0; i < images.size(0); ++i)
+      ASSERT_TRUE(at::equal(
+          result[i],
+          padded_cropped_flipped(images[i], draw_augmentation(options, kSeed, 3, i), 4, fill)))
+          << "image " << i;
+  }
+}
+
+TEST(Augment, WithoutOptionsTakesImagesUnchanged) {
+  at::Tensor images = random_images(8);
+  at::Tensor indices = at::tensor({5, 0, 5}, at::kLong);
+  EXPECT_TRUE(at::equal(augment(images, indices, {}, kSeed, 0), images.index_select(0, indices)));
+}
+
+TEST(Augment, FlipTwiceIsIdentity) {
+  at::Tensor images = random_images(32);
+  const AugmentOptions options{.flip = Flip::kAlternating};
+  at::Tensor once = augment(images, all_of(images), options, kSeed, 0);
+  EXPECT_FALSE(at::equal(once, images));
+  EXPECT_TRUE(at::equal(augment(once, all_of(images), options, kSeed, 0), images));
+}
+
+TEST(Augment, AlternatingFlipShowsBothSidesInTwoEpochsAndHalfOfThemFirst) {
+  const AugmentOptions options{.flip = Flip::kAlternating};
+  int64_t first = 0;
+  for (int64_t image = 0; image < 1000; ++image) {
+    const bool flip = draw_augmentation(options, kSeed, 0, image).flip;
+    first += flip;
+    for (int64_t epoch = 1; epoch < 5; ++epoch)
+      EXPECT_EQ(draw_augmentation(options, kSeed, epoch, image).flip, flip != (epoch % 2 == 1));
+  }
+  EXPECT_NEAR(static_cast<double>(first), 500, 5 * std::sqrt(1000 * 0.25));
+}
+
+TEST(Augment, RandomFlipIsFairAndIndependentOfTheEpochBefore) {
+  const AugmentOptions options{.flip = Flip::kRandom};
+  int64_t flips = 0, changes = 0;
+  for (int64_t image = 0; image < 1000; ++image) {
+    const bool flip = draw_augmentation(options, kSeed, 0, image).flip;
+    flips += flip;
+    changes += flip != draw_augmentation(options, kSeed, 1, image).flip;
+  }
+  EXPECT_NEAR(static_cast<double>(flips), 500, 5 * std::sqrt(1000 * 0.25));
+  EXPECT_NEAR(static_cast<double>(changes), 500, 5 * std::sqrt(1000 * 0.25));
+}
+
+TEST(Augment, EveryPairOfShiftsIsEquallyLikely) {
+  const AugmentOptions options{.crop_pad = 4};
+  constexpr int64_t kDraws = 81 * 200;
+  std::array<double, 81> counts{};
+  for (int64_t image = 0; image < kDraws; ++image) {
+    const AugmentDraw draw = draw_augmentation(options, kSeed, 0, image);
+    ASSERT_LE(std::abs(draw.shift_y), 4);
+    ASSERT_LE(std::abs(draw.shift_x), 4);
+    ++counts[static_cast<size_t>((draw.shift_y + 4) * 9 + draw.shift_x + 4)];
+  }
+  double chi_square = 0;
+  for (double count : counts) chi_square += (count - 200) * (count - 200) / 200;
+  EXPECT_LT(chi_square, 124.84);  // 99.9 % quantile with 80 degrees of freedom
+}
+
+TEST(Augment, FlipModeDoesNotMoveTheCrops) {
+  for (int64_t image = 0; image < 50; ++image) {
+    const AugmentDraw plain = draw_augmentation({.crop_pad = 4}, kSeed, 2, image);
+    const AugmentDraw flipped =
+        draw_augmentation({.flip = Flip::kAlternating, .crop_pad = 4}, kSeed, 2, image);
+    EXPECT_EQ(plain.shift_y, flipped.shift_y);
+    EXPECT_EQ(plain.shift_x, flipped.shift_x);
+  }
+}
+
+TEST(Augment, AnImageIsTheSameInEveryBatchAndForEveryThreadCount) {
+  at::Tensor images = random_images(64);
+  const AugmentOptions options{
+      .flip = Flip::kRandom, .crop_pad = 4, .crop_fill = CropFill::kReflect};
+  const int threads = at::get_num_threads();
+  at::set_num_threads(1);
+  at::Tensor whole = augment(images, all_of(images), options, kSeed, 1);
+  at::set_num_threads(2);
+  EXPECT_TRUE(at::equal(augment(images, all_of(images), options, kSeed, 1), whole));
+  at::set_num_threads(threads);
+  for (int64_t i : {0, 17, 63})
+    EXPECT_TRUE(at::equal(augment(images, at::tensor({i}), options, kSeed, 1)[0], whole[i]));
+}
+
+TEST(Augment, SeedsAndEpochsDiffer) {
+  at::Tensor images = random_images(16);
+  const AugmentOptions options{.crop_pad = 4};
+  at::Tensor result = augment(images, all_of(images), options, kSeed, 0);
+  EXPECT_FALSE(at::equal(result, augment(images, all_of(images), options, kSeed, 1)));
+  EXPECT_FALSE(at::equal(result, augment(images, all_of(images), options, kSeed + 1, 0)));
+}
+
+TEST(Augment, PaddingMustBeSmallerThanTheImage) {
+  at::Tensor images = random_images(2, 4, 4);
+  EXPECT_NO_THROW(
+      augment(images, all_of(images), {.crop_pad = 3, .crop_fill = CropFill::kReflect}, 0, 0));
+  try {
+    augment(images, all_of(images), {.crop_pad = 4}, 0, 0);
+    FAIL() << "no error";
+  } catch (const Error& error) {
+    EXPECT_EQ(error.kind(), ErrorKind::kUsage);
+    EXPECT_THAT(error.what(), testing::HasSubstr("4 at --crop-pad"));
+  }
+}
+
+TEST(Normalise, ScalesEachChannelAndIsChannelsLast) {
+  at::Tensor images = random_images(3, 8, 6);
+  const Normalisation normalisation{.mean = {0.4914, 0.4822, 0.4465},
+                                    .std = {0.2023, 0.1994, 0.2010}};
+  at::Tensor result = normalise(images, normalisation, at::kFloat);
+  at::Tensor mean = at::tensor(at::ArrayRef<double>(normalisation.mean));
+  at::Tensor std = at::tensor(at::ArrayRef<double>(normalisation.std));
+  at::Tensor expected = ((images.to(at::kDouble) / 255 - mean) / std).permute({0, 3, 1, 2});
+  EXPECT_EQ(result.sizes(), at::IntArrayRef({3, 3, 8, 6}));
+  EXPECT_TRUE(result.is_contiguous(at::MemoryFormat::ChannelsLast));
+  EXPECT_LT((result - expected).abs().max().item<double>(), 1e-6);
+  at::Tensor half = normalise(images, normalisation, at::kBFloat16);
+  EXPECT_EQ(half.scalar_type(), at::kBFloat16);
+  EXPECT_TRUE(at::equal(half, result.to(at::kBFloat16)));
+}
+
+TEST(ParseAugment, ReadsWordsAndModes) {
+  AugmentOptions both = parse_augment("flip,crop", "alternating", 4, "reflect");
+  EXPECT_EQ(both.flip, Flip::kAlternating);
+  EXPECT_EQ(both.crop_pad, 4);
+  EXPECT_EQ(both.crop_fill, CropFill::kReflect);
+  AugmentOptions crop = parse_augment("crop", "random", 2, "zero");
+  EXPECT_EQ(crop.flip, Flip::kNone);
+  EXPECT_EQ(crop.crop_pad, 2);
+  for (const char* nothing : {"", "none"}) {
+    AugmentOptions none = parse_augment(nothing, "random", 4, "zero");
+    EXPECT_EQ(none.flip, Flip::kNone);
+    EXPECT_EQ(none.crop_pad, 0);
+  }
+}
+
+TEST(ParseAugment, RefusesUnknownWordsAndNamesTheFlag) {
+  auto message = [](const std::string& words, const std::string& mode, int64_t pad,
+                    const std::string& fill) -> std::string {
+    try {
+      parse_augment(words, mode, pad, fill);
+    } catch (const Error& error) {
+      EXPECT_EQ(error.kind(), ErrorKind::kUsage);
+      return error.what();
+    }
+    return "no error";
+  };
+  using testing::AllOf, testing::HasSubstr;
+  EXPECT_THAT(message("flip,jitter", "random", 4, "zero"),
+              AllOf(HasSubstr("\"jitter\""), HasSubstr("flip, crop"), HasSubstr("--augment")));
+  EXPECT_THAT(message("flip,", "random", 4, "zero"), HasSubstr("--augment"));
+  EXPECT_THAT(message("flip,none", "random", 4, "zero"), HasSubstr("--augment"));
+  EXPECT_THAT(message("flip", "never", 4, "zero"),
+              AllOf(HasSubstr("\"never\""), HasSubstr("--flip-mode")));
+  EXPECT_THAT(message("crop", "random", -1, "zero"), HasSubstr("-1 at --crop-pad"));
+  EXPECT_THAT(message("crop", "random", 4, "edge"),
+              AllOf(HasSubstr("\"edge\""), HasSubstr("--crop-fill")));
+}
+
+}  // namespace
+}  // namespace skipway

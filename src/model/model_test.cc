@@ -1,0 +1,307 @@
+// What the ResNet promises beside its numbers, which tests/parity_test.cc compares with PyTorch.
+#include "model/model.h"
+
+#include <ATen/ATen.h>
+#include <ATen/autocast_mode.h>
+#include <c10/core/Allocator.h>
+#include <c10/util/ThreadLocalDebugInfo.h>
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+
+#include "base/error.h"
+#include "model/device.h"
+
+namespace skipway {
+namespace {
+
+using testing::HasSubstr;
+
+ModelSpec make_spec(const std::string& name, const std::string& stem, int64_t image_size,
+                    int64_t num_classes) {
+  ModelSpec spec;
+  spec.name = name;
+  spec.stem = stem;
+  spec.image_size = image_size;
+  spec.num_classes = num_classes;
+  return spec;
+}
+
+// A model small enough for tests that do not look at its size: 8 pixels a side.
+ModelSpec tiny_spec() { return make_spec("resnet18", "cifar", 8, 10); }
+
+at::Tensor random_images(int64_t count, int64_t size) {
+  return at::randn({count, 3, size, size}, at::detail::createCPUGenerator(7))
+      .contiguous(at::MemoryFormat::ChannelsLast);
+}
+
+at::Tensor find(const NamedTensors& tensors, const std::string& name) {
+  const auto found = std::find_if(tensors.begin(), tensors.end(),
+                                  [&](const auto& entry) { return entry.first == name; });
+  return found == tensors.end() ? at::Tensor() : found->second;
+}
+
+template <typename Action>
+Error error_of(const Action& action) {
+  try {
+    action();
+  } catch (const Error& error) {
+    return error;
+  }
+  ADD_FAILURE() << "no error";
+  return Error(ErrorKind::kInternal, "");
+}
+
+// Bytes that this thread's tensors hold on the CPU, counted while it lives.
+class LiveBytes : public c10::MemoryReportingInfoBase {
+ public:
+  void reportMemoryUsage(void*, int64_t size, size_t, size_t, at::Device) override {
+    bytes += size;
+  }
+  bool memoryProfilingEnabled() const override { return true; }
+
+  int64_t bytes = 0;
+};
+
+TEST(ModelCost, IsThatOfThePublishedModels) {
+  const auto cost = [](const char* name, const char* stem, int64_t size, int64_t classes) {
+    return model_cost(make_spec(name, stem, size, classes), 4);
+  };
+  EXPECT_EQ(cost("resnet18", "imagenet", 224, 1000).parameters, 11689512);
+  EXPECT_EQ(cost("resnet34", "imagenet", 224, 1000).parameters, 21797672);
+  EXPECT_EQ(cost("resnet50", "imagenet", 224, 1000).parameters, 25557032);
+  EXPECT_EQ(cost("resnet18", "cifar", 32, 10).parameters, 11173962);
+  EXPECT_NEAR(cost("resnet18", "imagenet", 224, 1000).macs / 1e9, 1.814, .0005);
+  EXPECT_NEAR(cost("resnet34", "imagenet", 224, 1000).macs / 1e9, 3.664, .0005);
+  EXPECT_NEAR(cost("resnet50", "imagenet", 224, 1000).macs / 1e9, 4.089, .0005);
+  EXPECT_NEAR(cost("resnet18", "cifar", 32, 10).macs / 1e9, 0.5554, .00005);
+}
+
+TEST(ModelCost, CountsTheParametersThatAreBuilt) {
+  for (const std::string& name : model_names()) {
+    for (const char* stem : {"cifar", "imagenet"}) {
+      const ModelSpec spec = make_spec(name, stem, 32, 7);
+      const ResNet model(spec, 1);
+      int64_t built = 0;
+      for (const auto& [key, tensor] : model.parameters()) built += tensor.numel();
+      EXPECT_EQ(model_cost(spec, 4).parameters, built) << name << " " << stem;
+    }
+  }
+}
+
+TEST(ModelCost, ActivationBytesAreWhatForwardKeeps) {
+  constexpr int64_t kBatch = 2, kSize = 16;
+  for (const char* name : {"resnet18", "resnet50"}) {
+    for (const char* stem : {"cifar", "imagenet"}) {
+      for (const at::ScalarType type : {at::kFloat, at::kBFloat16}) {
+        const ModelSpec spec = make_spec(name, stem, kSize, 10);
+        ResNet model(spec, 1);
+        const auto live = std::make_shared<LiveBytes>();
+        const c10::DebugInfoGuard counting(c10::DebugInfoKind::PROFILER_STATE, live);
+        const int64_t expected = kBatch * model_cost(spec, at::elementSize(type)).activation_bytes;
+        at::Tensor images = random_images(kBatch, kSize).to(type);
+        int64_t kept = 0;
+        {
+          const PrecisionScope scope(at::kCPU, type);
+          const at::Tensor logits = model.forward(images, /*training=*/true);
+          kept = live->bytes;
+          // The bf16 copies of the weights are not activations.
+          at::autocast::clear_cache();
+        }
+        // BatchNorm's saved statistics, copies of weights and the logits come on top.
+        int64_t weight_bytes = 0, statistics_bytes = 0;
+        for (const auto& [key, tensor] : model.parameters()) {
+          if (type != at::kFloat && tensor.dim() == 4) weight_bytes += 2 * tensor.numel();
+          if (tensor.dim() == 1) statistics_bytes += 4 * tensor.numel();
+        }
+        EXPECT_NEAR(kept - weight_bytes - statistics_bytes, expected, .02 * expected)
+            << name << " " << stem << " " << precision_name(type);
+      }
+    }
+  }
+}
+
+TEST(ResNet, StateIsInTorchvisionsOrder) {
+  const ResNet model(make_spec("resnet50", "imagenet", 64, 10), 1);
+  std::vector<std::string> names;
+  for (const auto& [name, tensor] : model.state()) names.push_back(name);
+  EXPECT_EQ(names.size(), 320u);
+  const std::vector<std::string> units = {"conv1",
+                                          "bn1",
+                                          "layer1.0.conv1",
+                                          "layer1.0.bn1",
+                                          "layer1.0.conv2",
+                                          "layer1.0.bn2",
+                                          "layer1.0.conv3",
+                                          "layer1.0.bn3",
+                                          "layer1.0.downsample.0",
+                                          "layer1.0.downsample.1",
+                                          "layer1.1.conv1"};
+  std::vector<std::string> expected;
+  for (size_t i = 0; i < units.size(); ++i) {
+    expected.push_back(units[i] + ".weight");
+    if (i % 2 == 0) continue;
+    for (const char* part : {".bias", ".running_mean", ".running_var", ".num_batches_tracked"})
+      expected.push_back(units[i] + part);
+  }
+  EXPECT_TRUE(std::equal(expected.begin(), expected.end(), names.begin()));
+  EXPECT_EQ(names[318], "fc.weight");
+  EXPECT_EQ(names[319], "fc.bias");
+}
+
+TEST(ResNet, ParametersAreFp32ChannelsLastLeaves) {
+  const ResNet model(tiny_spec(), 1);
+  for (const auto& [name, tensor] : model.parameters()) {
+    EXPECT_EQ(tensor.scalar_type(), at::kFloat) << name;
+    EXPECT_TRUE(tensor.requires_grad() && tensor.is_leaf()) << name;
+    EXPECT_TRUE(tensor.dim() != 4 || tensor.is_contiguous(at::MemoryFormat::ChannelsLast)) << name;
+  }
+}
+
+TEST(ResNet, InitialValuesDependOnTheSeedAlone) {
+  const ResNet a(tiny_spec(), 5), c(tiny_spec(), 6);
+  at::rand({3});  // the global generator has no part in it
+  const ResNet b(tiny_spec(), 5);
+  const auto same = [](const ResNet& x, const ResNet& y, const char* name) {
+    return find(x.parameters(), name).equal(find(y.parameters(), name));
+  };
+  for (const auto& [name, tensor] : a.state()) {
+    EXPECT_TRUE(tensor.equal(find(b.state(), name))) << name;
+  }
+  EXPECT_FALSE(same(a, c, "conv1.weight"));
+  EXPECT_FALSE(same(a, c, "fc.bias"));
+  EXPECT_FALSE(find(a.parameters(), "layer1.0.conv1.weight")
+                   .equal(find(a.parameters(), "layer1.0.conv2.weight")));
+}
+
+TEST(ResNet, InitialValuesHaveTheSpreadOfKaimingAndOfTorchsLinear) {
+  const ResNet model(tiny_spec(), 1);
+  // 256 * 128 * 9 values: the deviation itself deviates by about 0.13 %.
+  const at::Tensor conv = find(model.parameters(), "layer3.0.conv1.weight");
+  EXPECT_NEAR(conv.std().item<double>() / std::sqrt(2. / (256 * 9)), 1, .01);
+  EXPECT_NEAR(conv.mean().item<double>(), 0, .001);
+  const at::Tensor linear = find(model.parameters(), "fc.weight");
+  const double bound = 1 / std::sqrt(512.);
+  EXPECT_LE(linear.abs().max().item<double>(), bound);
+  EXPECT_NEAR(linear.std().item<double>(), bound / std::sqrt(3), .02 * bound);
+}
+
+TEST(ResNet, TrainingUpdatesStatisticsAndEvaluationLeavesThem) {
+  ResNet model(tiny_spec(), 1);
+  const at::Tensor images = random_images(4, 8);
+  const at::Tensor mean = find(model.buffers(), "layer2.0.bn1.running_mean");
+  const at::Tensor count = find(model.buffers(), "layer2.0.bn1.num_batches_tracked");
+  model.forward(images, /*training=*/false);
+  EXPECT_EQ(count.item<int64_t>(), 0);
+  EXPECT_EQ(mean.abs().max().item<float>(), 0);
+  model.forward(images, /*training=*/true);
+  EXPECT_EQ(count.item<int64_t>(), 1);
+  EXPECT_GT(mean.abs().max().item<float>(), 0);
+}
+
+TEST(ResNet, Bf16KeepsStatisticsGradientsAndLogitsInFp32) {
+  ResNet model(tiny_spec(), 1), exact(tiny_spec(), 1);
+  const at::Tensor images = random_images(8, 8), labels = at::arange(8);
+  for (const bool training : {true, false}) {
+    const at::Tensor reference = exact.forward(images, training);
+    at::Tensor loss;
+    {
+      const PrecisionScope scope(at::kCPU, at::kBFloat16);
+      const at::Tensor logits = model.forward(images, training);
+      EXPECT_EQ(logits.scalar_type(), at::kFloat);
+      const double error = ((logits - reference).norm() / reference.norm()).item<double>();
+      EXPECT_LT(error, .05);   // 8 bits of mantissa through 20 layers
+      EXPECT_GT(error, 1e-4);  // or bf16 was not used
+      loss = at::cross_entropy_loss(logits, labels);
+      EXPECT_EQ(loss.scalar_type(), at::kFloat);
+    }
+    loss.backward();
+  }
+  for (const auto& [name, tensor] : model.buffers()) {
+    EXPECT_EQ(tensor.scalar_type(), name.ends_with("num_batches_tracked") ? at::kLong : at::kFloat);
+  }
+  for (const auto& [name, tensor] : model.parameters()) {
+    ASSERT_TRUE(tensor.grad().defined()) << name;
+    EXPECT_EQ(tensor.grad().scalar_type(), at::kFloat) << name;
+    EXPECT_EQ(tensor.grad().strides(), tensor.strides()) << name;
+  }
+}
+
+TEST(ResNet, LoadedStateGivesTheSameLogits) {
+  ResNet from(tiny_spec(), 1), to(tiny_spec(), 2);
+  const at::Tensor images = random_images(4, 8);
+  from.forward(images, /*training=*/true);
+  to.load_state(from.state(), "here");
+  EXPECT_TRUE(to.forward(images, false).equal(from.forward(images, false)));
+  for (const auto& [name, tensor] : to.parameters()) EXPECT_TRUE(tensor.requires_grad()) << name;
+}
+
+TEST(ResNet, LoadStateListsEveryDifferenceAndChangesNothing) {
+  ResNet model(tiny_spec(), 1);
+  const ResNet untouched(tiny_spec(), 1);
+  NamedTensors state = ResNet(make_spec("resnet18", "cifar", 8, 12), 2).state();
+  state.erase(state.begin() + 1);
+  state.emplace_back("head.weight", at::zeros({2}));
+  const Error error = error_of([&] { model.load_state(state, "a.safetensors"); });
+  EXPECT_EQ(error.kind(), ErrorKind::kCheckpoint);
+  EXPECT_THAT(error.what(), HasSubstr("missing bn1.weight"));
+  EXPECT_THAT(error.what(), HasSubstr("unexpected head.weight"));
+  EXPECT_THAT(error.what(),
+              HasSubstr("fc.weight is [10,512] Float in the model and [12,512] Float in the file"));
+  EXPECT_THAT(error.what(), HasSubstr("at a.safetensors"));
+  for (const auto& [name, tensor] : model.state()) {
+    EXPECT_TRUE(tensor.equal(find(untouched.state(), name))) << name;
+  }
+}
+
+TEST(ResNet, RefusesUnknownNamesAndSizes) {
+  const auto kind = [](const ModelSpec& spec) { return error_of([&] { ResNet(spec, 1); }).kind(); };
+  EXPECT_EQ(kind(make_spec("resnet19", "cifar", 32, 10)), ErrorKind::kUsage);
+  EXPECT_EQ(kind(make_spec("resnet18", "mnist", 32, 10)), ErrorKind::kUsage);
+  EXPECT_EQ(kind(make_spec("resnet18", "cifar", 32, 0)), ErrorKind::kUsage);
+}
+
+TEST(ResNet, AutoStemFollowsTheImageSize) {
+  EXPECT_EQ(resolve_stem("auto", 64), "cifar");
+  EXPECT_EQ(resolve_stem("auto", 65), "imagenet");
+  EXPECT_EQ(ResNet(make_spec("resnet18", "auto", 224, 10), 1).spec().stem, "imagenet");
+}
+
+TEST(ModelSpec, SurvivesItsMetadata) {
+  ModelSpec spec = make_spec("resnet34", "imagenet", 96, 2);
+  spec.classes = {"a \"quoted\" cat", "Käfer, blau"};
+  spec.normalisation = {{0.1, 1. / 3, 0.5}, {0.2, 0.25, 2. / 7}};
+  const ModelSpec read = spec_from_metadata(to_metadata(spec), "here");
+  EXPECT_EQ(read.name, spec.name);
+  EXPECT_EQ(read.stem, spec.stem);
+  EXPECT_EQ(read.num_classes, spec.num_classes);
+  EXPECT_EQ(read.image_size, spec.image_size);
+  EXPECT_EQ(read.classes, spec.classes);
+  EXPECT_EQ(read.normalisation.mean, spec.normalisation.mean);
+  EXPECT_EQ(read.normalisation.std, spec.normalisation.std);
+}
+
+TEST(ModelSpec, NamesTheMissingOrBadKey) {
+  const std::pair<const char*, const char*> bad[] = {
+      {"model", "vgg"},       {"stem", "auto"},       {"num_classes", "1e9"},
+      {"num_classes", "0"},   {"image_size", "32px"}, {"classes", "[\"one\"]"},
+      {"classes", "cat,dog"}, {"mean", "[0.1,0.2]"},  {"std", "[1,1,0]"},
+      {"std", "[1,1,null]"},  {"image_size", "-32"},  {"num_classes", "99999999999999999999"},
+  };
+  for (const auto& [key, value] : bad) {
+    auto metadata = to_metadata(tiny_spec());
+    metadata[key] = value;
+    const Error error = error_of([&] { spec_from_metadata(metadata, "a.safetensors"); });
+    EXPECT_EQ(error.kind(), ErrorKind::kCheckpoint);
+    EXPECT_THAT(error.what(),
+                HasSubstr(fmt::format("'{}', got '{}' at a.safetensors", key, value)));
+    metadata.erase(key);
+    EXPECT_THAT(error_of([&] { spec_from_metadata(metadata, "a.safetensors"); }).what(),
+                HasSubstr(fmt::format("the key '{}'", key)));
+  }
+}
+
+}  // namespace
+}  // namespace skipway

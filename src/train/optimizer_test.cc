@@ -1,0 +1,154 @@
+// Sgd against torch.optim.SGD's formula written out in float64, whatever the memory format.
+#include "train/optimizer.h"
+
+#include <ATen/ATen.h>
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "base/error.h"
+
+namespace skipway {
+namespace {
+
+constexpr double kTolerance = 1e-6;  // fp32 against float64, values of order one
+
+at::Tensor noise(at::IntArrayRef shape, uint64_t seed) {
+  auto generator = at::make_generator<at::CPUGeneratorImpl>(seed);
+  return at::randn(shape, generator, at::kFloat);
+}
+
+// Two convolutions (one in each memory format), one 1x1, a BatchNorm weight and a linear layer.
+NamedTensors make_parameters() {
+  NamedTensors parameters{
+      {"conv1.weight", noise({8, 3, 3, 3}, 1).contiguous(at::MemoryFormat::ChannelsLast)},
+      {"conv2.weight", noise({4, 8, 3, 3}, 2)},
+      {"downsample.weight", noise({6, 8, 1, 1}, 3).contiguous(at::MemoryFormat::ChannelsLast)},
+      {"bn1.weight", noise({8}, 4)},
+      {"fc.weight", noise({10, 8}, 5)},
+      {"fc.bias", noise({10}, 6)}};
+  for (auto& [name, parameter] : parameters) parameter.requires_grad_(true);
+  return parameters;
+}
+
+at::Tensor gradient_of(const at::Tensor& parameter, int64_t step, size_t index) {
+  return noise(parameter.sizes(), 100 + static_cast<uint64_t>(step) * 10 + index);
+}
+
+// torch.optim.SGD, one tensor: documentation of torch.optim.SGD, dampening 0.
+struct Reference {
+  at::Tensor value, momentum;
+
+  void step(const at::Tensor& gradient, double lr, double decay, const SgdOptions& options) {
+    at::Tensor g = gradient.to(at::kDouble) + decay * value;
+    momentum = momentum.defined() ? options.momentum * momentum + g : g;
+    value = value - lr * (options.nesterov ? g + options.momentum * momentum : momentum);
+  }
+};
+
+void expect_follows_reference(const SgdOptions& options, at::MemoryFormat gradient_format) {
+  NamedTensors parameters = make_parameters();
+  std::vector<Reference> references;
+  for (const auto& [name, parameter] : parameters)
+    references.push_back({parameter.detach().to(at::kDouble).clone(), {}});
+  Sgd sgd(parameters, options);
+  for (int64_t step = 0; step < 4; ++step) {
+    const double lr = 0.1 / static_cast<double>(step + 1);
+    for (size_t i = 0; i < parameters.size(); ++i) {
+      at::Tensor& parameter = parameters[i].second;
+      at::Tensor gradient = gradient_of(parameter, step, i);
+      references[i].step(gradient, lr,
+                         options.decay_all || parameter.dim() > 1 ? options.weight_decay : 0,
+                         options);
+      if (parameter.dim() == 4) gradient = gradient.contiguous(gradient_format);
+      parameter.mutable_grad() = gradient;
+    }
+    sgd.step(lr);
+  }
+  for (size_t i = 0; i < parameters.size(); ++i)
+    EXPECT_LT((parameters[i].second.detach() - references[i].value).abs().max().item<double>(),
+              kTolerance)
+        << parameters[i].first;
+}
+
+TEST(Sgd, FollowsTheFormulaOfTorch) {
+  for (double momentum : {0.0, 0.9})
+    for (bool nesterov : {false, true})
+      for (bool decay_all : {false, true}) {
+        if (nesterov && momentum == 0) continue;
+        SCOPED_TRACE(
+            fmt::format("momentum {} nesterov {} decay_all {}", momentum, nesterov, decay_all));
+        expect_follows_reference({.momentum = momentum,
+                                  .weight_decay = 0.05,
+                                  .nesterov = nesterov,
+                                  .decay_all = decay_all},
+                                 at::MemoryFormat::ChannelsLast);
+      }
+}
+
+TEST(Sgd, GradientsMayHaveAnotherMemoryFormat) {
+  expect_follows_reference({.nesterov = true}, at::MemoryFormat::Contiguous);
+}
+
+TEST(Sgd, KeepsTheMemoryFormatOfParametersInMomenta) {
+  NamedTensors parameters = make_parameters();
+  Sgd sgd(parameters, {});
+  for (const auto& [name, buffer] : sgd.state())
+    for (const auto& [parameter_name, parameter] : parameters)
+      if (name == "momentum." + parameter_name) {
+        EXPECT_EQ(buffer.strides(), parameter.strides());
+      }
+}
+
+TEST(Sgd, ClearsGradientsAndLeavesParametersWithoutOneAlone) {
+  NamedTensors parameters = make_parameters();
+  Sgd sgd(parameters, {});
+  at::Tensor before = parameters[1].second.detach().clone();
+  parameters[0].second.mutable_grad() = gradient_of(parameters[0].second, 0, 0);
+  sgd.step(0.1);
+  EXPECT_FALSE(parameters[0].second.grad().defined());
+  EXPECT_TRUE(at::equal(parameters[1].second.detach(), before));
+}
+
+TEST(Sgd, GoesOnFromItsStateBitForBit) {
+  const SgdOptions options{.nesterov = true, .decay_all = false};
+  NamedTensors whole = make_parameters(), halves = make_parameters();
+  auto run = [](NamedTensors& parameters, Sgd& sgd, int64_t from, int64_t to) {
+    for (int64_t step = from; step < to; ++step) {
+      for (size_t i = 0; i < parameters.size(); ++i)
+        parameters[i].second.mutable_grad() = gradient_of(parameters[i].second, step, i);
+      sgd.step(0.1);
+    }
+  };
+  Sgd one(whole, options);
+  run(whole, one, 0, 4);
+  Sgd first(halves, options);
+  run(halves, first, 0, 2);
+  Sgd second(halves, options);
+  second.load_state(first.state(), "test");
+  run(halves, second, 2, 4);
+  for (size_t i = 0; i < whole.size(); ++i)
+    EXPECT_TRUE(at::equal(whole[i].second, halves[i].second)) << whole[i].first;
+}
+
+TEST(Sgd, RefusesAStateThatDoesNotFitAndChangesNothing) {
+  NamedTensors parameters = make_parameters();
+  Sgd sgd(parameters, {});
+  NamedTensors state;
+  for (const auto& [name, buffer] : sgd.state()) state.emplace_back(name, at::ones_like(buffer));
+  state[0].second = at::ones({2, 2});
+  state[1].first = "momentum.other";
+  try {
+    sgd.load_state(state, "last.safetensors");
+    FAIL() << "no error";
+  } catch (const Error& error) {
+    EXPECT_EQ(error.kind(), ErrorKind::kCheckpoint);
+    EXPECT_THAT(error.what(), testing::HasSubstr("missing momentum.conv2.weight"));
+    EXPECT_THAT(error.what(), testing::HasSubstr("unexpected momentum.other"));
+    EXPECT_THAT(error.what(), testing::HasSubstr("[2,2], expected [8,3,3,3]"));
+    EXPECT_THAT(error.what(), testing::HasSubstr("last.safetensors"));
+  }
+  for (const auto& [name, buffer] : sgd.state()) EXPECT_EQ(buffer.abs().sum().item<float>(), 0);
+}
+
+}  // namespace
+}  // namespace skipway
