@@ -13,6 +13,7 @@
 #include "cli/commands.h"
 #include "cli/terminal.h"
 #include "data/dataset.h"
+#include "model/device.h"
 #include "record/run_folder.h"
 #include "train/trainer.h"
 

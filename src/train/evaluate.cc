@@ -5,6 +5,7 @@
 #include <cmath>
 
 #include "base/error.h"
+#include "data/augment.h"
 #include "model/device.h"
 
 namespace skipway {

@@ -425,7 +425,7 @@ TrainResult Trainer::result(const Evaluation& last) const {
 double Trainer::learning_rate_now() const {
   if (schedule_.kind == ScheduleKind::kPlateau)
     return plateau_learning_rate(schedule_, progress_.accuracies);
-  return learning_rate(schedule_, epochs(progress_.step), epochs(total_steps_));
+  return learning_rate(schedule_, epochs(progress_.step), epochs(total_steps_), epochs(1));
 }
 
 double Trainer::epochs(int64_t steps) const {

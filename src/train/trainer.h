@@ -136,6 +136,7 @@ class Trainer {
   // Where it stands; a checkpoint keeps all of it.
   struct Progress {
     int64_t step = 0;           // steps done
+    int64_t recorded_step = 0;  // of the last line in metrics.jsonl
     double epoch_loss_sum = 0;  // of the running epoch, sum over images
     int64_t epoch_images = 0;
     double train_wall_s = 0;
