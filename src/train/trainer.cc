@@ -11,7 +11,6 @@
 #include "base/memory.h"
 #include "model/device.h"
 #include "record/checkpoint.h"
-#include "report/report.h"
 #include "train/saved_model.h"
 
 namespace skipway {
@@ -186,7 +185,6 @@ TrainResult Trainer::run() {
   TrainResult done = result(last);
   done.weights_sha256 = weights_sha256;
   run_.append_metrics(end_line(done));
-  write_report(run_);
   return done;
 }
 
