@@ -32,6 +32,10 @@ namespace {
 
 constexpr const char* kCoarseName = "cifar100-coarse";
 
+// Decoded images beyond this are not kept: they would fill the disk, and memory that could hold
+// the pages they are read from.
+constexpr size_t kMaxCachedBytes = size_t{4} << 30;
+
 // ---- dividing ----
 
 // Second part of the random key, so that no division draws the numbers of another.
@@ -90,19 +94,13 @@ void divide_off_test(Dataset& dataset, double fraction, uint64_t seed) {
 // ---- reading ----
 
 // Images of a format with a fixed size of its own, brought to another.
-at::Tensor fit_images(const at::Tensor& images, int64_t size) {
-  const int64_t height = images.size(1);
-  const int64_t width = images.size(2);
-  const int64_t from_bytes = height * width * 3;
-  const int64_t to_bytes = size * size * 3;
+at::Tensor fit_all(const at::Tensor& images, int64_t size) {
+  constexpr int64_t kAtOnce = 256;  // keeps what lies between two steps small
   at::Tensor fitted = at::empty({images.size(0), size, size, 3}, at::kByte);
-  const uint8_t* from = images.const_data_ptr<uint8_t>();
-  uint8_t* to = fitted.mutable_data_ptr<uint8_t>();
-  at::parallel_for(0, images.size(0), 1, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) {
-      const uint8_t* first = from + i * from_bytes;
-      const Image image = fit_image({height, width, {first, first + from_bytes}}, size);
-      std::ranges::copy(image.rgb, to + i * to_bytes);
+  at::parallel_for(0, images.size(0), kAtOnce, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; i += kAtOnce) {
+      const int64_t count = std::min(kAtOnce, end - i);
+      fitted.narrow(0, i, count).copy_(fit_images(images.narrow(0, i, count), size));
     }
   });
   return fitted;
@@ -114,7 +112,7 @@ void fit(Dataset& dataset, int64_t image_size) {
   dataset.image_size = image_size > 0 ? image_size : automatic_image_size({{height, width}});
   if (height == dataset.image_size && width == dataset.image_size) return;
   for (Split* split : {&dataset.train, &dataset.test}) {
-    split->images = fit_images(split->images, dataset.image_size);
+    split->images = fit_all(split->images, dataset.image_size);
   }
 }
 
@@ -138,6 +136,8 @@ Dataset decode_tree(const FileTree& tree, const Source& source) {
   return load_image_folder(tree, source.options.image_size);
 }
 
+size_t bytes_of(const Split& split) { return split.images.defined() ? split.images.nbytes() : 0; }
+
 template <typename Decode>
 Dataset decode_once(const CacheKey& key, const Source& source, const Decode& decode) {
   const Stopwatch watch;
@@ -152,7 +152,10 @@ Dataset decode_once(const CacheKey& key, const Source& source, const Decode& dec
   Dataset dataset = decode();
   log_info("decoded {} images of {} in {:.1f} s", dataset.train.size() + dataset.test.size(),
            source.path.string(), watch.seconds());
-  if (source.options.use_cache) write_decoded_cache(folder, key, dataset);
+  const size_t bytes = bytes_of(dataset.train) + bytes_of(dataset.test);
+  if (source.options.use_cache && bytes <= kMaxCachedBytes) {
+    write_decoded_cache(folder, key, dataset);
+  }
   return dataset;
 }
 

@@ -48,8 +48,8 @@ struct LoadOptions {
   uint64_t seed = 0;           // of that division
   bool whole_tree_is_test = false;  // `eval` on a source without test part: all of it is that
   std::filesystem::path
-      cache_folder;  // decoded images are kept here; empty: $HOME/.cache/skipway/decoded
-  bool use_cache = true;
+      cache_folder;       // decoded images are kept here; empty: $HOME/.cache/skipway/decoded
+  bool use_cache = true;  // only up to 4 GB of images
   std::function<void(const FetchProgress&)> fetch_progress;  // of a download; may be empty
   std::function<bool()> fetch_cancelled;                     // true: stop it; may be empty
 };
