@@ -133,6 +133,13 @@ Dataset decode_tree(const FileTree& tree, const Source& source) {
     fit(dataset, source.options.image_size);
     return dataset;
   }
+  for (const SourceFile& file : tree.files) {
+    if (fs::path(file.path).filename() != "data_batch_1") continue;
+    fail(ErrorKind::kData, "data",
+         "expected the binary version of CIFAR-10, got the one for Python at {}; `skipway data "
+         "fetch cifar10` brings cifar-10-binary.tar.gz",
+         tree.where(file));
+  }
   return load_image_folder(tree, source.options.image_size);
 }
 
@@ -218,6 +225,24 @@ std::string name_of(const fs::path& path) {
   return name;
 }
 
+// Said at every loading, decoded now or before.
+void log_gaps(const Dataset& dataset) {
+  if (!dataset.bad_files.empty()) {
+    log_warning("left out {} files that could not be decoded; the first: {}",
+                dataset.bad_files.size(), dataset.bad_files.front().reason);
+  }
+  if (dataset.train.size() == 0) return;
+  std::vector<std::string> empty;
+  const auto rows = rows_by_class(dataset.train, dataset.classes.size());
+  for (size_t c = 0; c < rows.size(); ++c) {
+    if (rows[c].empty()) empty.push_back(dataset.classes[c]);
+  }
+  if (!empty.empty()) {
+    log_warning("{} of {} classes have no images to train on, among them '{}'", empty.size(),
+                dataset.classes.size(), empty.front());
+  }
+}
+
 Dataset load_path(const fs::path& path, const std::string& name, const LoadOptions& options) {
   const Source source{path, name == kCoarseName, options};
   Dataset dataset = read_file_or_folder(source);
@@ -231,6 +256,7 @@ Dataset load_path(const fs::path& path, const std::string& name, const LoadOptio
   } else if (dataset.test.size() == 0 && options.test_fraction > 0) {
     divide_off_test(dataset, options.test_fraction, options.seed);
   }
+  log_gaps(dataset);
   return dataset;
 }
 

@@ -106,12 +106,16 @@ TEST(Dataset, AFolderIsDecodedOnce) {
   folders.add("test/cat", 2);
   folders.add("test/dog", 2);
   folders.data.write("train/dog/bad.jpg", "bad");
+  fs::create_directories(folders.data.path() / "train/emu");
+  fs::create_directories(folders.data.path() / "test/emu");
   const Dataset first = load_dataset(folders.data.path(), folders.options());
   spoil_unnoticed(folders.data.path() / "train/cat/001.png");
 
   const LogLines log;
   const Dataset second = load_dataset(folders.data.path(), folders.options());
   EXPECT_THAT(log.text(), AllOf(HasSubstr("decoded before"), Not(HasSubstr("decoded 10"))));
+  EXPECT_THAT(log.text(), AllOf(HasSubstr("warning: left out 1 files"), HasSubstr("bad.jpg"),
+                                HasSubstr("warning: 1 of 3 classes have no images to train on")));
   expect_same(first.train, second.train);
   expect_same(first.test, second.test);
   EXPECT_EQ(second.classes, first.classes);
@@ -236,6 +240,9 @@ TEST(Dataset, PathsThatHoldNothingAreErrorsWithAWayOut) {
   EXPECT_THAT(message(folders.data.write("notes.txt", "text")),
               AllOf(HasSubstr("tar.gz"), HasSubstr("notes.txt")));
   EXPECT_THAT(message("/dev/null"), HasSubstr("/dev/null"));
+  const TemporaryFolder pickles;
+  pickles.write("cifar-10-batches-py/data_batch_1", "pickle");
+  EXPECT_THAT(message(pickles.path()), HasSubstr("cifar-10-binary.tar.gz"));
   EXPECT_THAT(message(folders.data.path()), HasSubstr("train/<class>"));
 }
 
