@@ -121,7 +121,7 @@ class TarReader {
       if (static_cast<size_t>(offset) != bytes.size()) fail_reading("a sparse file");
       bytes.append(static_cast<const char*>(block), size);
     }
-    if (code != ARCHIVE_EOF) check(code);
+    if (code != ARCHIVE_EOF) check(ARCHIVE_FATAL);  // a warning means that bytes are missing
     return bytes;
   }
 
@@ -147,7 +147,7 @@ class TarReader {
   [[noreturn]] void fail_reading(std::string_view got) const {
     fail(ErrorKind::kData, "archive",
          "expected a whole tar or tar.gz archive, got '{}' at {}; "
-         "fetch or make it again",
+         "fetch or make it again, or give a folder",
          got, path_.string());
   }
 

@@ -32,6 +32,10 @@ namespace {
 
 constexpr const char* kCoarseName = "cifar100-coarse";
 
+// Decoded images beyond this are not kept: they would fill the disk, and memory that could hold
+// the pages they are read from.
+constexpr size_t kMaxCachedBytes = size_t{4} << 30;
+
 // ---- dividing ----
 
 // Second part of the random key, so that no division draws the numbers of another.
@@ -90,19 +94,13 @@ void divide_off_test(Dataset& dataset, double fraction, uint64_t seed) {
 // ---- reading ----
 
 // Images of a format with a fixed size of its own, brought to another.
-at::Tensor fit_images(const at::Tensor& images, int64_t size) {
-  const int64_t height = images.size(1);
-  const int64_t width = images.size(2);
-  const int64_t from_bytes = height * width * 3;
-  const int64_t to_bytes = size * size * 3;
+at::Tensor fit_all(const at::Tensor& images, int64_t size) {
+  constexpr int64_t kAtOnce = 256;  // keeps what lies between two steps small
   at::Tensor fitted = at::empty({images.size(0), size, size, 3}, at::kByte);
-  const uint8_t* from = images.const_data_ptr<uint8_t>();
-  uint8_t* to = fitted.mutable_data_ptr<uint8_t>();
-  at::parallel_for(0, images.size(0), 1, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) {
-      const uint8_t* first = from + i * from_bytes;
-      const Image image = fit_image({height, width, {first, first + from_bytes}}, size);
-      std::ranges::copy(image.rgb, to + i * to_bytes);
+  at::parallel_for(0, images.size(0), kAtOnce, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; i += kAtOnce) {
+      const int64_t count = std::min(kAtOnce, end - i);
+      fitted.narrow(0, i, count).copy_(fit_images(images.narrow(0, i, count), size));
     }
   });
   return fitted;
@@ -114,7 +112,7 @@ void fit(Dataset& dataset, int64_t image_size) {
   dataset.image_size = image_size > 0 ? image_size : automatic_image_size({{height, width}});
   if (height == dataset.image_size && width == dataset.image_size) return;
   for (Split* split : {&dataset.train, &dataset.test}) {
-    split->images = fit_images(split->images, dataset.image_size);
+    split->images = fit_all(split->images, dataset.image_size);
   }
 }
 
@@ -135,8 +133,17 @@ Dataset decode_tree(const FileTree& tree, const Source& source) {
     fit(dataset, source.options.image_size);
     return dataset;
   }
+  for (const SourceFile& file : tree.files) {
+    if (fs::path(file.path).filename() != "data_batch_1") continue;
+    fail(ErrorKind::kData, "data",
+         "expected the binary version of CIFAR-10, got the one for Python at {}; `skipway data "
+         "fetch cifar10` brings cifar-10-binary.tar.gz",
+         tree.where(file));
+  }
   return load_image_folder(tree, source.options.image_size);
 }
+
+size_t bytes_of(const Split& split) { return split.images.defined() ? split.images.nbytes() : 0; }
 
 template <typename Decode>
 Dataset decode_once(const CacheKey& key, const Source& source, const Decode& decode) {
@@ -152,7 +159,10 @@ Dataset decode_once(const CacheKey& key, const Source& source, const Decode& dec
   Dataset dataset = decode();
   log_info("decoded {} images of {} in {:.1f} s", dataset.train.size() + dataset.test.size(),
            source.path.string(), watch.seconds());
-  if (source.options.use_cache) write_decoded_cache(folder, key, dataset);
+  const size_t bytes = bytes_of(dataset.train) + bytes_of(dataset.test);
+  if (source.options.use_cache && bytes <= kMaxCachedBytes) {
+    write_decoded_cache(folder, key, dataset);
+  }
   return dataset;
 }
 
@@ -215,6 +225,24 @@ std::string name_of(const fs::path& path) {
   return name;
 }
 
+// Said at every loading, decoded now or before.
+void log_gaps(const Dataset& dataset) {
+  if (!dataset.bad_files.empty()) {
+    log_warning("left out {} files that could not be decoded; the first: {}",
+                dataset.bad_files.size(), dataset.bad_files.front().reason);
+  }
+  if (dataset.train.size() == 0) return;
+  std::vector<std::string> empty;
+  const auto rows = rows_by_class(dataset.train, dataset.classes.size());
+  for (size_t c = 0; c < rows.size(); ++c) {
+    if (rows[c].empty()) empty.push_back(dataset.classes[c]);
+  }
+  if (!empty.empty()) {
+    log_warning("{} of {} classes have no images to train on, among them '{}'", empty.size(),
+                dataset.classes.size(), empty.front());
+  }
+}
+
 Dataset load_path(const fs::path& path, const std::string& name, const LoadOptions& options) {
   const Source source{path, name == kCoarseName, options};
   Dataset dataset = read_file_or_folder(source);
@@ -228,6 +256,7 @@ Dataset load_path(const fs::path& path, const std::string& name, const LoadOptio
   } else if (dataset.test.size() == 0 && options.test_fraction > 0) {
     divide_off_test(dataset, options.test_fraction, options.seed);
   }
+  log_gaps(dataset);
   return dataset;
 }
 

@@ -48,26 +48,26 @@ struct LoadOptions {
   uint64_t seed = 0;           // of that division
   bool whole_tree_is_test = false;  // `eval` on a source without test part: all of it is that
   std::filesystem::path
-      cache_folder;  // decoded images are kept here; empty: $HOME/.cache/skipway/decoded
-  bool use_cache = true;
+      cache_folder;       // decoded images are kept here; empty: $HOME/.cache/skipway/decoded
+  bool use_cache = true;  // only up to 4 GB of images
   std::function<void(const FetchProgress&)> fetch_progress;  // of a download; may be empty
   std::function<bool()> fetch_cancelled;                     // true: stop it; may be empty
 };
 
 /// Loads `--data SPEC`:
-///   auto            CIFAR-10 under data_directory(), else downloaded, else Fashion-MNIST
-///   (Debian's,
-///                   or downloaded before) with a warning in the log that says so
-///   a known name    cifar10, cifar100, cifar100-coarse, fashion-mnist (see known.h); found
-///                   locally, else downloaded; goes before a folder of that name
-///   FOLDER, tar(.gz)    train/<class>/*.{jpg,jpeg,png} and test/<class>/…, or one tree of
-///                       classes; at most one folder around it
-///   FOLDER, tar(.gz)    CIFAR-10/100 in the official binary form
-///   FOLDER              IDX files (train-images-idx3-ubyte[.gz] …)
+///   auto              CIFAR-10 under data_directory(), else downloaded, else Fashion-MNIST as
+///                     found locally, with a warning in the log that says so
+///   a known name      cifar10, cifar100, cifar100-coarse, fashion-mnist (see known.h); found
+///                     locally, else downloaded; goes before a folder of that name
+///   FOLDER, tar(.gz)  train/<class>/*.{jpg,jpeg,png} and test/<class>/…, or one tree of classes;
+///                     at most one folder around it
+///   FOLDER, tar(.gz)  CIFAR-10/100 in the official binary form
+///   FOLDER            IDX files (train-images-idx3-ubyte[.gz] …)
 /// Classes are in alphabetical order of their folders, files in alphabetical order in a class. For
 /// the class folders of CIFAR-10 this is the official label order.
-/// Errors: kData with the path, what was expected and what to do; kUsage for a test_fraction out of
-/// range; kMemory when the images would not fit.
+/// Files left out and classes without images to train on are said in the log.
+/// Errors: kData with the path, what was expected and what to do; kUsage for options out of range;
+/// kMemory when the images would not fit.
 Dataset load_dataset(const std::string& spec, const LoadOptions& options = {});
 
 /// Moves `count` images, the same share of every class, from train into a new split. A function of

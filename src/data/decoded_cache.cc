@@ -5,11 +5,8 @@
 
 #include <ATen/ATen.h>
 
-#include <array>
 #include <cstdint>
-#include <cstring>
 #include <fstream>
-#include <numeric>
 #include <span>
 #include <string_view>
 #include <system_error>

@@ -4,12 +4,13 @@
 #include <ATen/ATen.h>
 #include <png.h>
 
+#include <algorithm>
+#include <array>
 #include <cmath>
 #include <csetjmp>
 #include <cstdio>  // jpeglib.h needs FILE
 #include <cstring>
 #include <string>
-#include <utility>
 
 #include <jpeglib.h>
 
@@ -186,21 +187,9 @@ class PngDecoder {
   png_image png_{};
 };
 
-// [1,3,h,w] over the image's own memory, channels last.
+// [1,h,w,3] over the image's own memory.
 at::Tensor as_tensor(Image& image) {
-  return at::from_blob(image.rgb.data(), {1, image.height, image.width, 3}, at::kByte)
-      .permute({0, 3, 1, 2});
-}
-
-// Keeps `length` rows or columns in the middle of the longer side.
-Image crop_longer_side(Image image, int64_t length) {
-  const bool upright = image.height > image.width;
-  const int64_t begin = ((upright ? image.height : image.width) - length) / 2;
-  const at::Tensor middle = as_tensor(image).narrow(upright ? 2 : 3, begin, length);
-  Image cropped{middle.size(2), middle.size(3), {}};
-  cropped.rgb.resize(static_cast<size_t>(middle.numel()));
-  as_tensor(cropped).copy_(middle);
-  return cropped;
+  return at::from_blob(image.rgb.data(), {1, image.height, image.width, 3}, at::kByte);
 }
 
 }  // namespace
@@ -217,23 +206,33 @@ Image decode_image(std::string_view bytes, std::string_view name) {
   fail_decoding(name, bytes.empty() ? "an empty file" : "a file of another kind");
 }
 
-Image fit_image(Image image, int64_t size) {
-  if (image.height == size && image.width == size) return image;
-  const int64_t kMaxAspect = 16;  // a strip of 1 x 2^28 pixels must not grow to size x 2^28 * size
-  const int64_t shorter = std::min(image.height, image.width);
-  if (std::max(image.height, image.width) > kMaxAspect * shorter) {
-    image = crop_longer_side(std::move(image), kMaxAspect * shorter);
+at::Tensor fit_images(const at::Tensor& images, int64_t size) {
+  constexpr int64_t kMaxAspect = 16;  // a strip of 1 x 2^28 pixels must not grow 'size' times
+  at::Tensor planes = images.permute({0, 3, 1, 2});  // a view: channels last in memory
+  for (int64_t side : {2, 3}) {
+    const int64_t longest = kMaxAspect * std::min(planes.size(2), planes.size(3));
+    const int64_t excess = planes.size(side) - longest;
+    if (excess > 0) planes = planes.narrow(side, excess / 2, longest);
   }
-  const int64_t height = image.height <= image.width ? size : size * image.height / image.width;
-  const int64_t width = image.width <= image.height ? size : size * image.width / image.height;
-  const at::Tensor resized =
-      at::_upsample_bilinear2d_aa(as_tensor(image), {height, width}, /*align_corners=*/false);
+  const int64_t height = planes.size(2);
+  const int64_t width = planes.size(3);
+  const std::array<int64_t, 2> resized_size = {height <= width ? size : size * height / width,
+                                               width <= height ? size : size * width / height};
+  const at::Tensor resized = at::_upsample_bilinear2d_aa(
+      planes.contiguous(at::MemoryFormat::ChannelsLast), resized_size, /*align_corners=*/false);
   // torchvision's CenterCrop rounds half to even, as Python does.
   const auto begin = [&](int64_t length) {
     return static_cast<int64_t>(std::nearbyint(static_cast<double>(length - size) / 2));
   };
+  return resized.narrow(2, begin(resized_size[0]), size)
+      .narrow(3, begin(resized_size[1]), size)
+      .permute({0, 2, 3, 1});
+}
+
+Image fit_image(Image image, int64_t size) {
+  if (image.height == size && image.width == size) return image;
   Image fitted{size, size, std::vector<uint8_t>(static_cast<size_t>(size * size * 3))};
-  as_tensor(fitted).copy_(resized.narrow(2, begin(height), size).narrow(3, begin(width), size));
+  as_tensor(fitted).copy_(fit_images(as_tensor(image), size));
   return fitted;
 }
 

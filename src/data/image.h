@@ -1,6 +1,8 @@
 // One image: decoded from JPEG or PNG, fitted to a size, written as PNG. Not a data set; see
 // dataset.h.
 #pragma once
+#include <ATen/core/Tensor.h>
+
 #include <cstdint>
 #include <filesystem>
 #include <string_view>
@@ -35,6 +37,9 @@ Image decode_image(std::string_view bytes, std::string_view name);
 /// crops the centre: size x size. An image of that size already is returned as it is. Of one more
 /// than 16 times as long as wide, the ends that the crop drops are cut off before.
 Image fit_image(Image image, int64_t size);
+
+/// The same for images of one shape: uint8 [n, h, w, 3] -> [n, size, size, 3], in any stride.
+at::Tensor fit_images(const at::Tensor& images, int64_t size);
 
 /// Errors: kDisk. Written atomically.
 void write_png(const std::filesystem::path& path, const Image& image);

@@ -71,24 +71,16 @@ void collect(const FileTree& tree, Part& part) {
     labels.emplace(name, static_cast<int64_t>(labels.size()));
   }
   for (const auto& [name, label] : labels) part.classes.push_back(name);
-  std::vector<int64_t> counts(labels.size());
   for (const SourceFile& file : tree.files) {
     if (!file.path.starts_with(part.root) || !is_image_name(file.path)) continue;
     const std::string name = file.path.substr(part.root.size());
     const size_t slash = name.find('/');
     if (slash == std::string::npos) continue;  // beside the class folders
     const int64_t label = labels.at(name.substr(0, slash));
-    ++counts[static_cast<size_t>(label)];
     part.jobs.push_back({&file, label, name, ""});
   }
-  // Paths are in order already, but "a b/x" stands before "a/x", and "a" before "a b".
+  // In order of paths "a b/x" stands before "a/x"; in order of classes "a" before "a b".
   std::ranges::stable_sort(part.jobs, {}, &Job::label);
-  for (size_t i = 0; i < counts.size(); ++i) {
-    if (counts[i] == 0) {
-      log_warning("class '{}' has no images in {}", part.classes[i],
-                  (tree.root / part.root).string());
-    }
-  }
 }
 
 Layout find_layout(const FileTree& tree) {
@@ -108,8 +100,8 @@ Layout find_layout(const FileTree& tree) {
     const std::string test = test_name(names);
     for (const std::string& name : names) {
       if (name != "train" && name != test) {
-        log_info("{} is not used; train/ and {}/ are", (tree.root / root / name).string(),
-                 test.empty() ? "test" : test);
+        log_info("{} is not used: it is neither train/ nor the test part",
+                 (tree.root / root / name).string());
       }
     }
     if (contains(names, "train")) {
@@ -133,7 +125,7 @@ void check_same_classes(const FileTree& tree, const Part& train, const Part& tes
   std::ranges::set_difference(train.classes, test.classes, std::back_inserter(only_train));
   std::ranges::set_difference(test.classes, train.classes, std::back_inserter(only_test));
   if (only_train.empty() && only_test.empty()) return;
-  fail(ErrorKind::kData, "image folder",
+  fail(ErrorKind::kData, "image_folder",
        "expected the same classes in {} and {}, got '{}' only in the first and '{}' only in the "
        "second at {}; rename or remove those folders",
        train.root, test.root, fmt::join(only_train, "', '"), fmt::join(only_test, "', '"),
@@ -204,7 +196,7 @@ void check_memory(int64_t count, int64_t size, const FileTree& tree) {
   const double installed =
       static_cast<double>(sysconf(_SC_PHYS_PAGES)) * static_cast<double>(sysconf(_SC_PAGESIZE));
   if (needed < installed) return;
-  fail(ErrorKind::kMemory, "image folder",
+  fail(ErrorKind::kMemory, "image_folder",
        "expected decoded images that fit in {:.1f} GB of memory, got {} of {} x {} pixels, {:.1f} "
        "GB, at {}; choose a smaller image size",
        installed / 1e9, count, size, size, needed / 1e9, tree.root.string());
@@ -245,7 +237,7 @@ Dataset load_image_folder(const FileTree& tree, int64_t image_size) {
   log_ignored(tree, layout);
   const size_t count = train.jobs.size() + test.jobs.size();
   if (count == 0) {
-    fail(ErrorKind::kData, "image folder",
+    fail(ErrorKind::kData, "image_folder",
          "expected train/<class>/*.jpg and test/<class>/*.jpg (or .png), <class>/*.jpg, the binary "
          "files of CIFAR-10 or CIFAR-100, or IDX files, got {} files of other kinds or places at "
          "{}; `skipway data list` names the data sets that can be fetched",
@@ -267,14 +259,10 @@ Dataset load_image_folder(const FileTree& tree, int64_t image_size) {
   keep_bad_files(train.jobs, dataset.bad_files);
   keep_bad_files(test.jobs, dataset.bad_files);
   if (dataset.bad_files.size() == count) {
-    fail(ErrorKind::kData, "image folder",
+    fail(ErrorKind::kData, "image_folder",
          "expected images at {}, got {} broken files; the first: "
          "{}",
          tree.root.string(), count, dataset.bad_files.front().reason);
-  }
-  if (!dataset.bad_files.empty()) {
-    log_warning("left out {} of {} images that could not be decoded; the first: {}",
-                dataset.bad_files.size(), count, dataset.bad_files.front().reason);
   }
   return dataset;
 }

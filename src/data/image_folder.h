@@ -21,7 +21,7 @@ bool is_image_name(std::string_view path);
 ///   <class>/…                           train has all; test stays empty
 /// A class takes the images of the folders in it too. Classes and, in them, files are in order of
 /// their bytes. Other files are left out and counted in the log; images that cannot be decoded go
-/// to bad_files. A class folder without images stays a class, said in the log.
+/// to bad_files. A class folder without images stays a class.
 /// image_size 0 is chosen as LoadOptions says; images come as [n, size, size, 3].
 /// Errors: kData when there are no classes or images, all images are bad, train and test have
 /// different classes; kMemory when the decoded images would not fit.
