@@ -1,1 +1,350 @@
+// From what `--data` says to a Dataset: finds out what a path holds, and divides what comes in one
+// piece.
 #include "data/dataset.h"
+
+#include <ATen/ATen.h>
+#include <ATen/Parallel.h>
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <mutex>
+#include <numeric>
+#include <optional>
+#include <system_error>
+#include <utility>
+
+#include "base/clock.h"
+#include "base/error.h"
+#include "base/files.h"
+#include "base/log.h"
+#include "base/rng.h"
+#include "data/archive.h"
+#include "data/cifar_binary.h"
+#include "data/decoded_cache.h"
+#include "data/idx.h"
+#include "data/image.h"
+#include "data/image_folder.h"
+#include "data/known.h"
+
+namespace skipway {
+namespace {
+
+constexpr const char* kCoarseName = "cifar100-coarse";
+
+// ---- dividing ----
+
+// Second part of the random key, so that no division draws the numbers of another.
+enum class Division : uint64_t { kTest = 0, kValidation = 1 };
+
+Split rows_of(const Split& split, const std::vector<int64_t>& rows) {
+  const at::Tensor index = at::tensor(rows, at::kLong);
+  Split chosen{split.images.index_select(0, index), split.labels.index_select(0, index), {}};
+  for (int64_t row : rows) chosen.names.push_back(split.names[static_cast<size_t>(row)]);
+  return chosen;
+}
+
+std::vector<std::vector<int64_t>> rows_by_class(const Split& split, size_t classes) {
+  std::vector<std::vector<int64_t>> rows(classes);
+  const int64_t* labels = split.labels.const_data_ptr<int64_t>();
+  for (int64_t i = 0; i < split.size(); ++i) rows[static_cast<size_t>(labels[i])].push_back(i);
+  return rows;
+}
+
+// Takes counts[c] random images of each class c out of `split`; both parts keep their order.
+Split take_out(Split& split, const std::vector<std::vector<int64_t>>& rows,
+               const std::vector<int64_t>& counts, uint64_t seed, Division division) {
+  std::vector<bool> taken(static_cast<size_t>(split.size()));
+  for (size_t c = 0; c < rows.size(); ++c) {
+    const Rng rng(seed, RngUse::kSplit, {static_cast<uint64_t>(division), c});
+    const auto order = permutation(static_cast<int64_t>(rows[c].size()), rng);
+    for (int64_t i = 0; i < counts[c]; ++i) {
+      const int64_t member = order[static_cast<size_t>(i)];
+      taken[static_cast<size_t>(rows[c][static_cast<size_t>(member)])] = true;
+    }
+  }
+  std::vector<int64_t> kept_rows;
+  std::vector<int64_t> taken_rows;
+  for (size_t i = 0; i < taken.size(); ++i) {
+    (taken[i] ? taken_rows : kept_rows).push_back(static_cast<int64_t>(i));
+  }
+  Split out = rows_of(split, taken_rows);
+  split = rows_of(split, kept_rows);
+  return out;
+}
+
+// At least one image of a class goes to each part, when the class has two.
+void divide_off_test(Dataset& dataset, double fraction, uint64_t seed) {
+  const auto rows = rows_by_class(dataset.train, dataset.classes.size());
+  std::vector<int64_t> counts;
+  for (const auto& members : rows) {
+    const auto size = static_cast<int64_t>(members.size());
+    const auto share = static_cast<int64_t>(std::llround(static_cast<double>(size) * fraction));
+    counts.push_back(size < 2 ? 0 : std::clamp<int64_t>(share, 1, size - 1));
+  }
+  dataset.test = take_out(dataset.train, rows, counts, seed, Division::kTest);
+  log_info("{} has no test part; {} of its {} images, the same share of every class, become it",
+           dataset.source, dataset.test.size(), dataset.test.size() + dataset.train.size());
+}
+
+// ---- reading ----
+
+// Images of a format with a fixed size of its own, brought to another.
+at::Tensor fit_images(const at::Tensor& images, int64_t size) {
+  const int64_t height = images.size(1);
+  const int64_t width = images.size(2);
+  const int64_t from_bytes = height * width * 3;
+  const int64_t to_bytes = size * size * 3;
+  at::Tensor fitted = at::empty({images.size(0), size, size, 3}, at::kByte);
+  const uint8_t* from = images.const_data_ptr<uint8_t>();
+  uint8_t* to = fitted.mutable_data_ptr<uint8_t>();
+  at::parallel_for(0, images.size(0), 1, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      const uint8_t* first = from + i * from_bytes;
+      const Image image = fit_image({height, width, {first, first + from_bytes}}, size);
+      std::ranges::copy(image.rgb, to + i * to_bytes);
+    }
+  });
+  return fitted;
+}
+
+void fit(Dataset& dataset, int64_t image_size) {
+  const int64_t height = dataset.train.images.size(1);
+  const int64_t width = dataset.train.images.size(2);
+  dataset.image_size = image_size > 0 ? image_size : automatic_image_size({{height, width}});
+  if (height == dataset.image_size && width == dataset.image_size) return;
+  for (Split* split : {&dataset.train, &dataset.test}) {
+    split->images = fit_images(split->images, dataset.image_size);
+  }
+}
+
+struct Source {
+  fs::path path;
+  bool coarse = false;
+  const LoadOptions& options;
+};
+
+fs::path cache_folder(const LoadOptions& options) {
+  return options.cache_folder.empty() ? expand_user("~/.cache/skipway/decoded")
+                                      : options.cache_folder;
+}
+
+Dataset decode_tree(const FileTree& tree, const Source& source) {
+  if (const auto place = find_cifar_binary(tree)) {
+    Dataset dataset = load_cifar_binary(tree, *place, source.coarse);
+    fit(dataset, source.options.image_size);
+    return dataset;
+  }
+  return load_image_folder(tree, source.options.image_size);
+}
+
+template <typename Decode>
+Dataset decode_once(const CacheKey& key, const Source& source, const Decode& decode) {
+  const Stopwatch watch;
+  const fs::path folder = cache_folder(source.options);
+  if (source.options.use_cache) {
+    if (auto dataset = read_decoded_cache(folder, key)) {
+      log_info("{} images of {} were decoded before; read in {:.1f} s",
+               dataset->train.size() + dataset->test.size(), source.path.string(), watch.seconds());
+      return *std::move(dataset);
+    }
+  }
+  Dataset dataset = decode();
+  log_info("decoded {} images of {} in {:.1f} s", dataset.train.size() + dataset.test.size(),
+           source.path.string(), watch.seconds());
+  if (source.options.use_cache) write_decoded_cache(folder, key, dataset);
+  return dataset;
+}
+
+std::string cache_variant(const Source& source) {
+  return fmt::format("image_size={} coarse={}", source.options.image_size, source.coarse);
+}
+
+// The folder of IDX files: `folder` itself or the one in it ("raw", as torchvision has it).
+std::optional<fs::path> find_idx(const FileTree& tree) {
+  if (is_idx_folder(tree.root)) return tree.root;
+  for (const std::string& folder : tree.folders) {
+    if (folder.find('/') == std::string::npos && is_idx_folder(tree.root / folder)) {
+      return tree.root / folder;
+    }
+  }
+  return std::nullopt;
+}
+
+Dataset read_folder(const Source& source) {
+  const FileTree tree = list_folder(source.path);
+  if (tree.files.empty()) {
+    fail(ErrorKind::kData, "data",
+         "expected images in train/<class>/ and test/<class>/, got a folder without files at {}; "
+         "`skipway data list` names the data sets that can be fetched",
+         source.path.string());
+  }
+  if (const auto idx = find_idx(tree)) {
+    Dataset dataset = load_idx_folder(*idx);
+    fit(dataset, source.options.image_size);
+    return dataset;
+  }
+  if (find_cifar_binary(tree)) return decode_tree(tree, source);  // as fast as a cache
+  return decode_once(folder_cache_key(tree, cache_variant(source)), source,
+                     [&] { return decode_tree(tree, source); });
+}
+
+Dataset read_file_or_folder(const Source& source) {
+  std::error_code code;
+  if (fs::is_directory(source.path, code)) return read_folder(source);
+  if (!fs::exists(source.path, code)) {
+    fail(ErrorKind::kData, "data",
+         "expected the name of a data set, a folder or a tar.gz, got nothing at {}; `skipway data "
+         "list` shows the names, and a folder has train/<class>/*.jpg and test/<class>/*.jpg",
+         source.path.string());
+  }
+  if (!fs::is_regular_file(source.path, code)) {
+    fail(ErrorKind::kData, "data", "expected a folder or a tar.gz, got a device or a pipe at {}",
+         source.path.string());
+  }
+  return decode_once(archive_cache_key(source.path, cache_variant(source)), source,
+                     [&] { return decode_tree(read_archive(source.path), source); });
+}
+
+// "a/cats.tar.gz" and "a/cats/" -> "cats".
+std::string name_of(const fs::path& path) {
+  std::string name = path.filename().string();
+  for (const char* ending : {".tar.gz", ".tgz", ".tar"}) {
+    if (name.ends_with(ending)) return name.substr(0, name.size() - std::string(ending).size());
+  }
+  return name;
+}
+
+Dataset load_path(const fs::path& path, const std::string& name, const LoadOptions& options) {
+  const Source source{path, name == kCoarseName, options};
+  Dataset dataset = read_file_or_folder(source);
+  dataset.name = name;
+  dataset.source = path.string();
+  if (options.whole_tree_is_test && dataset.test.size() == 0) {
+    std::swap(dataset.train, dataset.test);
+  } else if (dataset.train.size() == 0 && !options.whole_tree_is_test) {
+    fail(ErrorKind::kData, "data", "expected images to train on in train/<class>/, got none at {}",
+         path.string());
+  } else if (dataset.test.size() == 0 && options.test_fraction > 0) {
+    divide_off_test(dataset, options.test_fraction, options.seed);
+  }
+  return dataset;
+}
+
+Dataset load_known(const KnownDataset& known, const LoadOptions& options) {
+  std::optional<fs::path> path = find_local(known);
+  if (!path) {
+    const fs::path folder = fetch_dataset(
+        known, {.progress = options.fetch_progress, .cancelled = options.fetch_cancelled});
+    path = find_local(known).value_or(folder);
+  }
+  return load_path(*path, known.name, options);
+}
+
+const KnownDataset& known_dataset(std::string_view name) {
+  const KnownDataset* known = find_known_dataset(name);
+  if (!known) fail(ErrorKind::kInternal, "data", "expected {} among the known data sets", name);
+  return *known;
+}
+
+Dataset load_auto(const LoadOptions& options) {
+  const KnownDataset& cifar = known_dataset("cifar10");
+  if (find_local(cifar)) return load_known(cifar, options);
+  std::string reason;
+  try {
+    fetch_dataset(cifar,
+                  {.progress = options.fetch_progress, .cancelled = options.fetch_cancelled});
+  } catch (const Error& error) {
+    if (options.fetch_cancelled && options.fetch_cancelled()) throw;
+    reason = error.what();
+  }
+  if (reason.empty()) return load_known(cifar, options);
+
+  const auto fashion = find_local(known_dataset("fashion-mnist"));
+  if (!fashion) {
+    fail(ErrorKind::kData, "data",
+         "expected CIFAR-10, got none below {} and no download: {}; put cifar-10-binary.tar.gz "
+         "there, give --data FOLDER, or install Debian's dataset-fashion-mnist",
+         data_directory().string(), reason);
+  }
+  log_warning(
+      "CIFAR-10 is not on this machine and could not be fetched; Fashion-MNIST at {} is used "
+      "instead, and its accuracy is not comparable with CIFAR-10's ({})",
+      fashion->string(), reason);
+  return load_path(*fashion, "fashion-mnist", options);
+}
+
+}  // namespace
+
+Dataset load_dataset(const std::string& spec, const LoadOptions& options) {
+  if (!(options.test_fraction >= 0 && options.test_fraction < 1) || options.image_size < 0) {
+    fail(ErrorKind::kUsage, "data",
+         "expected a test fraction in [0, 1) and an image size of at least 0, got {} and {}",
+         options.test_fraction, options.image_size);
+  }
+  if (spec == "auto") return load_auto(options);
+  if (const KnownDataset* known = find_known_dataset(spec)) return load_known(*known, options);
+  fs::path path = fs::absolute(expand_user(spec)).lexically_normal();
+  if (!path.has_filename()) path = path.parent_path();  // "cats/"
+  return load_path(path, name_of(path), options);
+}
+
+Split split_validation(Dataset& dataset, int64_t count, uint64_t seed) {
+  const int64_t size = dataset.train.size();
+  if (count < 1 || count >= size) {
+    fail(ErrorKind::kUsage, "data", "expected 1 to {} images for validation, got {}", size - 1,
+         count);
+  }
+  // Largest remainders: whole shares first, then one more for the classes that lost most.
+  const auto rows = rows_by_class(dataset.train, dataset.classes.size());
+  std::vector<int64_t> counts;
+  std::vector<size_t> by_remainder(rows.size());
+  std::iota(by_remainder.begin(), by_remainder.end(), 0);
+  for (const auto& members : rows) {
+    counts.push_back(static_cast<int64_t>(members.size()) * count / size);
+  }
+  std::ranges::stable_sort(by_remainder, std::ranges::greater(), [&](size_t c) {
+    return static_cast<int64_t>(rows[c].size()) * count % size;
+  });
+  const int64_t missing = count - std::accumulate(counts.begin(), counts.end(), int64_t{0});
+  for (int64_t i = 0; i < missing; ++i) ++counts[by_remainder[static_cast<size_t>(i)]];
+  return take_out(dataset.train, rows, counts, seed, Division::kValidation);
+}
+
+Normalisation channel_statistics(const at::Tensor& images) {
+  if (images.numel() == 0) fail(ErrorKind::kUsage, "data", "expected images, got none");
+  // Whole numbers of each value: their sums are exact in any order.
+  using Histogram = std::array<std::array<int64_t, 256>, 3>;
+  const at::Tensor pixels = images.cpu().contiguous();
+  const uint8_t* rgb = pixels.const_data_ptr<uint8_t>();
+  Histogram total{};
+  std::mutex mutex;
+  at::parallel_for(0, pixels.numel() / 3, 1 << 16, [&](int64_t begin, int64_t end) {
+    Histogram part{};
+    for (int64_t i = begin; i < end; ++i) {
+      for (size_t c = 0; c < 3; ++c) ++part[c][rgb[3 * i + static_cast<int64_t>(c)]];
+    }
+    const std::lock_guard lock(mutex);
+    for (size_t c = 0; c < 3; ++c) {
+      for (size_t value = 0; value < 256; ++value) total[c][value] += part[c][value];
+    }
+  });
+
+  Normalisation result;
+  const double count = static_cast<double>(pixels.numel() / 3);
+  for (size_t c = 0; c < 3; ++c) {
+    double sum = 0;
+    double squares = 0;
+    for (size_t value = 0; value < 256; ++value) {
+      const double weight = static_cast<double>(total[c][value]);
+      const double scaled = static_cast<double>(value) / 255;
+      sum += weight * scaled;
+      squares += weight * scaled * scaled;
+    }
+    result.mean[c] = sum / count;
+    result.std[c] = std::sqrt(std::max(0.0, squares / count - result.mean[c] * result.mean[c]));
+  }
+  return result;
+}
+
+}  // namespace skipway

@@ -5,11 +5,13 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <string>
 #include <string_view>
 #include <vector>
 
 #include "base/tensors.h"
+#include "data/fetch.h"
 
 namespace skipway {
 
@@ -40,33 +42,40 @@ struct Dataset {
 
 struct LoadOptions {
   int64_t image_size = 0;  // 0: the images' own size when they are all square, equal and at most
-                           // 64; else 32, 64 or 224 by the median short side
-  double test_fraction = 0.1;  // for a single class tree without test/: the share that becomes the
-                               // test part, class by class
+                           // 64; else 32, 64 or 224, the nearest to the median short side
+  double test_fraction = 0.1;  // for a source without test part: the share of train that becomes
+                               // it, class by class; in [0, 1)
   uint64_t seed = 0;           // of that division
-  bool whole_tree_is_test = false;  // `eval` on a single class tree: all of it is the test part
+  bool whole_tree_is_test = false;  // `eval` on a source without test part: all of it is that
   std::filesystem::path
       cache_folder;  // decoded images are kept here; empty: $HOME/.cache/skipway/decoded
   bool use_cache = true;
+  std::function<void(const FetchProgress&)> fetch_progress;  // of a download; may be empty
+  std::function<bool()> fetch_cancelled;                     // true: stop it; may be empty
 };
 
 /// Loads `--data SPEC`:
-///   auto                     CIFAR-10 under data_directory(), else downloaded, else Debian's
-///   Fashion-MNIST with a line in the log a known name             cifar10, cifar100,
-///   cifar100-coarse, fashion-mnist (see known.h); found locally, else downloaded FOLDER or
-///   tar(.gz)       train/<class>/*.{jpg,jpeg,png} and test/<class>/…, or one tree of classes; at
-///   most one folder around it FOLDER or tar.gz         CIFAR-10/100 in the official binary form
-///   FOLDER                   IDX files (train-images-idx3-ubyte[.gz] …)
+///   auto            CIFAR-10 under data_directory(), else downloaded, else Fashion-MNIST
+///   (Debian's,
+///                   or downloaded before) with a warning in the log that says so
+///   a known name    cifar10, cifar100, cifar100-coarse, fashion-mnist (see known.h); found
+///                   locally, else downloaded; goes before a folder of that name
+///   FOLDER, tar(.gz)    train/<class>/*.{jpg,jpeg,png} and test/<class>/…, or one tree of
+///                       classes; at most one folder around it
+///   FOLDER, tar(.gz)    CIFAR-10/100 in the official binary form
+///   FOLDER              IDX files (train-images-idx3-ubyte[.gz] …)
 /// Classes are in alphabetical order of their folders, files in alphabetical order in a class. For
-/// the class folders of CIFAR-10 this is the official label order. Errors: kData with the path,
-/// what was expected and what to do.
+/// the class folders of CIFAR-10 this is the official label order.
+/// Errors: kData with the path, what was expected and what to do; kUsage for a test_fraction out of
+/// range; kMemory when the images would not fit.
 Dataset load_dataset(const std::string& spec, const LoadOptions& options = {});
 
 /// Moves `count` images, the same share of every class, from train into a new split. A function of
 /// the seed. Errors: kUsage when count is not in 1 … train size - 1.
 Split split_validation(Dataset& dataset, int64_t count, uint64_t seed);
 
-/// Mean and standard deviation per channel of uint8 [n, h, w, 3] images scaled to [0, 1].
+/// Mean and standard deviation (over all pixels) per channel of uint8 [n, h, w, 3] images scaled to
+/// [0, 1]. Same bits for any number of threads. Errors: kUsage when there are no images.
 Normalisation channel_statistics(const at::Tensor& images);
 
 }  // namespace skipway

@@ -24,14 +24,21 @@ struct FetchOptions {
   double connect_timeout_s = 15;
 };
 
-/// Brings one file to `target`. A part is kept as target.part with its ETag in target.part.etag and
-/// gone on with when the server still has that ETag. Errors: kData with every URL tried and its
-/// reason, the expected checksum, and how to put the file there by hand; kDisk.
+/// Brings one file to `target`; does nothing when it is there with the right checksum.
+/// Mirrors:  $SKIPWAY_MIRROR/<file.name> first when that is set (http or https), then file.urls.
+/// Resume:   a part is kept as target.part with the server's ETag (else its Last-Modified) in
+///           target.part.etag, and gone on with when the server still has that version.
+/// Checksum: compared before the part gets its final name; a wrong part is removed and the next
+///           mirror asked, or the same one anew when the part had been gone on with.
+/// Two programs that want the same file take turns.
+/// Errors:   kData with every URL tried and its reason, the expected checksum, and how to put the
+///           file there by hand; kData when `cancelled`; kUsage for a SKIPWAY_MIRROR that is no
+///           http URL; kDisk, which keeps the part.
 void fetch_file(const KnownFile& file, const std::filesystem::path& target,
                 const FetchOptions& options);
 
-/// Brings all files of a data set into data_directory()/<name> and returns that folder. Files that
-/// are there with the right checksum are not fetched again.
+/// Brings all files of a data set into data_directory()/<folder> and returns that folder. Files
+/// that are there with the right checksum are not fetched again. Errors: as fetch_file.
 std::filesystem::path fetch_dataset(const KnownDataset& dataset, const FetchOptions& options);
 
 }  // namespace skipway

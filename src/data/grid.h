@@ -1,12 +1,16 @@
 // A picture of many images in rows, for `data show`: as stored, or as the training path makes them.
 #pragma once
-#include "data/augment.h"
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+
 #include "data/image.h"
 
 namespace skipway {
 
 /// Shapes: uint8 [n,h,w,3] -> an image of `columns` per row, each enlarged `scale` times by pixel
-/// repetition, `gap` grey pixels between them.
+/// repetition, `gap` grey pixels between them. Errors: kUsage for anything else, no images or a
+/// scale below 1.
 Image image_grid(const at::Tensor& images, int64_t columns, int64_t scale, int64_t gap = 2);
 
 }  // namespace skipway

@@ -1,1 +1,255 @@
+// The codecs behind image.h: libjpeg's long jumps and libpng's simplified interface end here.
 #include "data/image.h"
+
+#include <ATen/ATen.h>
+#include <png.h>
+
+#include <cmath>
+#include <csetjmp>
+#include <cstdio>  // jpeglib.h needs FILE
+#include <cstring>
+#include <string>
+#include <utility>
+
+#include <jpeglib.h>
+
+#include "base/error.h"
+#include "base/files.h"
+
+namespace skipway {
+namespace {
+
+constexpr int64_t kMaxPixels = int64_t{1} << 28;
+constexpr std::string_view kPngSignature = "\x89PNG\r\n\x1a\n";
+constexpr std::string_view kJpegSignature = "\xff\xd8\xff";
+
+[[noreturn]] void fail_decoding(std::string_view name, std::string_view got) {
+  fail(ErrorKind::kData, "image", "expected a whole JPEG or PNG image, got {} at {}", got, name);
+}
+
+void check_pixels(int64_t height, int64_t width, std::string_view name) {
+  if (height < 1 || width < 1 || height > kMaxPixels / width) {
+    fail_decoding(name, fmt::format("{} x {} pixels (at most 2^28)", width, height));
+  }
+}
+
+// ---- JPEG ----
+
+struct JpegErrors {
+  jpeg_error_mgr manager;  // first, so that a pointer to it is a pointer to all
+  std::jmp_buf jump;
+  char message[JMSG_LENGTH_MAX];
+};
+
+void leave_jpeg(j_common_ptr jpeg) {
+  auto* errors = reinterpret_cast<JpegErrors*>(jpeg->err);
+  errors->manager.format_message(jpeg, errors->message);
+  std::longjmp(errors->jump, 1);
+}
+
+void leave_on_warning(j_common_ptr jpeg, int level) {
+  if (level < 0) leave_jpeg(jpeg);  // -1: damaged data, which libjpeg would fill with grey
+}
+
+// Frees what libjpeg holds, in whichever way the decoder is left.
+class JpegDecoder {
+ public:
+  JpegDecoder(std::string_view bytes, std::string_view name) : bytes_(bytes), name_(name) {
+    jpeg_.err = jpeg_std_error(&errors_.manager);
+    errors_.manager.error_exit = leave_jpeg;
+    errors_.manager.emit_message = leave_on_warning;
+  }
+  ~JpegDecoder() { jpeg_destroy_decompress(&jpeg_); }
+  JpegDecoder(const JpegDecoder&) = delete;
+  JpegDecoder& operator=(const JpegDecoder&) = delete;
+
+  ImageShape read_header() {
+    if (!try_read_header()) fail_decoding(name_, errors_.message);
+    check_pixels(jpeg_.image_height, jpeg_.image_width, name_);
+    return {jpeg_.image_height, jpeg_.image_width};
+  }
+
+  Image read_image() {
+    const ImageShape shape = read_header();
+    const bool four = jpeg_.jpeg_color_space == JCS_CMYK || jpeg_.jpeg_color_space == JCS_YCCK;
+    jpeg_.out_color_space = four ? JCS_CMYK : JCS_RGB;
+    const size_t row_bytes = static_cast<size_t>(shape.width) * (four ? 4 : 3);
+    Image image{shape.height, shape.width, {}};
+    image.rgb.resize(static_cast<size_t>(shape.height) * row_bytes);
+    if (!try_read_rows(image.rgb.data(), row_bytes)) fail_decoding(name_, errors_.message);
+    if (four) cmyk_to_rgb(image.rgb);
+    return image;
+  }
+
+ private:
+  // No object with a destructor may live in the functions that libjpeg jumps back to.
+  bool try_read_header() {
+    if (setjmp(errors_.jump)) return false;
+    jpeg_create_decompress(&jpeg_);
+    jpeg_mem_src(&jpeg_, reinterpret_cast<const unsigned char*>(bytes_.data()),
+                 static_cast<unsigned long>(bytes_.size()));
+    jpeg_read_header(&jpeg_, TRUE);
+    return true;
+  }
+
+  bool try_read_rows(uint8_t* pixels, size_t row_bytes) {
+    if (setjmp(errors_.jump)) return false;
+    jpeg_start_decompress(&jpeg_);
+    while (jpeg_.output_scanline < jpeg_.output_height) {
+      JSAMPROW row = pixels + jpeg_.output_scanline * row_bytes;
+      jpeg_read_scanlines(&jpeg_, &row, 1);
+    }
+    jpeg_finish_decompress(&jpeg_);  // reads on to the end mark, so a missing one is noticed
+    return true;
+  }
+
+  // In place. Adobe's programs store 255 - ink, and say so by their marker.
+  void cmyk_to_rgb(std::vector<uint8_t>& pixels) const {
+    const int flip = jpeg_.saw_Adobe_marker ? 0 : 255;
+    const size_t count = pixels.size() / 4;
+    for (size_t i = 0; i < count; ++i) {
+      const int light = pixels[4 * i + 3] ^ flip;
+      for (size_t c = 0; c < 3; ++c) {
+        pixels[3 * i + c] = static_cast<uint8_t>(((pixels[4 * i + c] ^ flip) * light + 127) / 255);
+      }
+    }
+    pixels.resize(3 * count);
+  }
+
+  std::string_view bytes_;
+  std::string_view name_;
+  jpeg_decompress_struct jpeg_{};
+  JpegErrors errors_{};
+};
+
+// ---- PNG ----
+
+class PngDecoder {
+ public:
+  PngDecoder(std::string_view bytes, std::string_view name) : name_(name) {
+    // libpng stops at the last row; only the end chunk shows that the file is whole.
+    if (!has_end_chunk(bytes)) fail_decoding(name, "a PNG cut short");
+    png_.version = PNG_IMAGE_VERSION;
+    if (!png_image_begin_read_from_memory(&png_, bytes.data(), bytes.size())) {
+      fail_decoding(name, png_.message);
+    }
+  }
+  ~PngDecoder() { png_image_free(&png_); }
+  PngDecoder(const PngDecoder&) = delete;
+  PngDecoder& operator=(const PngDecoder&) = delete;
+
+  ImageShape shape() const {
+    check_pixels(png_.height, png_.width, name_);
+    return {png_.height, png_.width};
+  }
+
+  Image read_image() {
+    Image image{shape().height, shape().width, {}};
+    const bool has_alpha = png_.format & PNG_FORMAT_FLAG_ALPHA;
+    png_.format = has_alpha ? PNG_FORMAT_RGBA : PNG_FORMAT_RGB;
+    png_.flags |= PNG_IMAGE_FLAG_16BIT_sRGB;  // else 16 bits without a note would count as linear
+    image.rgb.resize(PNG_IMAGE_SIZE(png_));
+    if (!png_image_finish_read(&png_, nullptr, image.rgb.data(), 0, nullptr) ||
+        PNG_IMAGE_FAILED(png_)) {
+      fail_decoding(name_, png_.message);
+    }
+    if (has_alpha) lay_over_black(image.rgb);
+    return image;
+  }
+
+ private:
+  static bool has_end_chunk(std::string_view bytes) {
+    const auto byte = [&](size_t i) { return static_cast<uint8_t>(bytes[i]); };
+    size_t at = kPngSignature.size();
+    while (at + 12 <= bytes.size()) {  // length, type, data, checksum
+      const size_t length = size_t{byte(at)} << 24 | size_t{byte(at + 1)} << 16 |
+                            size_t{byte(at + 2)} << 8 | byte(at + 3);
+      if (length > bytes.size() - at - 12) return false;
+      if (bytes.substr(at + 4, 4) == "IEND") return true;
+      at += 12 + length;
+    }
+    return false;
+  }
+
+  static void lay_over_black(std::vector<uint8_t>& pixels) {
+    const size_t count = pixels.size() / 4;
+    for (size_t i = 0; i < count; ++i) {
+      const int alpha = pixels[4 * i + 3];
+      for (size_t c = 0; c < 3; ++c) {
+        pixels[3 * i + c] = static_cast<uint8_t>((pixels[4 * i + c] * alpha + 127) / 255);
+      }
+    }
+    pixels.resize(3 * count);
+  }
+
+  std::string_view name_;
+  png_image png_{};
+};
+
+// [1,3,h,w] over the image's own memory, channels last.
+at::Tensor as_tensor(Image& image) {
+  return at::from_blob(image.rgb.data(), {1, image.height, image.width, 3}, at::kByte)
+      .permute({0, 3, 1, 2});
+}
+
+// Keeps `length` rows or columns in the middle of the longer side.
+Image crop_longer_side(Image image, int64_t length) {
+  const bool upright = image.height > image.width;
+  const int64_t begin = ((upright ? image.height : image.width) - length) / 2;
+  const at::Tensor middle = as_tensor(image).narrow(upright ? 2 : 3, begin, length);
+  Image cropped{middle.size(2), middle.size(3), {}};
+  cropped.rgb.resize(static_cast<size_t>(middle.numel()));
+  as_tensor(cropped).copy_(middle);
+  return cropped;
+}
+
+}  // namespace
+
+ImageShape image_shape(std::string_view bytes, std::string_view name) {
+  if (bytes.starts_with(kPngSignature)) return PngDecoder(bytes, name).shape();
+  if (bytes.starts_with(kJpegSignature)) return JpegDecoder(bytes, name).read_header();
+  fail_decoding(name, bytes.empty() ? "an empty file" : "a file of another kind");
+}
+
+Image decode_image(std::string_view bytes, std::string_view name) {
+  if (bytes.starts_with(kPngSignature)) return PngDecoder(bytes, name).read_image();
+  if (bytes.starts_with(kJpegSignature)) return JpegDecoder(bytes, name).read_image();
+  fail_decoding(name, bytes.empty() ? "an empty file" : "a file of another kind");
+}
+
+Image fit_image(Image image, int64_t size) {
+  if (image.height == size && image.width == size) return image;
+  const int64_t kMaxAspect = 16;  // a strip of 1 x 2^28 pixels must not grow to size x 2^28 * size
+  const int64_t shorter = std::min(image.height, image.width);
+  if (std::max(image.height, image.width) > kMaxAspect * shorter) {
+    image = crop_longer_side(std::move(image), kMaxAspect * shorter);
+  }
+  const int64_t height = image.height <= image.width ? size : size * image.height / image.width;
+  const int64_t width = image.width <= image.height ? size : size * image.width / image.height;
+  const at::Tensor resized =
+      at::_upsample_bilinear2d_aa(as_tensor(image), {height, width}, /*align_corners=*/false);
+  // torchvision's CenterCrop rounds half to even, as Python does.
+  const auto begin = [&](int64_t length) {
+    return static_cast<int64_t>(std::nearbyint(static_cast<double>(length - size) / 2));
+  };
+  Image fitted{size, size, std::vector<uint8_t>(static_cast<size_t>(size * size * 3))};
+  as_tensor(fitted).copy_(resized.narrow(2, begin(height), size).narrow(3, begin(width), size));
+  return fitted;
+}
+
+void write_png(const std::filesystem::path& path, const Image& image) {
+  png_image png{};
+  png.version = PNG_IMAGE_VERSION;
+  png.width = static_cast<png_uint_32>(image.width);
+  png.height = static_cast<png_uint_32>(image.height);
+  png.format = PNG_FORMAT_RGB;
+  png_alloc_size_t bytes = PNG_IMAGE_PNG_SIZE_MAX(png);
+  std::string file(bytes, '\0');
+  if (!png_image_write_to_memory(&png, file.data(), &bytes, 0, image.rgb.data(), 0, nullptr)) {
+    fail(ErrorKind::kInternal, "image", "could not encode {} x {} pixels as PNG: {}", image.width,
+         image.height, png.message);
+  }
+  write_file_atomic(path, std::string_view(file).substr(0, bytes));
+}
+
+}  // namespace skipway

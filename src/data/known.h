@@ -24,6 +24,9 @@ struct KnownDataset {
   std::string name;         // "cifar10"
   std::string description;  // one line for `data list`
   std::vector<KnownFile> files;
+  std::string folder;           // under data_directory(); two labellings of the same files share it
+  std::string unpacked_folder;  // what the archive unpacks to; empty: no archive
+  std::vector<std::string> unpacked_files;  // that must all be in it
 };
 
 const std::vector<KnownDataset>& known_datasets();
@@ -31,8 +34,10 @@ const std::vector<KnownDataset>& known_datasets();
 const KnownDataset* find_known_dataset(std::string_view name);
 
 /// The archive or folder of a known data set under data_directory() (or, for Fashion-MNIST,
-/// Debian's /usr/share/datasets/fashion-mnist), when all its files are there; an official archive
-/// unpacked by the user counts too.
+/// Debian's /usr/share/datasets/fashion-mnist), when all its files are there, in their full size;
+/// an official archive unpacked by the user counts too. Contents are not verified: `fetch` did, and
+/// the loader does. Looked at in this order, for an archive:
+///   DATA/<folder>/<file>  DATA/<file>  DATA/<folder>/<unpacked_folder>  DATA/<unpacked_folder>
 std::optional<std::filesystem::path> find_local(const KnownDataset& dataset);
 
 }  // namespace skipway

@@ -1,0 +1,113 @@
+// Tests of what a download does before and without a server; tests/fetch_nginx_test.cc has the
+// rest.
+#include "data/fetch.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cstdlib>
+
+#include "base/error.h"
+
+namespace skipway {
+namespace {
+
+using testing::HasSubstr;
+
+// Nothing listens on port 1 of the loopback: a request there fails at once.
+constexpr const char* kNobody = "http://127.0.0.1:1/file.bin";
+
+class Fetch : public testing::Test {
+ protected:
+  void SetUp() override {
+    unsetenv("SKIPWAY_MIRROR");
+    setenv("no_proxy", "127.0.0.1", 1);
+    std::string name = testing::TempDir() + "/skipway_fetch_XXXXXX";
+    ASSERT_NE(mkdtemp(name.data()), nullptr);
+    folder_ = name;
+    target_ = folder_ / "sub" / "file.bin";
+    file_ = {"file.bin", {kNobody}, HashKind::kSha256, hash_of(HashKind::kSha256, "right"), 5};
+  }
+  void TearDown() override {
+    unsetenv("SKIPWAY_MIRROR");
+    fs::remove_all(folder_);
+  }
+
+  Error failure(const FetchOptions& options = {}) {
+    try {
+      fetch_file(file_, target_, options);
+    } catch (const Error& error) {
+      return error;
+    }
+    ADD_FAILURE() << "the fetch succeeded";
+    return Error(ErrorKind::kInternal, "");
+  }
+
+  fs::path folder_, target_;
+  KnownFile file_;
+};
+
+TEST_F(Fetch, AFileThatIsThereIsNotAskedFor) {
+  make_directories(folder_ / "sub");
+  write_file_atomic(target_, "right");
+  EXPECT_NO_THROW(fetch_file(file_, target_, {}));
+}
+
+TEST_F(Fetch, AWholePartNeedsNoServer) {
+  make_directories(folder_ / "sub");
+  write_file_atomic(target_.string() + ".part", "right");
+  fetch_file(file_, target_, {});
+  EXPECT_EQ(read_file(target_), "right");
+  EXPECT_FALSE(fs::exists(target_.string() + ".part"));
+}
+
+TEST_F(Fetch, TheErrorTellsHowToPutTheFileThereByHand) {
+  const Error error = failure();
+  EXPECT_EQ(error.kind(), ErrorKind::kData);
+  EXPECT_THAT(error.what(), HasSubstr(kNobody));
+  EXPECT_THAT(error.what(), HasSubstr("SHA-256 " + file_.hash));
+  EXPECT_THAT(error.what(), HasSubstr(target_.string()));
+  EXPECT_FALSE(fs::exists(target_));
+}
+
+TEST_F(Fetch, AFolderThatCannotBeMadeIsAnErrorOfTheDisk) {
+  write_file_atomic(folder_ / "sub", "a file, not a folder");
+  EXPECT_EQ(failure().kind(), ErrorKind::kDisk);
+}
+
+TEST_F(Fetch, OneCancelledBeforehandAsksNobody) {
+  FetchOptions options;
+  options.cancelled = [] { return true; };
+  EXPECT_THAT(failure(options).what(), HasSubstr("stopped before file.bin was complete"));
+}
+
+TEST_F(Fetch, AMirrorOfOnesOwnComesFirst) {
+  setenv("SKIPWAY_MIRROR", "http://127.0.0.1:2/mine", 1);
+  const std::string message = failure().what();
+  const size_t own = message.find("http://127.0.0.1:2/mine/file.bin");
+  ASSERT_NE(own, std::string::npos);
+  EXPECT_LT(own, message.find(kNobody));
+}
+
+TEST_F(Fetch, AMirrorThatIsNoWebAddressIsRefused) {
+  setenv("SKIPWAY_MIRROR", "file:///etc", 1);
+  EXPECT_EQ(failure().kind(), ErrorKind::kUsage);
+}
+
+TEST_F(Fetch, FilesOfAWebAddressAloneAreRead) {
+  write_file_atomic(folder_ / "file.bin", "right");
+  file_.urls = {"file://" + (folder_ / "file.bin").string()};
+  EXPECT_EQ(failure().kind(), ErrorKind::kData);
+}
+
+TEST_F(Fetch, ADataSetThatIsThereNeedsNoServer) {
+  setenv("SKIPWAY_DATA", folder_.c_str(), 1);
+  make_directories(folder_ / "sub");
+  write_file_atomic(target_, "right");
+  const KnownDataset dataset{"known", "a data set of one file", {file_}, "sub", "", {}};
+  EXPECT_EQ(fetch_dataset(dataset, {}), folder_ / "sub");
+  unsetenv("SKIPWAY_DATA");
+}
+
+}  // namespace
+}  // namespace skipway

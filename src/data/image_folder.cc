@@ -1,0 +1,282 @@
+// Finds the classes in a tree of files, then decodes in two passes: shapes first, because they
+// decide the size that all images are fitted to.
+#include "data/image_folder.h"
+
+#include <ATen/ATen.h>
+#include <ATen/Parallel.h>
+#include <fmt/ranges.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <cctype>
+#include <map>
+#include <string>
+#include <utility>
+
+#include "base/error.h"
+#include "base/log.h"
+
+namespace skipway {
+namespace {
+
+// One image that is to be decoded.
+struct Job {
+  const SourceFile* file;
+  int64_t label;
+  std::string name;    // class/…
+  std::string reason;  // why it could not be decoded; empty: it could
+};
+
+// The class folders of one part: `root` is "" or ends with "/".
+struct Part {
+  std::string root;
+  std::vector<std::string> classes;
+  std::vector<Job> jobs;
+};
+
+std::vector<std::string> subfolders(const FileTree& tree, const std::string& root) {
+  std::vector<std::string> names;
+  for (const std::string& folder : tree.folders) {
+    if (!folder.starts_with(root)) continue;
+    const std::string name = folder.substr(root.size());
+    if (!name.empty() && name.find('/') == std::string::npos) names.push_back(name);
+  }
+  return names;
+}
+
+bool contains(const std::vector<std::string>& names, const std::string& name) {
+  return std::ranges::find(names, name) != names.end();
+}
+
+constexpr std::array<const char*, 3> kTestNames = {"test", "val", "valid"};
+
+// The name of the test part among `names`, or "".
+std::string test_name(const std::vector<std::string>& names) {
+  for (const char* name : kTestNames) {
+    if (contains(names, name)) return name;
+  }
+  return "";
+}
+
+struct Layout {
+  Part train;
+  Part test;
+};
+
+// Fills part.jobs with the images below its classes.
+void collect(const FileTree& tree, Part& part) {
+  std::map<std::string, int64_t> labels;
+  for (const std::string& name : subfolders(tree, part.root)) {
+    labels.emplace(name, static_cast<int64_t>(labels.size()));
+  }
+  for (const auto& [name, label] : labels) part.classes.push_back(name);
+  std::vector<int64_t> counts(labels.size());
+  for (const SourceFile& file : tree.files) {
+    if (!file.path.starts_with(part.root) || !is_image_name(file.path)) continue;
+    const std::string name = file.path.substr(part.root.size());
+    const size_t slash = name.find('/');
+    if (slash == std::string::npos) continue;  // beside the class folders
+    const int64_t label = labels.at(name.substr(0, slash));
+    ++counts[static_cast<size_t>(label)];
+    part.jobs.push_back({&file, label, name, ""});
+  }
+  // Paths are in order already, but "a b/x" stands before "a/x", and "a" before "a b".
+  std::ranges::stable_sort(part.jobs, {}, &Job::label);
+  for (size_t i = 0; i < counts.size(); ++i) {
+    if (counts[i] == 0) {
+      log_warning("class '{}' has no images in {}", part.classes[i],
+                  (tree.root / part.root).string());
+    }
+  }
+}
+
+Layout find_layout(const FileTree& tree) {
+  std::string root;
+  std::vector<std::string> names = subfolders(tree, root);
+  // Without train/, "valid" beside "invalid" is a class.
+  const auto is_divided = [&] {
+    const auto is_test = [](const std::string& name) { return !test_name({name}).empty(); };
+    return contains(names, "train") || (!names.empty() && std::ranges::all_of(names, is_test));
+  };
+  if (names.size() == 1 && !is_divided() && !subfolders(tree, names[0] + "/").empty()) {
+    root = names[0] + "/";  // one folder around all
+    names = subfolders(tree, root);
+  }
+  Layout layout;
+  if (is_divided()) {
+    const std::string test = test_name(names);
+    for (const std::string& name : names) {
+      if (name != "train" && name != test) {
+        log_info("{} is not used; train/ and {}/ are", (tree.root / root / name).string(),
+                 test.empty() ? "test" : test);
+      }
+    }
+    if (contains(names, "train")) {
+      layout.train.root = root + "train/";
+      collect(tree, layout.train);
+    }
+    if (!test.empty()) {
+      layout.test.root = root + test + "/";
+      collect(tree, layout.test);
+    }
+  } else {
+    layout.train.root = root;
+    collect(tree, layout.train);
+  }
+  return layout;
+}
+
+void check_same_classes(const FileTree& tree, const Part& train, const Part& test) {
+  std::vector<std::string> only_train;
+  std::vector<std::string> only_test;
+  std::ranges::set_difference(train.classes, test.classes, std::back_inserter(only_train));
+  std::ranges::set_difference(test.classes, train.classes, std::back_inserter(only_test));
+  if (only_train.empty() && only_test.empty()) return;
+  fail(ErrorKind::kData, "image folder",
+       "expected the same classes in {} and {}, got '{}' only in the first and '{}' only in the "
+       "second at {}; rename or remove those folders",
+       train.root, test.root, fmt::join(only_train, "', '"), fmt::join(only_test, "', '"),
+       tree.root.string());
+}
+
+void log_ignored(const FileTree& tree, const Layout& layout) {
+  const size_t ignored = tree.files.size() - layout.train.jobs.size() - layout.test.jobs.size();
+  if (ignored + static_cast<size_t>(tree.hidden_count) == 0) return;
+  log_info("ignored in {}: {} files that are no .jpg, .jpeg or .png in a class folder, {} hidden",
+           tree.root.string(), ignored, tree.hidden_count);
+}
+
+void read_shapes(const FileTree& tree, std::vector<Job>& jobs, std::vector<ImageShape>& shapes) {
+  std::vector<ImageShape> found(jobs.size());
+  at::parallel_for(0, static_cast<int64_t>(jobs.size()), 1, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      Job& job = jobs[static_cast<size_t>(i)];
+      try {
+        found[static_cast<size_t>(i)] = image_shape(tree.read(*job.file), job.file->path);
+      } catch (const Error& error) {
+        job.reason = error.what();
+      }
+    }
+  });
+  for (size_t i = 0; i < jobs.size(); ++i) {
+    if (jobs[i].reason.empty()) shapes.push_back(found[i]);
+  }
+}
+
+Split decode(const FileTree& tree, std::vector<Job>& jobs, int64_t size) {
+  const auto count = static_cast<int64_t>(jobs.size());
+  const int64_t image_bytes = size * size * 3;
+  Split split;
+  split.images = at::zeros({count, size, size, 3}, at::kByte);
+  auto* pixels = split.images.mutable_data_ptr<uint8_t>();
+  at::parallel_for(0, count, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      Job& job = jobs[static_cast<size_t>(i)];
+      if (!job.reason.empty()) continue;
+      try {
+        const Image image = fit_image(decode_image(tree.read(*job.file), job.file->path), size);
+        std::ranges::copy(image.rgb, pixels + i * image_bytes);
+      } catch (const Error& error) {
+        job.reason = error.what();
+      }
+    }
+  });
+
+  std::vector<int64_t> rows;
+  std::vector<int64_t> labels;
+  for (int64_t i = 0; i < count; ++i) {
+    const Job& job = jobs[static_cast<size_t>(i)];
+    if (!job.reason.empty()) continue;
+    rows.push_back(i);
+    labels.push_back(job.label);
+    split.names.push_back(job.name);
+  }
+  if (static_cast<int64_t>(rows.size()) < count) {
+    split.images = split.images.index_select(0, at::tensor(rows, at::kLong));
+  }
+  split.labels = at::tensor(labels, at::kLong);
+  return split;
+}
+
+void check_memory(int64_t count, int64_t size, const FileTree& tree) {
+  const double needed = static_cast<double>(count) * static_cast<double>(size * size * 3);
+  const double installed =
+      static_cast<double>(sysconf(_SC_PHYS_PAGES)) * static_cast<double>(sysconf(_SC_PAGESIZE));
+  if (needed < installed) return;
+  fail(ErrorKind::kMemory, "image folder",
+       "expected decoded images that fit in {:.1f} GB of memory, got {} of {} x {} pixels, {:.1f} "
+       "GB, at {}; choose a smaller image size",
+       installed / 1e9, count, size, size, needed / 1e9, tree.root.string());
+}
+
+void keep_bad_files(const std::vector<Job>& jobs, std::vector<BadFile>& bad_files) {
+  for (const Job& job : jobs) {
+    if (!job.reason.empty()) bad_files.push_back({job.file->path, job.reason});
+  }
+}
+
+}  // namespace
+
+bool is_image_name(std::string_view path) {
+  std::string extension = std::filesystem::path(path).extension().string();
+  std::ranges::transform(extension, extension.begin(),
+                         [](unsigned char c) { return std::tolower(c); });
+  return extension == ".jpg" || extension == ".jpeg" || extension == ".png";
+}
+
+int64_t automatic_image_size(const std::vector<ImageShape>& shapes) {
+  const auto [height, width] = shapes.front();
+  const bool equal = std::ranges::all_of(shapes, [&](const ImageShape& shape) {
+    return shape.height == height && shape.width == height;
+  });
+  if (equal && height <= 64) return height;
+  std::vector<int64_t> sides;
+  for (const ImageShape& shape : shapes) sides.push_back(std::min(shape.height, shape.width));
+  const auto middle = sides.begin() + static_cast<int64_t>(sides.size() / 2);
+  std::ranges::nth_element(sides, middle);
+  // Borders between 32, 64 and 224 are their geometric means: equally far to shrink and to enlarge.
+  return *middle < 45 ? 32 : *middle < 120 ? 64 : 224;
+}
+
+Dataset load_image_folder(const FileTree& tree, int64_t image_size) {
+  Layout layout = find_layout(tree);
+  auto& [train, test] = layout;
+  log_ignored(tree, layout);
+  const size_t count = train.jobs.size() + test.jobs.size();
+  if (count == 0) {
+    fail(ErrorKind::kData, "image folder",
+         "expected train/<class>/*.jpg and test/<class>/*.jpg (or .png), <class>/*.jpg, the binary "
+         "files of CIFAR-10 or CIFAR-100, or IDX files, got {} files of other kinds or places at "
+         "{}; `skipway data list` names the data sets that can be fetched",
+         tree.files.size(), tree.root.string());
+  }
+  if (!train.root.empty() && !test.root.empty()) check_same_classes(tree, train, test);
+
+  std::vector<ImageShape> shapes;
+  read_shapes(tree, train.jobs, shapes);
+  read_shapes(tree, test.jobs, shapes);
+  Dataset dataset;
+  if (!shapes.empty()) {
+    dataset.image_size = image_size > 0 ? image_size : automatic_image_size(shapes);
+    check_memory(static_cast<int64_t>(count), dataset.image_size, tree);
+    dataset.train = decode(tree, train.jobs, dataset.image_size);
+    dataset.test = decode(tree, test.jobs, dataset.image_size);
+  }
+  dataset.classes = train.classes.empty() ? test.classes : train.classes;
+  keep_bad_files(train.jobs, dataset.bad_files);
+  keep_bad_files(test.jobs, dataset.bad_files);
+  if (dataset.bad_files.size() == count) {
+    fail(ErrorKind::kData, "image folder",
+         "expected images at {}, got {} broken files; the first: "
+         "{}",
+         tree.root.string(), count, dataset.bad_files.front().reason);
+  }
+  if (!dataset.bad_files.empty()) {
+    log_warning("left out {} of {} images that could not be decoded; the first: {}",
+                dataset.bad_files.size(), count, dataset.bad_files.front().reason);
+  }
+  return dataset;
+}
+
+}  // namespace skipway
