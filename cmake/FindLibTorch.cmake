@@ -3,11 +3,9 @@
 
 set(SKIPWAY_TORCH "" CACHE PATH "A LibTorch of your own (the folder that holds include/ and lib/)")
 
-if(SKIPWAY_TORCH)
-  set(_torch_root "${SKIPWAY_TORCH}")
-else()
-  file(GLOB _torch_candidates "${PROJECT_SOURCE_DIR}/.venv/lib/python3*/site-packages/torch")
-  list(GET _torch_candidates 0 _torch_root)
+set(_torch_root "${SKIPWAY_TORCH}")
+if(NOT _torch_root)
+  file(GLOB _torch_root "${PROJECT_SOURCE_DIR}/.venv/lib/python3*/site-packages/torch")
 endif()
 if(NOT EXISTS "${_torch_root}/include/ATen/ATen.h")
   message(FATAL_ERROR "LibTorch was not found in '${_torch_root}'. Run ./skipway setup, which puts it "

@@ -4,6 +4,10 @@
 
 #include <ATen/ATen.h>
 
+#include <algorithm>
+#include <array>
+#include <vector>
+
 #include "base/error.h"
 #include "base/rng.h"
 

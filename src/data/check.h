@@ -17,10 +17,20 @@ struct Finding {
   std::vector<std::string> examples;  // up to five names or pairs "a = b"
 };
 
-/// Broken files, exact and near duplicates inside and across train and test (near: difference hash
-/// of 64 bits on an 8-bit grey thumbnail, confirmed by the mean absolute pixel difference), empty
-/// or nested classes, class imbalance, and the data's own mean and std against `configured`. 55,000
-/// CIFAR images take a few seconds on two cores.
+/// Findings, errors first, then warnings, then notes. Looks for
+///   broken-file         files that are no images                                        error
+///   empty-class         no training image (error) or no test image (warning) of a class
+///   nested-class        images in folders inside their class folder                     warning
+///   train-test-overlap  test images that are in train too, exactly or nearly            warning
+///   exact-duplicate     equal pixels: under two labels (warning), or one, inside a part (note)
+///   near-duplicate      hardly different pixels inside one part                         note
+///   imbalance           the largest class against the smallest in train: from 3 times a warning,
+///                       from 1.5 times a note
+///   statistics          mean and std of train against `configured`: far off a warning, else a note
+/// Near: difference hashes of 64 bits (on a 9x8 grey thumbnail) at most 3 bits apart, confirmed by
+/// the mean absolute pixel difference. Flipped, shifted and recoloured copies are not found.
+/// 55,000 CIFAR images take a second on two cores. Does not change what it looks at.
+/// Source: N. Krawetz, "Kind of like that", hackerfactor.com, 2013 (the difference hash).
 std::vector<Finding> check_dataset(const Dataset& dataset, const Normalisation& configured);
 
 }  // namespace skipway

@@ -94,7 +94,7 @@ TEST_F(Fetch, AMirrorThatIsNoWebAddressIsRefused) {
   EXPECT_EQ(failure().kind(), ErrorKind::kUsage);
 }
 
-TEST_F(Fetch, FilesOfAWebAddressAloneAreRead) {
+TEST_F(Fetch, AnAddressOfALocalFileIsRefused) {
   write_file_atomic(folder_ / "file.bin", "right");
   file_.urls = {"file://" + (folder_ / "file.bin").string()};
   EXPECT_EQ(failure().kind(), ErrorKind::kData);

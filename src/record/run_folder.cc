@@ -1,1 +1,222 @@
+// Making, finding and writing a run's folder, and describing the machine. Not the contents of its
+// model files; see checkpoint.h and safetensors.h.
 #include "record/run_folder.h"
+
+#include <ATen/Version.h>
+#include <fcntl.h>
+#include <fmt/ranges.h>
+#include <sched.h>
+#include <sys/stat.h>
+#include <sys/utsname.h>
+#include <torch/headeronly/version.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <fstream>
+#include <set>
+#include <sstream>
+
+#include "base/error.h"
+#include "base/files.h"
+
+namespace skipway {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+#ifdef __clang__
+constexpr const char* kCompiler = "Clang " __clang_version__;
+#else
+constexpr const char* kCompiler = "GCC " __VERSION__;
+#endif
+
+// True when this call made the folder, false when something of that name was there.
+bool make_folder(const fs::path& path) {
+  if (mkdir(path.c_str(), 0777) == 0) return true;
+  if (errno == EEXIST) return false;
+  fail(ErrorKind::kDisk, "run", "could not create the folder {}: {}; choose another with --run-dir",
+       path.string(), std::strerror(errno));
+}
+
+// log.txt made by O_EXCL marks a folder as taken, so that of two runs that are given the same empty
+// folder at the same moment one is refused.
+bool claim(const fs::path& log_txt) {
+  const int descriptor = open(log_txt.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+  if (descriptor >= 0) {
+    close(descriptor);
+    return true;
+  }
+  if (errno == EEXIST) return false;
+  fail(ErrorKind::kDisk, "run", "could not write {}: {}; choose another folder with --run-dir",
+       log_txt.string(), std::strerror(errno));
+}
+
+// The number of a folder named by digits alone, else 0.
+int64_t run_number(const fs::path& path) {
+  const std::string name = path.filename().string();
+  const bool digits =
+      std::all_of(name.begin(), name.end(), [](char c) { return '0' <= c && c <= '9'; });
+  return digits && !name.empty() && name.size() < 10 ? std::stoll(name) : 0;
+}
+
+bool is_run(const fs::path& path) {
+  std::error_code ignored;
+  return fs::exists(path / "model.safetensors", ignored) ||
+         fs::exists(path / "last.safetensors", ignored) ||
+         fs::exists(path / "config.toml", ignored);
+}
+
+// At most five run folders beside `path` and in runs/, the last by name.
+std::vector<std::string> nearby_runs(const fs::path& path) {
+  std::set<std::string> found;
+  for (const fs::path& place : {path, path.parent_path(), fs::path("runs")}) {
+    std::error_code code;
+    for (const auto& entry : fs::directory_iterator(place.empty() ? fs::path(".") : place, code))
+      if (is_run(entry.path())) found.insert(entry.path().lexically_normal().string());
+  }
+  while (found.size() > 5) found.erase(found.begin());
+  return {found.begin(), found.end()};
+}
+
+// Closes itself.
+struct Descriptor {
+  int value;
+  ~Descriptor() {
+    if (value >= 0) close(value);
+  }
+};
+
+// Where the last whole line of a file ends [bytes]; what follows was cut off by a crash.
+off_t end_of_whole_lines(int descriptor) {
+  off_t end = lseek(descriptor, 0, SEEK_END);
+  char byte = 0;
+  while (end > 0 && pread(descriptor, &byte, 1, end - 1) == 1 && byte != '\n') --end;
+  return end;
+}
+
+// The value after "key" and a separator in the first line of a file that has it, without quotes.
+std::string value_in_file(const char* path, std::string_view key, char separator) {
+  std::ifstream file(path);
+  for (std::string line; std::getline(file, line);) {
+    const size_t at = line.find(separator);
+    if (!line.starts_with(key) || at == std::string::npos) continue;
+    const size_t begin = line.find_first_not_of(" \t\"", at + 1);
+    if (begin == std::string::npos) return "";
+    return line.substr(begin, line.find_last_not_of(" \t\"") - begin + 1);
+  }
+  return "";
+}
+
+int64_t usable_cores() {
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  if (sched_getaffinity(0, sizeof(set), &set) == 0) return CPU_COUNT(&set);
+  return sysconf(_SC_NPROCESSORS_ONLN);
+}
+
+}  // namespace
+
+RunFolder RunFolder::create(const fs::path& requested) {
+  if (!requested.empty()) {
+    const fs::path path = expand_user(requested.string());
+    if (path.has_parent_path()) make_directories(path.parent_path());
+    std::error_code code;
+    if (!make_folder(path) && (!fs::is_directory(path, code) || !fs::is_empty(path, code)))
+      fail(
+          ErrorKind::kUsage, "run",
+          "expected a new or an empty folder, got {}; choose another with --run-dir, or go on with "
+          "`skipway resume {}`",
+          path.string(), path.string());
+    RunFolder run(path);
+    if (!claim(run.log_txt()))
+      fail(ErrorKind::kUsage, "run",
+           "expected an empty folder, got {}, which another run just took", path.string());
+    return run;
+  }
+
+  const fs::path runs("runs");
+  make_directories(runs);
+  int64_t number = 1;
+  for (const auto& entry : fs::directory_iterator(runs))
+    number = std::max(number, run_number(entry.path()) + 1);
+  fs::path path = runs / fmt::format("{:03}", number);
+  while (!make_folder(path)) path = runs / fmt::format("{:03}", ++number);
+  return RunFolder(path);
+}
+
+RunFolder RunFolder::open(const fs::path& path) {
+  const fs::path folder = expand_user(path.string());
+  if (is_run(folder)) return RunFolder(folder);
+  const std::vector<std::string> nearby = nearby_runs(folder);
+  fail(ErrorKind::kUsage, "run",
+       "expected a run's folder (with model.safetensors, last.safetensors or config.toml), got "
+       "{}{}; "
+       "{}",
+       folder.string(), fs::exists(folder) ? "" : ", which does not exist",
+       nearby.empty() ? "make one with `skipway train`"
+                      : fmt::format("near it: {}", fmt::join(nearby, ", ")));
+}
+
+void RunFolder::append_metrics(const Json& line) const {
+  const std::string text = line.dump(-1, ' ', false, Json::error_handler_t::replace) + "\n";
+  const Descriptor file{
+      ::open(metrics_jsonl().c_str(), O_RDWR | O_CREAT | O_APPEND | O_CLOEXEC, 0666)};
+  if (file.value >= 0) {
+    const off_t end = end_of_whole_lines(file.value);
+    if (ftruncate(file.value, end) == 0) {
+      const ssize_t written = write(file.value, text.data(), text.size());
+      if (written == static_cast<ssize_t>(text.size())) return;
+      const int reason = written < 0 ? errno : ENOSPC;
+      // Takes the part of a line away; where even that fails, the next append does it.
+      [[maybe_unused]] const int undone = ftruncate(file.value, end);
+      errno = reason;
+    }
+  }
+  fail(ErrorKind::kDisk, "run", "could not append to {}: {}; free some space",
+       metrics_jsonl().string(), std::strerror(errno));
+}
+
+std::vector<Json> RunFolder::read_metrics() const {
+  std::vector<Json> lines;
+  if (!fs::exists(metrics_jsonl())) return lines;
+  const std::string text = read_file(metrics_jsonl());
+  for (size_t begin = 0, end; (end = text.find('\n', begin)) != std::string::npos;
+       begin = end + 1) {
+    Json line = Json::parse(text.begin() + static_cast<ptrdiff_t>(begin),
+                            text.begin() + static_cast<ptrdiff_t>(end), nullptr, false);
+    if (line.is_object()) {
+      lines.push_back(std::move(line));
+    } else if (text.find('\n', end + 1) != std::string::npos) {
+      fail(ErrorKind::kData, "run", "expected a JSON object in line {} of {}",
+           std::count(text.begin(), text.begin() + static_cast<ptrdiff_t>(end), '\n') + 1,
+           metrics_jsonl().string());
+    }
+  }
+  return lines;
+}
+
+Json environment() {
+  utsname system{};
+  uname(&system);
+  std::istringstream flags(value_in_file("/proc/cpuinfo", "flags", ':'));
+  std::vector<std::string> sets;
+  for (std::string flag; flags >> flag;)
+    for (const char* known : {"avx2", "fma", "avx512f", "avx512_bf16", "avx512_vnni", "amx_bf16"})
+      if (flag == known) sets.push_back(flag);
+  return {{"schema", "skipway.env/1"},
+          {"skipway", SKIPWAY_VERSION},
+          {"libtorch", TORCH_VERSION},
+          {"compiler", kCompiler},
+          {"processor", value_in_file("/proc/cpuinfo", "model name", ':')},
+          {"instruction_sets", sets},
+          {"libtorch_kernels", at::get_cpu_capability()},
+          {"cores", usable_cores()},
+          {"memory_bytes", int64_t{sysconf(_SC_PHYS_PAGES)} * sysconf(_SC_PAGE_SIZE)},
+          {"operating_system", value_in_file("/etc/os-release", "PRETTY_NAME", '=')},
+          {"linux", system.release},
+          {"architecture", system.machine}};
+}
+
+}  // namespace skipway

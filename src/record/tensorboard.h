@@ -1,5 +1,5 @@
 // Writes TensorBoard's event files: TFRecord framing (length, masked CRC-32C) around Event messages
-// in protocol-buffer wire format.
+// in protocol-buffer wire format. Reads nothing.
 #pragma once
 #include <cstdint>
 #include <filesystem>
@@ -14,8 +14,9 @@ class TensorBoardWriter {
   /// missing. Errors: kDisk.
   explicit TensorBoardWriter(const std::filesystem::path& folder);
   void add_scalar(std::string_view tag, double value, int64_t step);
+  /// Shown by the text plugin.
   void add_text(std::string_view tag, std::string_view markdown, int64_t step);
-  /// Hands everything to the operating system. Errors: kDisk.
+  /// Hands everything to the operating system. Errors: kDisk, also for earlier add_… calls.
   void flush();
 
  private:
@@ -23,5 +24,8 @@ class TensorBoardWriter {
   std::filesystem::path path_;
   std::ofstream file_;
 };
+
+/// CRC-32C (Castagnoli), as TFRecord and iSCSI use it. Source: RFC 3720, appendix B.4.
+uint32_t crc32c(std::string_view bytes);
 
 }  // namespace skipway

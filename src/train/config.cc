@@ -1,1 +1,235 @@
+// Recipes, the checks of a configuration, and its translation into what each module takes.
 #include "train/config.h"
+
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <array>
+#include <charconv>
+#include <cmath>
+#include <string_view>
+#include <vector>
+
+#include "base/error.h"
+#include "model/model.h"
+
+namespace skipway {
+namespace {
+
+constexpr const char* kModule = "config";
+
+template <typename Value>
+[[noreturn]] void refuse(std::string_view flag, const Value& value, std::string_view allowed) {
+  fail(ErrorKind::kUsage, kModule, "expected {}, got {} at {}", allowed, value, flag);
+}
+
+template <typename Value>
+void require(bool holds, std::string_view flag, const Value& value, std::string_view allowed) {
+  if (!holds) refuse(flag, value, allowed);
+}
+
+void require_word(std::string_view flag, const std::string& value,
+                  const std::vector<std::string>& words) {
+  if (std::find(words.begin(), words.end(), value) == words.end())
+    fail(ErrorKind::kUsage, kModule, "expected one of {}, got \"{}\" at {}", fmt::join(words, ", "),
+         value, flag);
+}
+
+// "0.1,0.2" -> {0.1, 0.2}; std::nullopt when something else stands there.
+std::optional<std::vector<double>> parse_numbers(std::string_view text) {
+  std::vector<double> numbers;
+  const char* at = text.data();
+  const char* const end = text.data() + text.size();
+  while (true) {
+    double number = 0;
+    const auto [stop, status] = std::from_chars(at, end, number);
+    if (status != std::errc() || !std::isfinite(number)) return std::nullopt;
+    numbers.push_back(number);
+    if (stop == end) return numbers;
+    if (*stop != ',') return std::nullopt;
+    at = stop + 1;
+  }
+}
+
+bool is_device(std::string_view name) {
+  if (name == "auto" || name == "cpu" || name == "cuda") return true;
+  if (!name.starts_with("cuda:")) return false;
+  const std::string_view index = name.substr(5);
+  return !index.empty() && index.find_first_not_of("0123456789") == std::string_view::npos;
+}
+
+bool is_finite_from_zero(double value) { return std::isfinite(value) && value >= 0; }
+
+std::array<double, 3> parse_channels(std::string_view flag, const std::string& text,
+                                     bool (*in_range)(double), std::string_view allowed) {
+  const auto numbers = parse_numbers(text);
+  if (!numbers || numbers->size() != 3 || !std::all_of(numbers->begin(), numbers->end(), in_range))
+    refuse(flag, '"' + text + '"', allowed);
+  return {(*numbers)[0], (*numbers)[1], (*numbers)[2]};
+}
+
+void validate_length(const Config& c) {
+  require(is_finite_from_zero(c.minutes), "--minutes", c.minutes, "0 or more minutes");
+  require(is_finite_from_zero(c.epochs), "--epochs", c.epochs, "0 or more epochs");
+  if ((c.minutes > 0) == (c.epochs > 0))
+    fail(ErrorKind::kUsage, kModule,
+         "expected either --minutes or --epochs above 0, got {} at --minutes and {} at --epochs",
+         c.minutes, c.epochs);
+}
+
+void validate_data(const Config& c) {
+  require(!c.data.empty(), "--data", "nothing", "auto, a known name, a folder or an archive");
+  require(c.image_size >= 0, "--image-size", c.image_size, "0 (from the data) or more pixels");
+  require(c.val_split >= 0, "--val-split", c.val_split, "0 or more images");
+  const AugmentOptions augmentation = augment_options(c);
+  if (c.image_size > 0 && augmentation.crop_pad >= c.image_size)
+    fail(ErrorKind::kUsage, kModule, "expected less than --image-size {}, got {} at --crop-pad",
+         c.image_size, c.crop_pad);
+  configured_normalisation(c);
+}
+
+void validate_step(const Config& c) {
+  require(c.batch >= 1, "--batch", c.batch, "at least 1 image");
+  require(std::isfinite(c.lr) && c.lr > 0, "--lr", c.lr, "a number above 0");
+  require(c.momentum >= 0 && c.momentum < 1, "--momentum", c.momentum, "a number in [0, 1)");
+  if (c.nesterov && c.momentum == 0)
+    fail(ErrorKind::kUsage, kModule,
+         "expected --momentum above 0 with --nesterov, got 0 at --momentum; give --no-nesterov");
+  require(is_finite_from_zero(c.weight_decay), "--weight-decay", c.weight_decay, "0 or more");
+  require_word("--weight-decay-on", c.weight_decay_on, {"weights", "all"});
+  require(c.label_smoothing >= 0 && c.label_smoothing < 1, "--label-smoothing", c.label_smoothing,
+          "a number in [0, 1)");
+}
+
+void validate_schedule(const Config& c) {
+  require(c.warmup >= 0 && c.warmup < 1, "--warmup", c.warmup, "a share of the run in [0, 1)");
+  require(c.final_lr >= 0 && c.final_lr <= 1, "--final-lr", c.final_lr,
+          "a share of the peak in [0, 1]");
+  require(is_finite_from_zero(c.t_max), "--t-max", c.t_max, "0 (the run's length) or more epochs");
+  require(std::isfinite(c.step_epochs) && c.step_epochs > 0, "--step-epochs", c.step_epochs,
+          "epochs above 0");
+  require(c.gamma > 0 && c.gamma <= 1, "--gamma", c.gamma, "a factor in (0, 1]");
+  require(c.patience >= 0, "--patience", c.patience, "0 or more evaluations");
+  if (schedule_options(c).kind == ScheduleKind::kPlateau && c.test_every == 0)
+    fail(ErrorKind::kUsage, kModule,
+         "expected --test-every above 0 with --schedule plateau, got 0 at --test-every; plateau "
+         "goes by the evaluations during the run");
+}
+
+void validate_evaluation(const Config& c) {
+  require(is_finite_from_zero(c.test_every), "--test-every", c.test_every, "0 or more epochs");
+  require(c.eval_batch >= 1, "--eval-batch", c.eval_batch, "at least 1 image");
+}
+
+void validate_machine(const Config& c) {
+  require_word("--precision", c.precision, {"auto", "fp32", "bf16"});
+  require(is_device(c.device), "--device", '"' + c.device + '"', "auto, cpu or cuda:N");
+  require_word("--kernel", c.kernel, {"auto", "torch"});
+  require(c.threads >= 0, "--threads", c.threads, "0 (all cores) or more threads");
+}
+
+// The recipe of the article, to the letter; the flaw of its schedule included.
+Config article_config() {
+  Config c;
+  c.recipe = "article";
+  c.minutes = 0;
+  c.epochs = 100;
+  c.lr = 0.1;
+  c.nesterov = false;
+  c.weight_decay_on = "all";
+  c.label_smoothing = 0;
+  c.schedule = "cosine";
+  c.per_epoch = true;
+  c.warmup = 0;
+  c.final_lr = 0;
+  c.t_max = 200;
+  c.mean = "0.4914,0.4822,0.4465";
+  c.std = "0.2023,0.1994,0.2010";
+  c.test_every = 10;
+  c.eval_batch = 100;
+  c.tta = false;
+  return c;
+}
+
+// After airbench/baselines/train_resnet18_96.py of github.com/KellerJordan/cifar10-zoo (95.9 % with
+// flip averaging on CIFAR-10).
+Config best_config() {
+  Config c;
+  c.recipe = "best";
+  c.minutes = 0;
+  c.epochs = 80;
+  c.batch = 500;
+  c.lr = 0.2;
+  c.weight_decay_on = "all";
+  c.final_lr = 0;
+  c.flip_mode = "alternating";
+  c.crop_fill = "reflect";
+  return c;
+}
+
+}  // namespace
+
+Config recipe_config(const std::string& recipe) {
+  require_word("--recipe", recipe, {"budget", "article", "best"});
+  if (recipe == "article") return article_config();
+  if (recipe == "best") return best_config();
+  return Config();
+}
+
+void validate(const Config& config) {
+  require_word("--recipe", config.recipe, {"budget", "article", "best"});
+  validate_length(config);
+  validate_data(config);
+  require_word("--model", config.model, model_names());
+  require_word("--stem", config.stem, {"auto", "cifar", "imagenet"});
+  validate_step(config);
+  validate_evaluation(config);
+  validate_schedule(config);
+  validate_machine(config);
+}
+
+ScheduleOptions schedule_options(const Config& config) {
+  ScheduleOptions options{.kind = parse_schedule(config.schedule),
+                          .lr = config.lr,
+                          .warmup_fraction = config.warmup,
+                          .final_fraction = config.final_lr,
+                          .t_max_epochs = config.t_max,
+                          .step_epochs = config.step_epochs,
+                          .milestones = {},
+                          .gamma = config.gamma,
+                          .patience = config.patience,
+                          .per_epoch = config.per_epoch};
+  const auto milestones = parse_numbers(config.milestones);
+  if (!milestones || !std::all_of(milestones->begin(), milestones->end(),
+                                  [](double milestone) { return milestone > 0; }))
+    refuse("--milestones", '"' + config.milestones + '"', "epochs above 0, such as 60,120,160");
+  options.milestones = *milestones;
+  return options;
+}
+
+AugmentOptions augment_options(const Config& config) {
+  return parse_augment(config.augment, config.flip_mode, config.crop_pad, config.crop_fill);
+}
+
+SgdOptions sgd_options(const Config& config) {
+  return {.momentum = config.momentum,
+          .weight_decay = config.weight_decay,
+          .nesterov = config.nesterov,
+          .decay_all = config.weight_decay_on == "all"};
+}
+
+std::optional<Normalisation> configured_normalisation(const Config& config) {
+  if (config.mean == "auto" && config.std == "auto") return std::nullopt;
+  if (config.mean == "auto" || config.std == "auto")
+    fail(ErrorKind::kUsage, kModule,
+         "expected both --mean and --std or neither, got \"{}\" at --mean and \"{}\" at --std",
+         config.mean, config.std);
+  return Normalisation{.mean = parse_channels(
+                           "--mean", config.mean, [](double x) { return x >= 0 && x <= 1; },
+                           "red,green,blue in [0, 1], such as 0.49,0.48,0.45, or auto"),
+                       .std = parse_channels(
+                           "--std", config.std, [](double x) { return x > 0 && x <= 1; },
+                           "red,green,blue in (0, 1], such as 0.25,0.24,0.26, or auto")};
+}
+
+}  // namespace skipway

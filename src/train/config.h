@@ -2,7 +2,13 @@
 // they come from; see cli/arguments.h.
 #pragma once
 #include <cstdint>
+#include <optional>
 #include <string>
+
+#include "base/tensors.h"
+#include "data/augment.h"
+#include "train/optimizer.h"
+#include "train/schedule.h"
 
 namespace skipway {
 
@@ -110,5 +116,14 @@ Config recipe_config(const std::string& recipe);
 
 /// Checks ranges and combinations. Errors: kUsage naming the flag, the value and what is allowed.
 void validate(const Config& config);
+
+/// The fields that a module needs, as it takes them. Errors: kUsage naming the flag, the value and
+/// what is allowed.
+ScheduleOptions schedule_options(const Config& config);
+AugmentOptions augment_options(const Config& config);
+SgdOptions sgd_options(const Config& config);
+/// std::nullopt: mean and std are to be taken from the training images. Errors: kUsage, also when
+/// only one of the two is given.
+std::optional<Normalisation> configured_normalisation(const Config& config);
 
 }  // namespace skipway

@@ -1,1 +1,100 @@
 #include "train/evaluate.h"
+
+#include <ATen/core/grad_mode.h>
+
+#include <cmath>
+
+#include "base/error.h"
+#include "data/augment.h"
+#include "model/device.h"
+
+namespace skipway {
+namespace {
+
+// fp32 logits on the CPU of one batch, and of its mirror images when `tta`.
+struct BatchLogits {
+  at::Tensor plain;
+  at::Tensor averaged;  // plain and mirrored; undefined without tta
+};
+
+BatchLogits batch_logits(ResNet& model, const at::Tensor& images, const EvaluateOptions& options) {
+  const at::Tensor input = normalise(images, model.spec().normalisation, options.precision);
+  BatchLogits logits;
+  logits.plain = model.forward(input, false).to(at::kCPU, at::kFloat);
+  if (options.tta) {
+    const at::Tensor mirrored = input.flip({3}).contiguous(at::MemoryFormat::ChannelsLast);
+    logits.averaged = (logits.plain + model.forward(mirrored, false).to(at::kCPU, at::kFloat)) / 2;
+  }
+  return logits;
+}
+
+// Calls `use(logits, first image, count)` batch by batch. Stops early when cancelled.
+template <typename Use>
+void for_each_batch(ResNet& model, const at::Tensor& images, const EvaluateOptions& options,
+                    Use&& use) {
+  at::NoGradGuard no_grad;
+  const at::Device device = model.parameters().front().second.device();
+  PrecisionScope scope(device, options.precision);
+  const int64_t n = images.size(0);
+  for (int64_t begin = 0; begin < n; begin += options.batch) {
+    if (options.cancelled && options.cancelled()) return;
+    const int64_t count = std::min(options.batch, n - begin);
+    use(batch_logits(model, images.narrow(0, begin, count).to(device), options), begin, count);
+    if (options.progress) options.progress(begin + count);
+  }
+}
+
+}  // namespace
+
+at::Tensor predict_logits(ResNet& model, const at::Tensor& images, const EvaluateOptions& options) {
+  std::vector<at::Tensor> parts;
+  for_each_batch(model, images, options, [&](const BatchLogits& logits, int64_t, int64_t) {
+    parts.push_back(options.tta ? logits.averaged : logits.plain);
+  });
+  return parts.empty() ? at::empty({0, model.spec().num_classes}) : at::cat(parts);
+}
+
+Evaluation evaluate(ResNet& model, const Split& split, const EvaluateOptions& options) {
+  if (split.size() == 0) {
+    fail(ErrorKind::kData, "evaluate",
+         "expected at least one labelled image to evaluate on, got none; "
+         "the data set needs a test part");
+  }
+  Evaluation result;
+  const auto classes = static_cast<size_t>(model.spec().num_classes);
+  result.confusion.assign(classes, std::vector<int64_t>(classes, 0));
+  const at::Tensor all_labels = split.labels.to(at::kCPU);
+  int64_t correct = 0, correct_tta = 0;
+  for_each_batch(
+      model, split.images, options, [&](const BatchLogits& logits, int64_t begin, int64_t count) {
+        const at::Tensor labels = all_labels.narrow(0, begin, count);
+        const at::Tensor predicted = logits.plain.argmax(1);
+        result.loss +=
+            at::cross_entropy_loss(logits.plain, labels, {}, at::Reduction::Sum).item<double>();
+        correct += predicted.eq(labels).sum().item<int64_t>();
+        if (options.tta) correct_tta += logits.averaged.argmax(1).eq(labels).sum().item<int64_t>();
+        const auto label = labels.accessor<int64_t, 1>();
+        const auto prediction = predicted.accessor<int64_t, 1>();
+        for (int64_t i = 0; i < count; ++i) {
+          ++result.confusion[static_cast<size_t>(label[i])][static_cast<size_t>(prediction[i])];
+        }
+        result.n += count;
+      });
+  if (result.n == 0) return result;  // cancelled before the first batch
+  const auto n = static_cast<double>(result.n);
+  result.loss /= n;
+  result.accuracy = static_cast<double>(correct) / n;
+  result.accuracy_tta = options.tta ? static_cast<double>(correct_tta) / n : result.accuracy;
+  return result;
+}
+
+std::array<double, 2> interval95(double accuracy, int64_t count) {
+  if (count <= 0) return {0, 1};
+  const double z = 1.959963984540054, n = static_cast<double>(count);
+  const double centre = accuracy + z * z / (2 * n);
+  const double half = z * std::sqrt(accuracy * (1 - accuracy) / n + z * z / (4 * n * n));
+  const double scale = 1 + z * z / n;
+  return {(centre - half) / scale, (centre + half) / scale};
+}
+
+}  // namespace skipway

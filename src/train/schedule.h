@@ -13,22 +13,26 @@ struct ScheduleOptions {
   ScheduleKind kind = ScheduleKind::kLinear;
   double lr = 0.1;             // the peak
   double warmup_fraction = 0;  // share of the run in which lr rises linearly from lr / 25 (linear)
-                               // or 0 (others); onecycle: pct_start
+                               // or 0 (others); onecycle: pct_start, 0 meaning 0.3
   double final_fraction = 0;   // linear and cosine end at lr * final_fraction
-  double t_max_epochs = 0;     // cosine: epochs of half a period; 0: the run's length
+  double t_max_epochs = 0;     // cosine: epochs of half a period after the warm-up, then it rises
+                               // again; 0: what is left of the run
   double step_epochs = 30;     // step: decay every this many epochs
-  std::vector<double> milestones;  // multistep: epochs
-  double gamma = 0.1;              // step, multistep, plateau
-  int64_t patience = 10;           // plateau: evaluations without improvement
+  std::vector<double> milestones{};  // multistep: epochs
+  double gamma = 0.1;                // step, multistep, plateau
+  int64_t patience = 10;             // plateau: evaluations without improvement
   bool per_epoch =
       false;  // true: the rate changes only between epochs, as torch's epoch-wise schedulers do
 };
 
 /// Rate of a step. `progress_epochs` = epochs done before this step (fraction allowed),
-/// `total_epochs` = the run's length [epochs]. Agrees with torch.optim.lr_scheduler's
-/// CosineAnnealingLR, StepLR, MultiStepLR, OneCycleLR (cos, momentum fixed) and LinearLR at every
-/// step.
-double learning_rate(const ScheduleOptions& options, double progress_epochs, double total_epochs);
+/// `total_epochs` = the run's length [epochs], which may change from call to call;
+/// `epochs_per_step` = length of a step [epochs], which onecycle needs to end at the last step (not
+/// after it) as torch does. Decays of step and multistep count from the start of the run, warm-up
+/// or not. Agrees with torch.optim.lr_scheduler's CosineAnnealingLR, StepLR, MultiStepLR,
+/// OneCycleLR (cos, momentum fixed) and LinearLR at every step. Errors: kInternal for plateau.
+double learning_rate(const ScheduleOptions& options, double progress_epochs, double total_epochs,
+                     double epochs_per_step = 0);
 
 /// ReduceLROnPlateau (mode max, threshold 1e-4 relative) over the accuracies so far -> the rate
 /// from now on.

@@ -1,0 +1,54 @@
+// One row of the training-step benchmark: the model, loss, backward pass and optimizer that `train` uses, on random images.
+// Prints one JSON object: seconds of each timed step and the peak memory of the process. Not the driver; see bench/train_step.
+#include <CLI/CLI.hpp>
+#include <iostream>
+
+#include "base/clock.h"
+#include "base/memory.h"
+#include "data/batches.h"
+#include "model/device.h"
+#include "model/model.h"
+#include "train/optimizer.h"
+
+int main(int argc, char** argv) {
+  using namespace skipway;
+  int64_t batch_size = 128, threads = 2, warmup = 2, steps = 8;
+  std::string precision_word = "bf16", model_name = "resnet18";
+  CLI::App app("Times training steps");
+  app.add_option("--batch", batch_size);
+  app.add_option("--precision", precision_word);
+  app.add_option("--model", model_name);
+  app.add_option("--threads", threads);
+  app.add_option("--warmup", warmup);
+  app.add_option("--steps", steps);
+  CLI11_PARSE(app, argc, argv);
+
+  at::set_num_threads(static_cast<int>(threads));
+  prepare_allocator();
+  const at::ScalarType precision = resolve_precision(precision_word, at::kCPU);
+  ModelSpec spec;
+  spec.name = model_name;
+  ResNet model(spec, 0);
+  Sgd optimizer(model.parameters(), {.nesterov = true});
+  // Augmentation is part of our step, though not of PyTorch's row.
+  Split split;
+  split.images = at::randint(0, 256, {batch_size * (warmup + steps), 32, 32, 3}, at::kByte);
+  split.labels = at::randint(0, 10, {batch_size * (warmup + steps)}, at::kLong);
+  Batches batches(split, batch_size, {Flip::kRandom, 4, CropFill::kZero}, {{0.5, 0.5, 0.5}, {0.25, 0.25, 0.25}}, 0, precision);
+
+  nlohmann::json times_s = nlohmann::json::array();
+  for (int64_t step = 0; step < warmup + steps; ++step) {
+    const Stopwatch watch;
+    const Batch batch = batches.at_step(step);
+    at::Tensor loss;
+    {
+      const PrecisionScope scope(at::kCPU, precision);
+      loss = at::cross_entropy_loss(model.forward(batch.images, true), batch.labels, {}, at::Reduction::Mean, -100, 0.1);
+    }
+    loss.backward();
+    loss.item<double>();
+    optimizer.step(0.1);
+    if (step >= warmup) times_s.push_back(watch.seconds());
+  }
+  std::cout << nlohmann::json{{"step_s", times_s}, {"peak_rss_bytes", peak_rss_bytes()}} << "\n";
+}

@@ -1,0 +1,523 @@
+// Layers of configuration: each is a list of key, text and origin, whatever it was written in; they
+// are applied to one Config from the weakest to the strongest. Not what the values mean.
+#include "cli/arguments.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <array>
+#include <cctype>
+#include <charconv>
+#include <cstdlib>
+#include <memory>
+#include <numeric>
+#include <optional>
+#include <set>
+#include <type_traits>
+#include <utility>
+
+#include "base/files.h"
+#include "base/log.h"
+
+extern char** environ;
+
+namespace skipway {
+namespace {
+
+struct Setting {
+  std::string key;
+  std::string text;
+  std::string origin;  // for config.toml
+  std::string where;   // for errors: "--lr", "skipway.toml:3"
+};
+using Layer = std::vector<Setting>;
+
+// Variables that begin with SKIPWAY_ and are no fields of Config.
+const std::set<std::string> kOtherVariables = {"SKIPWAY_DATA", "SKIPWAY_TORCH", "SKIPWAY_CUDA",
+                                               "SKIPWAY_CIFAR", "SKIPWAY_MIRROR"};
+
+// Headings in the help, each standing before its first field.
+const std::map<std::string, std::string> kHeadings = {{"recipe", "Run"},
+                                                      {"data", "Data"},
+                                                      {"model", "Model"},
+                                                      {"batch", "Optimiser"},
+                                                      {"schedule", "Schedule"},
+                                                      {"augment", "Augmentation"},
+                                                      {"test_every", "Evaluation"},
+                                                      {"precision", "Machine"}};
+
+std::vector<std::string> keys() {
+  std::vector<std::string> names;
+  Config config;
+  visit(config, [&](const char* name, auto&, const char*) { names.emplace_back(name); });
+  return names;
+}
+
+std::string flag_name(std::string key) {
+  std::replace(key.begin(), key.end(), '_', '-');
+  return "--" + key;
+}
+
+std::string variable_name(std::string key) {
+  std::transform(key.begin(), key.end(), key.begin(),
+                 [](unsigned char c) { return std::toupper(c); });
+  return "SKIPWAY_" + key;
+}
+
+// The whole text as a number, independent of the locale.
+template <typename Number>
+std::optional<Number> parse_number(std::string_view text) {
+  if (text.starts_with('+')) text.remove_prefix(1);
+  Number value{};
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+  if (error != std::errc() || end != text.data() + text.size()) return std::nullopt;
+  return value;
+}
+
+std::optional<bool> parse_bool(const std::string& text) {
+  for (const char* word : {"true", "1", "yes", "on"})
+    if (text == word) return true;
+  for (const char* word : {"false", "0", "no", "off"})
+    if (text == word) return false;
+  return std::nullopt;
+}
+
+template <typename Field>
+void set_field(Field& field, const Setting& setting) {
+  std::optional<Field> value;
+  const char* kind = "";
+  if constexpr (std::is_same_v<Field, std::string>) {
+    value = setting.text;
+  } else if constexpr (std::is_same_v<Field, bool>) {
+    kind = "true or false";
+    value = parse_bool(setting.text);
+  } else {
+    kind = std::is_floating_point_v<Field> ? "a number"
+           : std::is_unsigned_v<Field>     ? "a whole number from 0"
+                                           : "a whole number";
+    value = parse_number<Field>(setting.text);
+  }
+  if (!value)
+    fail(ErrorKind::kUsage, "config", "expected {} for {}, got '{}' at {}", kind, setting.key,
+         setting.text, setting.where);
+  field = *value;
+}
+
+void apply(Config& config, const Setting& setting) {
+  bool found = false;
+  visit(config, [&](const char* name, auto& field, const char*) {
+    if (setting.key != name) return;
+    found = true;
+    set_field(field, setting);
+  });
+  if (!found)
+    fail(ErrorKind::kUsage, "config", "expected a known key, got '{}' at {}{}", setting.key,
+         setting.where, did_you_mean(setting.key, keys()));
+}
+
+std::string quote(std::string_view text) {
+  std::string quoted = "\"";
+  for (const char c : text) {
+    const auto byte = static_cast<unsigned char>(c);
+    if (c == '"' || c == '\\')
+      quoted += {'\\', c};
+    else if (byte < 0x20 || byte == 0x7f)
+      quoted += fmt::format("\\u{:04x}", byte);
+    else
+      quoted += c;
+  }
+  return quoted + '"';
+}
+
+template <typename Field>
+std::string to_text(const Field& field) {
+  if constexpr (std::is_same_v<Field, std::string>)
+    return quote(field);
+  else
+    return fmt::format("{}",
+                       field);  // doubles: the shortest text that reads back as the same value
+}
+
+// Reader of the part of TOML that a flat list of settings needs: comments, bare keys, strings of
+// one line, numbers, booleans and arrays of those. CLI11's own reader knows no escapes and ends a
+// string at '#'.
+class TomlReader {
+ public:
+  TomlReader(std::string_view text, std::string where) : text_(text), where_(std::move(where)) {}
+
+  Layer read() {
+    Layer layer;
+    if (text_.starts_with("\xef\xbb\xbf")) at_ = 3;  // a byte-order mark
+    std::set<std::string> seen;
+    for (skip_blank_lines(); !at_end(); skip_blank_lines()) {
+      if (peek() == '[') error("a key; the settings stand in one list, without [tables]");
+      const std::string place = fmt::format("{}:{}", where_, line_);
+      const std::string key = read_key();
+      skip_spaces();
+      if (peek() != '=') error("'=' after the key");
+      ++at_;
+      skip_spaces();
+      layer.push_back({key, peek() == '[' ? read_array() : read_value(), where_, place});
+      skip_spaces();
+      skip_comment();
+      if (!at_end() && peek() != '\n') error("the end of the line after the value");
+      if (!seen.insert(key).second) error(fmt::format("each key once, not '{}' again", key));
+    }
+    return layer;
+  }
+
+ private:
+  bool at_end() const { return at_ >= text_.size(); }
+  char peek() const { return at_end() ? '\n' : text_[at_]; }
+
+  [[noreturn]] void error(const std::string& expected) const {
+    const size_t end = std::min(text_.find('\n', at_), text_.size());
+    const std::string_view rest = text_.substr(std::min(at_, text_.size()), end - at_);
+    fail(ErrorKind::kUsage, "config", "expected {}, got '{}' at {}:{}", expected,
+         rest.substr(0, 40), where_, line_);
+  }
+
+  void skip_spaces() {
+    while (!at_end() && (peek() == ' ' || peek() == '\t' || peek() == '\r')) ++at_;
+  }
+  void skip_comment() {
+    if (!at_end() && peek() == '#') at_ = std::min(text_.find('\n', at_), text_.size());
+  }
+  void skip_blank_lines() {
+    for (;; ++at_, ++line_) {
+      skip_spaces();
+      skip_comment();
+      if (at_end() || peek() != '\n') return;
+    }
+  }
+
+  static bool is_bare(char c) {
+    return std::isalnum(static_cast<unsigned char>(c)) != 0 || c == '_' || c == '-' || c == '+' ||
+           c == '.';
+  }
+  std::string read_bare(const char* expected) {
+    const size_t begin = at_;
+    while (!at_end() && is_bare(peek())) ++at_;
+    if (at_ == begin) error(expected);
+    return std::string(text_.substr(begin, at_ - begin));
+  }
+  std::string read_key() { return peek() == '"' ? read_string() : read_bare("a key"); }
+
+  std::string read_value() {
+    if (peek() == '"') return read_string();
+    if (peek() == '\'') return read_literal();
+    std::string text = read_bare("a value (text stands in quotes)");
+    std::erase(text, '_');  // 1_000
+    if (!parse_bool(text) && !parse_number<double>(text)) {
+      at_ -= std::min(at_, text.size());
+      error("a value (text stands in quotes)");
+    }
+    return text;
+  }
+
+  // Arrays become the words that the flags take: "60,120,160".
+  std::string read_array() {
+    std::string joined;
+    ++at_;
+    for (skip_blank_lines(); peek() != ']'; skip_blank_lines()) {
+      if (at_end()) error("']'");
+      joined += (joined.empty() ? "" : ",") + read_value();
+      skip_blank_lines();
+      if (peek() == ',')
+        ++at_;
+      else if (peek() != ']')
+        error("',' or ']'");
+    }
+    ++at_;
+    return joined;
+  }
+
+  std::string read_literal() {
+    const size_t end = text_.find_first_of("'\n", at_ + 1);
+    if (end == std::string_view::npos || text_[end] == '\n') error("a closing quote");
+    const std::string_view text = text_.substr(at_ + 1, end - at_ - 1);
+    at_ = end + 1;
+    return std::string(text);
+  }
+
+  std::string read_string() {
+    std::string text;
+    for (++at_; peek() != '"'; ++at_) {
+      if (peek() == '\n') error("a closing quote");
+      if (peek() != '\\') {
+        text += peek();
+        continue;
+      }
+      ++at_;
+      static constexpr std::string_view kNames = "btnfr\"\\", kValues = "\b\t\n\f\r\"\\";
+      if (const size_t i = kNames.find(peek()); i != std::string_view::npos)
+        text += kValues[i];
+      else if (peek() == 'u' || peek() == 'U')
+        append_code_point(text, peek() == 'u' ? 4 : 8);
+      else
+        error("an escape of TOML");
+    }
+    ++at_;
+    return text;
+  }
+
+  // Leaves at_ on the last digit.
+  void append_code_point(std::string& text, size_t digits) {
+    const std::string_view hex = text_.substr(at_ + 1, digits);
+    uint32_t code = 0;
+    const auto [end, status] = std::from_chars(hex.data(), hex.data() + hex.size(), code, 16);
+    if (status != std::errc() || end != hex.data() + digits || code > 0x10ffff ||
+        (code >= 0xd800 && code < 0xe000))
+      error("a Unicode character as hexadecimal digits");
+    if (code < 0x80) {
+      text += static_cast<char>(code);
+    } else {
+      const int extra = code < 0x800 ? 1 : code < 0x10000 ? 2 : 3;
+      static constexpr std::array<uint32_t, 4> kLead = {0, 0xc0, 0xe0, 0xf0};
+      text += static_cast<char>(kLead[static_cast<size_t>(extra)] | (code >> (6 * extra)));
+      for (int i = extra - 1; i >= 0; --i)
+        text += static_cast<char>(0x80 | ((code >> (6 * i)) & 0x3f));
+    }
+    at_ += digits;
+  }
+
+  std::string_view text_;
+  std::string where_;
+  size_t at_ = 0;
+  int line_ = 1;
+};
+
+Layer environment_layer() {
+  std::map<std::string, std::string> key_of;
+  for (const std::string& key : keys())
+    if (key != "data") key_of[variable_name(key)] = key;
+  Layer layer;
+  for (char** entry = environ; *entry != nullptr; ++entry) {
+    const std::string_view text = *entry;
+    const size_t equals = text.find('=');
+    if (!text.starts_with("SKIPWAY_") || equals == std::string_view::npos) continue;
+    const std::string name(text.substr(0, equals)), value(text.substr(equals + 1));
+    if (value.empty()) continue;  // as if it were not set
+    if (const auto known = key_of.find(name); known != key_of.end()) {
+      layer.push_back({known->second, value, name, name});
+    } else if (!kOtherVariables.contains(name)) {
+      std::vector<std::string> names(kOtherVariables.begin(), kOtherVariables.end());
+      for (const auto& [variable, key] : key_of) names.push_back(variable);
+      log_warning("{} in the environment means nothing to Skipway{}", name,
+                  did_you_mean(name, names));
+    }
+  }
+  return layer;
+}
+
+const Setting* find(const Layer& layer, std::string_view key) {
+  const auto found = std::find_if(layer.begin(), layer.end(),
+                                  [&](const Setting& setting) { return setting.key == key; });
+  return found == layer.end() ? nullptr : &*found;
+}
+
+bool is_positive(const Setting* setting) {
+  return setting != nullptr && parse_number<double>(setting->text).value_or(0) > 0;
+}
+
+// A layer that sets one length of the run means that the other no longer counts.
+void complete_length(Layer& layer) {
+  const Setting* minutes = find(layer, "minutes");
+  const Setting* epochs = find(layer, "epochs");
+  if (is_positive(minutes) && is_positive(epochs))
+    fail(ErrorKind::kUsage, "config", "expected minutes or epochs, got both at {} and {}",
+         minutes->where, epochs->where);
+  if (is_positive(minutes) && epochs == nullptr)
+    layer.push_back({"epochs", "0", minutes->origin, minutes->where});
+  else if (is_positive(epochs) && minutes == nullptr)
+    layer.push_back({"minutes", "0", epochs->origin, epochs->where});
+}
+
+// `layers` from the weakest to the strongest.
+Arguments lay_down(std::vector<Layer> layers) {
+  Config start;
+  for (const Layer& layer : layers)
+    if (const Setting* recipe = find(layer, "recipe")) start.recipe = recipe->text;
+  Arguments arguments;
+  arguments.config = recipe_config(start.recipe);
+  const auto plain = toml_values(Config()), of_recipe = toml_values(arguments.config);
+  for (size_t i = 0; i < plain.size(); ++i)
+    arguments.origins[plain[i].first] =
+        plain[i] == of_recipe[i] ? "default" : "recipe " + start.recipe;
+  for (Layer& layer : layers) {
+    complete_length(layer);
+    for (const Setting& setting : layer) {
+      apply(arguments.config, setting);
+      arguments.origins[setting.key] = setting.origin;
+    }
+  }
+  validate(arguments.config);
+  return arguments;
+}
+
+// What CLI11 writes into while it parses. Shared by the options and by the function that lays the
+// layers down.
+struct Flags {
+  struct Flag {
+    std::string key;
+    std::string text;
+    CLI::Option* option = nullptr;
+  };
+  std::vector<std::unique_ptr<Flag>> flags;
+  std::string config_file;
+  bool json = false;
+  bool quiet = false;
+};
+
+template <typename Field>
+CLI::Option* add_flag(CLI::App& command, Flags::Flag& flag, const Field& preset,
+                      const std::string& help) {
+  const std::string name = flag_name(flag.key);
+  if constexpr (std::is_same_v<Field, bool>) {
+    return command.add_flag(name + ",!--no" + name.substr(1), flag.text,
+                            fmt::format("{} [{}]", help, preset ? "on" : "off"));
+  } else {
+    return command.add_option(name, flag.text, help)
+        ->type_name(std::is_same_v<Field, std::string> ? "TEXT" : "N")
+        ->default_str(fmt::format("{}", preset))
+        ->multi_option_policy(CLI::MultiOptionPolicy::TakeLast);
+  }
+}
+
+}  // namespace
+
+std::string did_you_mean(std::string_view name, const std::vector<std::string>& candidates) {
+  std::string best;
+  size_t best_distance = std::max<size_t>(1, (name.size() + 1) / 3) + 1;
+  for (const std::string& candidate : candidates) {
+    // Levenshtein distance, row by row.
+    std::vector<size_t> row(candidate.size() + 1);
+    std::iota(row.begin(), row.end(), size_t{0});
+    for (size_t i = 0; i < name.size(); ++i) {
+      size_t diagonal = std::exchange(row[0], i + 1);
+      for (size_t j = 0; j < candidate.size(); ++j) {
+        const size_t replaced = diagonal + (name[i] == candidate[j] ? 0 : 1);
+        diagonal = std::exchange(row[j + 1], std::min({replaced, row[j] + 1, row[j + 1] + 1}));
+      }
+    }
+    if (row.back() < best_distance) {
+      best_distance = row.back();
+      best = candidate;
+    }
+  }
+  return best.empty() ? "" : fmt::format("; did you mean '{}'?", best);
+}
+
+std::function<Arguments()> add_arguments(CLI::App& command,
+                                         const std::filesystem::path& working_directory) {
+  auto flags = std::make_shared<Flags>();
+  std::string heading;
+  const Config presets;
+  visit(presets, [&](const char* key, const auto& preset, const char* help) {
+    if (const auto found = kHeadings.find(key); found != kHeadings.end()) heading = found->second;
+    Flags::Flag& flag = *flags->flags.emplace_back(std::make_unique<Flags::Flag>());
+    flag.key = key;
+    flag.option = add_flag(command, flag, preset, help)->group(heading);
+  });
+  command
+      .add_option("--config", flags->config_file,
+                  "TOML file of settings, stronger than skipway.toml")
+      ->type_name("FILE")
+      ->multi_option_policy(CLI::MultiOptionPolicy::TakeLast)
+      ->group("Run");
+  command.add_flag("--json", flags->json, "one JSON object on stdout at the end")->group("Output");
+  command.add_flag("--quiet", flags->quiet, "only warnings and errors on stderr")->group("Output");
+
+  return [flags, working_directory] {
+    std::vector<Layer> layers;
+    const auto add_file = [&](const fs::path& path, const std::string& name) {
+      layers.push_back(TomlReader(read_file(path), name).read());
+    };
+    if (const fs::path path = working_directory / "skipway.toml"; fs::exists(path))
+      add_file(path, "skipway.toml");
+    if (!flags->config_file.empty())
+      add_file(working_directory / expand_user(flags->config_file), flags->config_file);
+    layers.push_back(environment_layer());
+    layers.emplace_back();
+    for (const auto& flag : flags->flags)
+      if (flag->option->count() > 0)
+        layers.back().push_back(
+            {flag->key, flag->text, flag_name(flag->key), flag_name(flag->key)});
+    Arguments arguments = lay_down(std::move(layers));
+    arguments.json = flags->json;
+    arguments.quiet = flags->quiet;
+    return arguments;
+  };
+}
+
+Arguments parse_arguments(const std::vector<std::string>& args,
+                          const std::filesystem::path& working_directory) {
+  CLI::App command("Train a model", "skipway train");
+  const auto finish = add_arguments(command, working_directory);
+  try {
+    command.parse(
+        std::vector<std::string>(args.rbegin(), args.rend()));  // CLI11 takes them reversed
+  } catch (const CLI::CallForHelp&) {
+    throw CLI::CallForHelp(command.help(), CLI::ExitCodes::Success);
+  } catch (const CLI::ParseError& error) {
+    throw usage_error(command, error);
+  }
+  return finish();
+}
+
+std::vector<std::pair<std::string, std::string>> toml_values(const Config& config) {
+  std::vector<std::pair<std::string, std::string>> values;
+  visit(config, [&](const char* key, const auto& field, const char*) {
+    values.emplace_back(key, to_text(field));
+  });
+  return values;
+}
+
+std::string to_toml(const Config& config, const std::map<std::string, std::string>& origins,
+                    bool with_run_dir) {
+  std::string text;
+  for (const auto& [key, value] : toml_values(config)) {
+    if (key == "run_dir" && !with_run_dir) continue;
+    const auto origin = origins.find(key);
+    text += fmt::format("{} = {}", key, value);
+    if (origin != origins.end()) {
+      std::string comment = origin->second;
+      std::replace_if(
+          comment.begin(), comment.end(), [](unsigned char c) { return std::iscntrl(c) != 0; },
+          '?');
+      text += "  # " + comment;
+    }
+    text += '\n';
+  }
+  return text;
+}
+
+Config from_toml(const std::string& text, const std::string& where) {
+  std::vector<Layer> layers = {TomlReader(text, where).read()};
+  return lay_down(std::move(layers)).config;
+}
+
+std::string full_name(const CLI::App& command) {
+  const CLI::App* parent = command.get_parent();
+  return (parent != nullptr ? full_name(*parent) + " " : "") + command.get_name();
+}
+
+Error usage_error(const CLI::App& command, const CLI::ParseError& error) {
+  std::string message = error.what();
+  const std::vector<std::string> unknown = command.remaining();
+  if (dynamic_cast<const CLI::ExtrasError*>(&error) != nullptr && !unknown.empty()) {
+    std::vector<std::string> known;
+    for (const CLI::Option* option : command.get_options())
+      for (const std::string& name : option->get_lnames()) known.push_back("--" + name);
+    for (const CLI::App* subcommand : command.get_subcommands({}))
+      known.push_back(subcommand->get_name());
+    const std::string name = unknown.front().substr(0, unknown.front().find('='));
+    message =
+        fmt::format("expected a known {}, got '{}'{}", name.starts_with('-') ? "flag" : "argument",
+                    name, did_you_mean(name, known));
+  }
+  return Error(ErrorKind::kUsage,
+               fmt::format("[arguments] {}; see {} --help", message, full_name(command)));
+}
+
+}  // namespace skipway

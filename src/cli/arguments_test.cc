@@ -1,0 +1,303 @@
+// Tests of the layers of configuration and of the TOML that a run keeps.
+#include "cli/arguments.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+#include <fstream>
+#include <limits>
+
+#include "base/log.h"
+
+namespace skipway {
+namespace {
+
+using testing::AllOf;
+using testing::HasSubstr;
+
+// A folder of its own, and an environment without Skipway's variables.
+class ArgumentsTest : public testing::Test {
+ protected:
+  ArgumentsTest() {
+    folder_ = std::filesystem::path(testing::TempDir()) /
+              fmt::format("arguments_{}_{}", getpid(),
+                          testing::UnitTest::GetInstance()->current_test_info()->name());
+    std::filesystem::create_directories(folder_);
+  }
+  ~ArgumentsTest() override {
+    for (const std::string& name : variables_) unsetenv(name.c_str());
+    std::filesystem::remove_all(folder_);
+  }
+  void write(const std::string& name, const std::string& text) {
+    std::ofstream(folder_ / name) << text;
+  }
+  void set_variable(const std::string& name, const std::string& value) {
+    setenv(name.c_str(), value.c_str(), 1);
+    variables_.push_back(name);
+  }
+  Arguments parse(const std::vector<std::string>& args) { return parse_arguments(args, folder_); }
+  std::string usage_message(const std::vector<std::string>& args) {
+    try {
+      parse(args);
+    } catch (const Error& error) {
+      EXPECT_EQ(error.kind(), ErrorKind::kUsage);
+      return error.what();
+    }
+    return "no error";
+  }
+
+  std::filesystem::path folder_;
+  std::vector<std::string> variables_;
+};
+
+TEST_F(ArgumentsTest, WithoutAnythingTheDefaultsHold) {
+  const Arguments arguments = parse({});
+  EXPECT_EQ(toml_values(arguments.config), toml_values(recipe_config("budget")));
+  EXPECT_EQ(arguments.origins.at("lr"), "default");
+  EXPECT_FALSE(arguments.json);
+  EXPECT_FALSE(arguments.quiet);
+}
+
+TEST_F(ArgumentsTest, EachLayerIsStrongerThanTheOneBelow) {
+  write("skipway.toml", "lr = 0.01\nbatch = 32\nseed = 1\ngamma = 0.5\n");
+  write("own.toml", "batch = 64\nseed = 2\ngamma = 0.25\n");
+  set_variable("SKIPWAY_SEED", "3");
+  set_variable("SKIPWAY_GAMMA", "0.2");
+  const Arguments arguments = parse({"--config", "own.toml", "--gamma", "0.125"});
+  EXPECT_EQ(arguments.config.lr, 0.01);
+  EXPECT_EQ(arguments.config.batch, 64);
+  EXPECT_EQ(arguments.config.seed, 3u);
+  EXPECT_EQ(arguments.config.gamma, 0.125);
+  EXPECT_EQ(arguments.origins.at("lr"), "skipway.toml");
+  EXPECT_EQ(arguments.origins.at("batch"), "own.toml");
+  EXPECT_EQ(arguments.origins.at("seed"), "SKIPWAY_SEED");
+  EXPECT_EQ(arguments.origins.at("gamma"), "--gamma");
+  EXPECT_EQ(arguments.origins.at("momentum"), "default");
+}
+
+TEST_F(ArgumentsTest, ARecipeFromAnyLayerLaysDownItsDefaultsBelowAll) {
+  write("skipway.toml", "recipe = 'article'\nmomentum = 0.5\n");
+  const Arguments arguments = parse({"--batch", "96"});
+  const Config article = recipe_config("article");
+  EXPECT_EQ(arguments.config.schedule, article.schedule);
+  EXPECT_EQ(arguments.origins.at("schedule"), "recipe article");
+  EXPECT_EQ(arguments.config.momentum, 0.5);
+  EXPECT_EQ(arguments.config.batch, 96);
+  EXPECT_THAT(usage_message({"--recipe", "artcle"}), HasSubstr("article"));
+}
+
+TEST_F(ArgumentsTest, OneLengthOfTheRunReplacesTheOther) {
+  const Arguments by_epochs = parse({"--epochs", "2.5"});
+  EXPECT_EQ(by_epochs.config.epochs, 2.5);
+  EXPECT_EQ(by_epochs.config.minutes, 0);
+  EXPECT_EQ(by_epochs.origins.at("minutes"), "--epochs");
+  const Arguments by_minutes = parse({"--recipe", "article", "--minutes", "3"});
+  EXPECT_EQ(by_minutes.config.minutes, 3);
+  EXPECT_EQ(by_minutes.config.epochs, 0);
+  EXPECT_THAT(usage_message({"--epochs", "2", "--minutes", "3"}),
+              AllOf(HasSubstr("--minutes"), HasSubstr("--epochs")));
+  write("skipway.toml", "minutes = 4\n");
+  EXPECT_EQ(parse({"--epochs", "2"}).config.minutes, 0);
+  set_variable("SKIPWAY_EPOCHS", "7");
+  EXPECT_EQ(parse({}).config.epochs, 7);
+  EXPECT_EQ(parse({}).config.minutes, 0);
+}
+
+TEST_F(ArgumentsTest, SwitchesCanBeTurnedOnAndOff) {
+  EXPECT_FALSE(parse({"--no-nesterov"}).config.nesterov);
+  EXPECT_FALSE(parse({"--nesterov=false"}).config.nesterov);
+  EXPECT_TRUE(parse({"--nesterov=true"}).config.nesterov);
+  EXPECT_FALSE(parse({"--deterministic", "--no-deterministic"}).config.deterministic);
+  EXPECT_THAT(usage_message({"--nesterov=maybe"}), HasSubstr("maybe"));
+  set_variable("SKIPWAY_TTA", "off");
+  EXPECT_FALSE(parse({}).config.tta);
+}
+
+TEST_F(ArgumentsTest, TheLastOfARepeatedFlagCounts) {
+  EXPECT_EQ(parse({"--batch", "32", "--batch=64"}).config.batch, 64);
+}
+
+TEST_F(ArgumentsTest, OutputFlagsAreKept) {
+  const Arguments arguments = parse({"--json", "--quiet"});
+  EXPECT_TRUE(arguments.json);
+  EXPECT_TRUE(arguments.quiet);
+}
+
+TEST_F(ArgumentsTest, ValuesMustBeWholeNumbersOfTheirKind) {
+  for (const char* text : {"many", "12x", "1.5", "0x10", "", "99999999999999999999"})
+    EXPECT_THAT(usage_message({"--batch", text}), HasSubstr("batch")) << text;
+  EXPECT_THAT(usage_message({"--seed", "-1"}), HasSubstr("a whole number from 0"));
+  EXPECT_THAT(usage_message({"--lr", "fast"}), AllOf(HasSubstr("fast"), HasSubstr("--lr")));
+  set_variable("SKIPWAY_LR", "quick");
+  EXPECT_THAT(usage_message({}), AllOf(HasSubstr("quick"), HasSubstr("SKIPWAY_LR")));
+}
+
+TEST_F(ArgumentsTest, UnknownKeysAndFlagsNameTheNearestKnownOne) {
+  write("skipway.toml", "# mine\n\nmomentun = 0.8\n");
+  EXPECT_THAT(usage_message({}), AllOf(HasSubstr("'momentun'"), HasSubstr("skipway.toml:3"),
+                                       HasSubstr("did you mean 'momentum'")));
+  EXPECT_THAT(usage_message({"--label-smothing", "0.1"}),
+              AllOf(HasSubstr("'--label-smothing'"), HasSubstr("'--label-smoothing'")));
+  EXPECT_THAT(usage_message({"--xyzzyxyzzy"}), testing::Not(HasSubstr("did you mean")));
+}
+
+TEST_F(ArgumentsTest, SkipwayDataIsTheFolderOfDataSetsAndNoField) {
+  set_variable("SKIPWAY_DATA", "/somewhere");
+  EXPECT_EQ(parse({}).config.data, "auto");
+}
+
+TEST_F(ArgumentsTest, UnknownVariablesAreWarnedOf) {
+  std::vector<std::string> lines;
+  const int sink = add_log_sink([&](LogLevel, std::string_view line) { lines.emplace_back(line); });
+  set_variable("SKIPWAY_BACTH", "12");
+  const Arguments arguments = parse({});
+  remove_log_sink(sink);
+  EXPECT_EQ(arguments.config.batch, 128);
+  EXPECT_THAT(lines,
+              testing::Contains(AllOf(HasSubstr("SKIPWAY_BACTH"), HasSubstr("'SKIPWAY_BATCH'"))));
+}
+
+TEST_F(ArgumentsTest, AMissingConfigFileIsADataError) {
+  try {
+    parse({"--config", "absent.toml"});
+    FAIL();
+  } catch (const Error& error) {
+    EXPECT_EQ(error.kind(), ErrorKind::kData);
+    EXPECT_THAT(error.what(), HasSubstr("absent.toml"));
+  }
+}
+
+TEST_F(ArgumentsTest, HelpIsLeftToTheCaller) { EXPECT_THROW(parse({"--help"}), CLI::CallForHelp); }
+
+// No field has its default, and numbers and text are such as are easily spoilt on the way.
+Config unusual_config() {
+  Config c;
+  c.recipe = "article";
+  c.minutes = 0;
+  c.epochs = 0.1 + 0.2;
+  c.data =
+      "a \"quoted\" \\ path # with 'all', \xc3\xa9\xe6\xbc\xa2\xf0\x9f\x90\x88 and\n\ttabs\x01 ";
+  c.image_size = 48;
+  c.val_split = 1234;
+  c.model = "resnet34";
+  c.stem = "imagenet";
+  c.batch = 77;
+  c.lr = 0.1 / 3;
+  c.momentum = 1 - 1e-15;
+  c.nesterov = false;
+  c.weight_decay = 1e-300;
+  c.weight_decay_on = "all";
+  c.label_smoothing = 1.0 / 7;
+  c.schedule = "multistep";
+  c.per_epoch = true;
+  c.warmup = 0.05;
+  c.final_lr = 1e-7;
+  c.t_max = 200.5;
+  c.step_epochs = 3;
+  c.milestones = "1.5,2";
+  c.gamma = 0.3;
+  c.patience = 3;
+  c.augment = "crop";
+  c.flip_mode = "alternating";
+  c.crop_pad = 3;
+  c.crop_fill = "reflect";
+  c.mean = "0.1,0.2,0.3";
+  c.std = "0.4,0.5,0.6";
+  c.test_every = 2;
+  c.eval_batch = 99;
+  c.tta = false;
+  c.precision = "fp32";
+  c.device = "cpu";
+  c.kernel = "torch";
+  c.threads = 1;
+  c.seed = std::numeric_limits<uint64_t>::max();
+  c.deterministic = true;
+  return c;
+}
+
+TEST(Toml, EveryFieldSurvivesTheWay) {
+  const Config config = unusual_config();
+  const auto values = toml_values(config), presets = toml_values(Config());
+  for (size_t i = 0; i < values.size(); ++i)
+    if (values[i].first != "run_dir") {
+      EXPECT_NE(values[i], presets[i]) << "not put to the test";
+    }
+  const std::string text = to_toml(config, {{"lr", "a\nb"}});
+  EXPECT_THAT(text, HasSubstr("epochs = 0.30000000000000004\n"));
+  EXPECT_THAT(text, HasSubstr("lr = 0.03333333333333333  # a?b\n"));
+  const Config back = from_toml(text, "text");
+  EXPECT_EQ(toml_values(back), values);
+  EXPECT_EQ(back.data, config.data);
+  EXPECT_EQ(back.lr, config.lr);
+  EXPECT_EQ(back.seed, config.seed);
+}
+
+TEST(Toml, ARunsFileGivesTheSameConfigAndNoFolder) {
+  for (const char* recipe : {"budget", "article", "best"}) {
+    Config config = recipe_config(recipe);
+    config.run_dir = "runs/007";
+    config.data = "/data/\"odd\" n\xc3\xa4me #1";
+    const std::string text = to_toml(config, {});
+    EXPECT_THAT(text, testing::Not(HasSubstr("run_dir")));
+    config.run_dir.clear();
+    EXPECT_EQ(toml_values(from_toml(text, "config.toml")), toml_values(config));
+  }
+}
+
+TEST(Toml, ReadsWhatPeopleWrite) {
+  const Config config = from_toml(
+      "\xef\xbb\xbf# settings\r\n\r\n  lr=1e-1 # peak\r\nmilestones = [60, 120,\n  160] \n"
+      "batch = 1_28\n\"momentum\" = +0.8\nschedule = 'multistep'\ndata = \"caf\\u00e9 #\"  # "
+      "where\n"
+      "tta = false",
+      "text");
+  EXPECT_EQ(config.lr, 0.1);
+  EXPECT_EQ(config.milestones, "60,120,160");
+  EXPECT_EQ(config.batch, 128);
+  EXPECT_EQ(config.momentum, 0.8);
+  EXPECT_EQ(config.schedule, "multistep");
+  EXPECT_EQ(config.data, "caf\xc3\xa9 #");
+  EXPECT_FALSE(config.tta);
+}
+
+TEST(Toml, RubbishIsRefusedWithItsLine) {
+  for (const char* text : {"lr",
+                           "lr =",
+                           "lr = ",
+                           "lr 3",
+                           "= 3",
+                           "lr = 0.1 0.2",
+                           "data = \"open",
+                           "data = 'open",
+                           "data = \"\\q\"",
+                           "data = \"\\ud800\"",
+                           "data = \"\\u12\"",
+                           "data = bare words",
+                           "[train]",
+                           "milestones = [1, 2",
+                           "milestones = [1 2]",
+                           "lr = 0.1\nlr = 0.2",
+                           "lr = true",
+                           "batch = 1.5",
+                           "\x01\x02",
+                           "lr = 0.1, batch = 3"}) {
+    try {
+      from_toml("\n" + std::string(text), "my.toml");
+      ADD_FAILURE() << text;
+    } catch (const Error& error) {
+      EXPECT_EQ(error.kind(), ErrorKind::kUsage) << text;
+      EXPECT_THAT(error.what(), HasSubstr("my.toml:")) << text;
+    }
+  }
+}
+
+TEST(DidYouMean, NamesOnlyWhatIsNear) {
+  EXPECT_EQ(did_you_mean("bacth", {"lr", "batch", "patience"}), "; did you mean 'batch'?");
+  EXPECT_EQ(did_you_mean("zzz", {"lr", "batch"}), "");
+  EXPECT_EQ(did_you_mean("lr", {}), "");
+}
+
+}  // namespace
+}  // namespace skipway

@@ -1,0 +1,192 @@
+// `eval`: accuracy of a trained model on the test part of a data set. The arithmetic is in
+// train/evaluate.h.
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <filesystem>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "base/error.h"
+#include "base/files.h"
+#include "base/log.h"
+#include "cli/arguments.h"
+#include "cli/commands.h"
+#include "cli/terminal.h"
+#include "cli/trained_model.h"
+#include "data/dataset.h"
+#include "model/device.h"
+
+namespace skipway {
+namespace {
+
+struct EvalFlags {
+  std::string run;
+  std::string data;
+  bool tta = true;
+  std::optional<double> fail_under;
+  ModelFlags model;
+};
+
+bool is_same_data(const std::string& a, const std::string& b) {
+  std::error_code error;
+  return a == b || fs::equivalent(expand_user(a), expand_user(b), error);
+}
+
+// The data set with its test part. A tree of classes without one is a test part as a whole, unless
+// the model was trained on that tree: then it is the part that training left out.
+Dataset load_test_data(const EvalFlags& flags, const RunFolder& run, int64_t image_size) {
+  std::optional<Config> config;
+  if (fs::exists(run.config_toml()))
+    config = from_toml(read_file(run.config_toml()), run.config_toml().string());
+  if (flags.data.empty() && !config)
+    fail(ErrorKind::kUsage, "eval",
+         "expected --data, because {} has no config.toml that names the data of the run",
+         run.path().string());
+  const std::string data = flags.data.empty() ? config->data : flags.data;
+  LoadOptions options;
+  options.image_size = image_size;
+  options.whole_tree_is_test = !config || !is_same_data(data, config->data);
+  if (config) options.seed = config->seed;
+  Dataset dataset = load_dataset(data, options);
+  if (dataset.test.size() == 0)
+    fail(ErrorKind::kData, "eval", "expected a test part, got none in {}; give --data another one",
+         dataset.source);
+  if (!dataset.bad_files.empty())
+    log_warning("{} files of {} could not be read and are left out, the first is {}: {}",
+                dataset.bad_files.size(), dataset.source, dataset.bad_files.front().name,
+                dataset.bad_files.front().reason);
+  return dataset;
+}
+
+std::string joined(const std::vector<std::string>& names) {
+  const size_t shown = std::min<size_t>(10, names.size());
+  return fmt::format("{}{}", fmt::join(names.data(), names.data() + shown, ", "),
+                     shown < names.size() ? fmt::format(" and {} more", names.size() - shown) : "");
+}
+
+// Labels as the model counts them; classes go together by their names.
+at::Tensor labels_of_model(const Dataset& dataset, const ModelSpec& spec) {
+  if (spec.classes.empty()) {  // imported without names: the order must be the same
+    if (std::ssize(dataset.classes) != spec.num_classes)
+      fail(ErrorKind::kData, "eval", "expected {} classes as the model has, got {} in {}",
+           spec.num_classes, dataset.classes.size(), dataset.source);
+    return dataset.test.labels;
+  }
+  std::vector<int64_t> label_of;
+  std::vector<std::string> unknown;
+  for (const std::string& name : dataset.classes) {
+    const auto found = std::find(spec.classes.begin(), spec.classes.end(), name);
+    if (found == spec.classes.end()) unknown.push_back(name);
+    label_of.push_back(found - spec.classes.begin());
+  }
+  if (!unknown.empty())
+    fail(ErrorKind::kData, "eval",
+         "expected classes that the model knows ({}), got {} in {}; rename the folders, or take "
+         "the data that belong to this model",
+         joined(spec.classes), joined(unknown), dataset.source);
+  return at::tensor(label_of, at::kLong).index_select(0, dataset.test.labels);
+}
+
+struct ClassAccuracy {
+  std::string name;
+  int64_t n = 0;
+  double accuracy = 0;
+};
+
+// Classes without images are left out.
+std::vector<ClassAccuracy> accuracy_per_class(const Evaluation& evaluation, const ModelSpec& spec) {
+  std::vector<ClassAccuracy> classes;
+  for (size_t label = 0; label < evaluation.confusion.size(); ++label) {
+    int64_t n = 0;
+    for (const int64_t count : evaluation.confusion[label]) n += count;
+    if (n > 0)
+      classes.push_back(
+          {class_name(spec, static_cast<int64_t>(label)), n,
+           static_cast<double>(evaluation.confusion[label][label]) / static_cast<double>(n)});
+  }
+  return classes;
+}
+
+void print_as_json(const Evaluation& evaluation, const std::vector<ClassAccuracy>& classes,
+                   const Dataset& dataset, bool tta, bool passed) {
+  const auto interval = interval95(evaluation.accuracy, evaluation.n);
+  nlohmann::ordered_json accuracy = {{"plain", evaluation.accuracy}};
+  if (tta) accuracy["tta"] = evaluation.accuracy_tta;
+  accuracy["interval95"] = {interval[0], interval[1]};
+  nlohmann::ordered_json per_class = nlohmann::ordered_json::object();
+  for (const ClassAccuracy& c : classes) per_class[c.name] = c.accuracy;
+  print_json({{"schema", "skipway.eval/1"},
+              {"ok", passed},
+              {"dataset", dataset.name},
+              {"n", evaluation.n},
+              {"accuracy", accuracy},
+              {"loss", evaluation.loss},
+              {"per_class", per_class}});
+}
+
+void print_as_text(const Evaluation& evaluation, const std::vector<ClassAccuracy>& classes,
+                   const Dataset& dataset, bool tta) {
+  size_t width = 5;
+  for (const ClassAccuracy& c : classes) width = std::max(width, c.name.size());
+  print_result(fmt::format("{:<{}}  images  accuracy", "class", width));
+  for (const ClassAccuracy& c : classes)
+    print_result(fmt::format("{:<{}}  {:6}  {:6.2f} %", c.name, width, c.n, 100 * c.accuracy));
+  const auto interval = interval95(evaluation.accuracy, evaluation.n);
+  const std::string with_tta =
+      tta ? fmt::format(", {:.2f} % with flip TTA,", 100 * evaluation.accuracy_tta) : "";
+  print_result(
+      fmt::format("accuracy {:.2f} %{} on {} test images of {} (95 % interval {:.1f} to "
+                  "{:.1f} %)",
+                  100 * evaluation.accuracy, with_tta, evaluation.n, dataset.name,
+                  100 * interval[0], 100 * interval[1]));
+}
+
+int eval(const EvalFlags& flags) {
+  const RunFolder run = RunFolder::open(flags.run);
+  TrainedModel trained = load_trained_model(run, flags.model);
+  const ModelSpec& spec = trained.model.spec();
+  Dataset dataset = load_test_data(flags, run, spec.image_size);
+  dataset.test.labels = labels_of_model(dataset, spec);
+  log_info("evaluating {} of {} on {} images of {}, {}", spec.name, run.path().string(),
+           dataset.test.size(), dataset.source, precision_name(trained.options.precision));
+  trained.options.tta = flags.tta;
+  const Evaluation evaluation = evaluate(trained.model, dataset.test, trained.options);
+  clear_status();
+
+  const double accuracy = flags.tta ? evaluation.accuracy_tta : evaluation.accuracy;
+  const bool passed = !flags.fail_under || accuracy >= *flags.fail_under;
+  const std::vector<ClassAccuracy> classes = accuracy_per_class(evaluation, spec);
+  if (flags.model.json)
+    print_as_json(evaluation, classes, dataset, flags.tta, passed);
+  else
+    print_as_text(evaluation, classes, dataset, flags.tta);
+  if (passed) return 0;
+  print_line(fmt::format("{} accuracy {:.4f} is under the {:g} of --fail-under",
+                         styled("failed:", "red"), accuracy, *flags.fail_under));
+  return static_cast<int>(ErrorKind::kCheck);
+}
+
+}  // namespace
+
+void add_eval(CLI::App& program, Run& chosen) {
+  auto flags = std::make_shared<EvalFlags>();
+  CLI::App* command =
+      program.add_subcommand("eval", "Accuracy of a trained model, with interval and per class");
+  command->add_option("run", flags->run, "folder of the run")->required();
+  command->add_option("--data", flags->data,
+                      "data as for train, of which the test part is used; a tree of class folders "
+                      "alone is a test part [the run's own data]");
+  command->add_flag("--tta,!--no-tta", flags->tta,
+                    "also average each image and its mirror image [on]");
+  command
+      ->add_option("--fail-under", flags->fail_under,
+                   "exit code 8 when the accuracy (with TTA when on) is lower, in [0, 1]")
+      ->check(CLI::Range(0.0, 1.0));
+  add_model_flags(*command, flags->model);
+  command->callback([flags, &chosen] { chosen = [flags] { return eval(*flags); }; });
+}
+
+}  // namespace skipway

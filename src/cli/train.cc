@@ -1,0 +1,235 @@
+// `train` and `resume`: arguments to a run folder and a trainer, and what a person sees meanwhile.
+#include <sched.h>
+
+#include <atomic>
+#include <csignal>
+#include <memory>
+
+#include "base/clock.h"
+#include "base/files.h"
+#include "base/log.h"
+#include "base/memory.h"
+#include "cli/arguments.h"
+#include "cli/commands.h"
+#include "cli/terminal.h"
+#include "data/dataset.h"
+#include "model/device.h"
+#include "record/run_folder.h"
+#include "report/report.h"
+#include "train/trainer.h"
+
+namespace skipway {
+namespace {
+
+// A signal handler can reach nothing but a global.
+std::atomic<int> received_signal{0};
+static_assert(std::atomic<int>::is_always_lock_free);
+
+// The first Ctrl-C or SIGTERM asks the trainer to save and stop; the second ends the process at
+// once.
+void install_signal_handlers() {
+  struct sigaction action {};
+  action.sa_handler = [](int signal) { received_signal = signal; };
+  action.sa_flags = static_cast<int>(SA_RESETHAND);
+  sigaction(SIGINT, &action, nullptr);
+  sigaction(SIGTERM, &action, nullptr);
+}
+
+void set_threads(int64_t threads) {
+  if (threads == 0) {
+    cpu_set_t set;
+    CPU_ZERO(&set);
+    threads = sched_getaffinity(0, sizeof(set), &set) == 0 ? CPU_COUNT(&set) : 1;
+  }
+  at::set_num_threads(static_cast<int>(threads));
+}
+
+std::string bar(double share) {
+  constexpr int kWidth = 24;
+  const int full = static_cast<int>(std::clamp(share, 0.0, 1.0) * kWidth);
+  std::string text;
+  for (int i = 0; i < kWidth; ++i) text += i < full ? "━" : "┄";
+  return text;
+}
+
+std::string status_line(const StepReport& r) {
+  if (r.images_per_s == 0) return "warming up …";
+  const double share = static_cast<double>(r.step) / static_cast<double>(r.total_steps);
+  return fmt::format(
+      "epoch {:.2f}/{:.2f} {} {:3.0f} %  {} left  {:.0f} images/s  loss {:.3f}  lr {:.4f}", r.epoch,
+      r.total_epochs, bar(share), 100 * share, format_duration(r.eta_s), r.images_per_s, r.loss,
+      r.lr);
+}
+
+std::string epoch_line(const EpochReport& report) {
+  const StepReport& r = report.step;
+  std::string line = fmt::format("epoch {:6.2f}/{:.2f}  loss {:.4f}  lr {:.4f}  {:.0f} images/s",
+                                 r.epoch, r.total_epochs, r.loss, r.lr, r.images_per_s);
+  if (report.evaluation)
+    line += fmt::format("  accuracy {:.2f} %", 100 * report.evaluation->accuracy);
+  return line;
+}
+
+TrainHooks make_hooks(bool quiet) {
+  TrainHooks hooks;
+  hooks.stop_signal = [] { return received_signal.load(); };
+  if (quiet) return hooks;
+  hooks.on_step = [](const StepReport& report) { show_status(status_line(report)); };
+  hooks.on_epoch = [](const EpochReport& report) { print_line(epoch_line(report)); };
+  hooks.on_evaluate = [](int64_t done, int64_t all) {
+    show_status(fmt::format("evaluating {} of {}", done, all));
+  };
+  return hooks;
+}
+
+// Everything that is printed also goes to the run's log.txt, for as long as this lives.
+class RunLog {
+ public:
+  explicit RunLog(const RunFolder& run)
+      : file_(run.log_txt(), std::ios::app),
+        handle_(add_log_sink([this](LogLevel level, std::string_view line) {
+          file_ << fmt::format("{:9.2f} s  {}{}\n", process_wall_s(),
+                               level == LogLevel::kWarning ? "warning: " : "", line);
+          file_.flush();
+        })) {}
+  ~RunLog() { remove_log_sink(handle_); }
+  RunLog(const RunLog&) = delete;
+  RunLog& operator=(const RunLog&) = delete;
+
+ private:
+  std::ofstream file_;
+  int handle_;
+};
+
+void show_beginning(const Trainer& trainer, const Config& config) {
+  const ModelSpec& spec = trainer.model().spec();
+  const Dataset& data = trainer.dataset();
+  log_info("model: {}, {} stem, {:.2f} million parameters", spec.name, spec.stem,
+           static_cast<double>(model_cost(spec, 4).parameters) / 1e6);
+  log_info("data: {}, {} training and {} test images of {} x {}, {} classes, from {}", data.name,
+           data.train.size(), data.test.size(), data.image_size, data.image_size,
+           data.classes.size(), data.source);
+  log_info("device: {}, {} threads, {}, kernel {}", trainer.device(), at::get_num_threads(),
+           trainer.precision(), trainer.kernel());
+  log_info("recipe: {}, {}, batch {}, {} schedule, lr {:g}, seed {}", config.recipe,
+           config.minutes > 0 ? fmt::format("{:g} minutes in all", config.minutes)
+                              : fmt::format("{:g} epochs", config.epochs),
+           config.batch, config.schedule, config.lr, config.seed);
+}
+
+void show_result(const TrainResult& r) {
+  const auto interval = interval95(r.last.accuracy, r.last.n);
+  print_result(fmt::format(
+      "{} {:.2f} %{} on {} {} images (95 % interval {:.1f} to {:.1f} %)",
+      styled("accuracy", "bold"), 100 * r.last.accuracy,
+      r.has_tta ? fmt::format(", {:.2f} % with flip TTA,", 100 * r.last.accuracy_tta) : "",
+      r.last.n, r.split, 100 * interval[0], 100 * interval[1]));
+  if (r.best > r.last.accuracy) {
+    print_result(fmt::format(
+        "best     {:.2f} % after epoch {:g}: chosen on the {} images, so not a fair estimate",
+        100 * r.best, r.best_epoch, r.split));
+  }
+  print_result(fmt::format(
+      "time     {} in all, {} of it training: {:.2f} epochs at {:.0f} images/s; peak memory {}",
+      format_duration(r.wall_s), format_duration(r.train_wall_s), r.epochs, r.images_per_s,
+      format_bytes(static_cast<double>(r.peak_rss_bytes))));
+  print_result(fmt::format("report   {}/report.html", r.run));
+  print_result(fmt::format("again    skipway train --config {}/config.toml", r.run));
+}
+
+int finish(const TrainResult& result, bool json) {
+  clear_status();
+  if (result.stop_signal) {
+    print_line(
+        fmt::format("stopped after {:.2f} epochs, state saved; go on with: skipway resume {}",
+                    result.epochs, result.run));
+    return 128 + result.stop_signal;
+  }
+  write_report(RunFolder::open(result.run));
+  if (json) {
+    print_json(to_json(result));
+  } else {
+    show_result(result);
+  }
+  return 0;
+}
+
+LoadOptions load_options(const Config& config, bool quiet) {
+  LoadOptions options;
+  options.image_size = config.image_size;
+  options.seed = config.seed;
+  if (!quiet) {
+    options.fetch_progress = [](const FetchProgress& p) {
+      show_status(fmt::format(
+          "fetching {}: {} of {}, {}/s", p.file, format_bytes(static_cast<double>(p.bytes_done)),
+          p.bytes_total ? format_bytes(static_cast<double>(p.bytes_total)) : "?",
+          format_bytes(p.bytes_per_s)));
+    };
+  }
+  return options;
+}
+
+int train(const std::vector<std::string>& words) {
+  const Arguments arguments = parse_arguments(words);
+  const Config& config = arguments.config;
+  prepare_allocator();
+  set_threads(config.threads);
+  resolve_device(config.device);  // an impossible device is said before the data are read
+  Dataset dataset = load_dataset(config.data, load_options(config, arguments.quiet));
+  clear_status();
+
+  const RunFolder run = RunFolder::create(config.run_dir);
+  const RunLog log(run);
+  const std::string config_toml = to_toml(config, arguments.origins);
+  write_file_atomic(run.config_toml(), config_toml);
+  write_file_atomic(run.env_json(), environment().dump(2) + "\n");
+  log_info("run: {}", run.path().string());
+  install_signal_handlers();
+  Trainer trainer(config, config_toml, std::move(dataset), run, make_hooks(arguments.quiet));
+  show_beginning(trainer, config);
+  return finish(trainer.run(), arguments.json);
+}
+
+int resume(const fs::path& path, bool json, bool quiet) {
+  const RunFolder run = RunFolder::open(path);
+  const std::string config_toml = read_file(run.config_toml());
+  const Config config = from_toml(config_toml, run.config_toml().string());
+  prepare_allocator();
+  set_threads(config.threads);
+  Dataset dataset = load_dataset(config.data, load_options(config, quiet));
+  clear_status();
+  const RunLog log(run);
+  install_signal_handlers();
+  Trainer trainer(config, config_toml, std::move(dataset), run, make_hooks(quiet));
+  trainer.restore();
+  show_beginning(trainer, config);
+  return finish(trainer.run(), json);
+}
+
+}  // namespace
+
+void add_train(CLI::App& program, Run& chosen) {
+  CLI::App* command = program.add_subcommand("train", "Train a model: the main job");
+  // The settings come in layers, of which the command line is one; arguments.h reads them all.
+  command->prefix_command();
+  command->set_help_flag();
+  command->callback(
+      [command, &chosen] { chosen = [words = command->remaining()] { return train(words); }; });
+}
+
+void add_resume(CLI::App& program, Run& chosen) {
+  struct Options {
+    std::string run;
+    bool json = false, quiet = false;
+  };
+  auto options = std::make_shared<Options>();
+  CLI::App* command = program.add_subcommand("resume", "Go on where a run stopped, bit for bit");
+  command->add_option("run", options->run, "folder of the run")->required();
+  command->add_flag("--json", options->json, "print one JSON object on stdout at the end");
+  command->add_flag("--quiet", options->quiet, "print the result alone");
+  command->callback([options, &chosen] {
+    chosen = [options] { return resume(options->run, options->json, options->quiet); };
+  });
+}
+
+}  // namespace skipway

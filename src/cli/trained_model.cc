@@ -1,0 +1,49 @@
+// Loading of a trained model as `eval` and `predict` use it. Not what is done with it.
+#include "cli/trained_model.h"
+
+#include <ATen/Parallel.h>
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <utility>
+
+#include "cli/terminal.h"
+#include "model/device.h"
+#include "train/saved_model.h"
+
+namespace skipway {
+
+void add_model_flags(CLI::App& command, ModelFlags& flags) {
+  command.add_option("--device", flags.device, "auto, cpu or cuda:N")->capture_default_str();
+  command.add_option("--precision", flags.precision, "auto, fp32 or bf16")->capture_default_str();
+  command.add_option("--threads", flags.threads, "threads; 0: all cores this process may use")
+      ->check(CLI::Range(0, 4096))
+      ->capture_default_str();
+  command.add_option("--batch", flags.batch, "images at a time; 0: by the image size")
+      ->check(CLI::Range(0, 1 << 20))
+      ->capture_default_str();
+  command.add_flag("--json", flags.json, "one JSON object on stdout");
+  command.add_flag("--quiet", flags.quiet, "only warnings and errors on stderr");
+}
+
+TrainedModel load_trained_model(const RunFolder& run, const ModelFlags& flags) {
+  if (flags.threads > 0) at::set_num_threads(static_cast<int>(flags.threads));
+  const at::Device device = resolve_device(flags.device);
+  EvaluateOptions options;
+  options.precision = resolve_precision(flags.precision, device);
+  ResNet model = load_saved_model(run, device);
+  // As many pixels as 500 CIFAR images have, which saturate two cores in some 300 MB.
+  const int64_t side = model.spec().image_size;
+  options.batch =
+      flags.batch > 0 ? flags.batch : std::clamp<int64_t>(500 * 32 * 32 / (side * side), 16, 500);
+  if (!flags.quiet)
+    options.progress = [](int64_t done) { show_status(fmt::format("{} images done", done)); };
+  return {std::move(model), std::move(options)};
+}
+
+std::string class_name(const ModelSpec& spec, int64_t label) {
+  return spec.classes.empty() ? fmt::format("{}", label)
+                              : spec.classes.at(static_cast<size_t>(label));
+}
+
+}  // namespace skipway

@@ -1,0 +1,34 @@
+// What `eval` and `predict` share: the flags that say how a trained model is run, and its loading.
+#pragma once
+#include <CLI/CLI.hpp>
+#include <string>
+
+#include "model/model.h"
+#include "record/run_folder.h"
+#include "train/evaluate.h"
+
+namespace skipway {
+
+struct ModelFlags {
+  std::string device = "auto";
+  std::string precision = "auto";
+  int64_t threads = 0;  // 0: all cores this process may use
+  int64_t batch = 0;    // 0: by the image size
+  bool json = false;
+  bool quiet = false;
+};
+
+void add_model_flags(CLI::App& command, ModelFlags& flags);
+
+struct TrainedModel {
+  ResNet model;
+  EvaluateOptions options;  // with a status line as progress
+};
+
+/// Errors: kUsage, kDevice and kCheckpoint of what the flags and the run ask for.
+TrainedModel load_trained_model(const RunFolder& run, const ModelFlags& flags);
+
+/// Name of a class; its number when the model came without names.
+std::string class_name(const ModelSpec& spec, int64_t label);
+
+}  // namespace skipway

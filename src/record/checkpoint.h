@@ -1,0 +1,27 @@
+// All of a resume in one file: weights, optimizer state and what the caller writes down as text.
+// Not what any of it means.
+#pragma once
+#include <map>
+#include <string>
+
+#include "base/tensors.h"
+#include "record/run_folder.h"
+
+namespace skipway {
+
+struct Checkpoint {
+  NamedTensors model;
+  NamedTensors optimizer;
+  std::map<std::string, std::string> metadata;  // configuration, step, times …, as the caller likes
+};
+
+/// Writes last.safetensors; the one before becomes previous.safetensors. Whenever the process is
+/// killed, `last` or `previous` is whole; when the disk is full, both stay as they were. Errors:
+/// kDisk. Returns the SHA-256 of the file.
+std::string save_checkpoint(const RunFolder& run, const Checkpoint& checkpoint);
+
+/// Reads `last`; when that is missing or damaged (a hash of the contents is stored with them),
+/// `previous`, with a warning in the log that says why. Errors: kCheckpoint when neither is whole.
+Checkpoint load_checkpoint(const RunFolder& run);
+
+}  // namespace skipway

@@ -1,0 +1,144 @@
+// Tests of the run's folder: numbering, taking, opening, and metrics that survive a crash.
+#include "record/run_folder.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <fstream>
+#include <set>
+#include <thread>
+
+#include "base/error.h"
+#include "base/files.h"
+#include "record/full_disk_for_test.h"
+
+namespace skipway {
+namespace {
+
+using testing::HasSubstr;
+using Json = nlohmann::ordered_json;
+
+// Runs with a folder of its own as the current one.
+class RunFolderTest : public testing::Test {
+ protected:
+  RunFolderTest()
+      : old_(fs::current_path()),
+        folder_(fs::path(testing::TempDir()) / fmt::format("run_folder-{}", getpid())) {
+    fs::create_directories(folder_);
+    fs::current_path(folder_);
+  }
+  ~RunFolderTest() override {
+    fs::current_path(old_);
+    fs::remove_all(folder_);
+  }
+
+  template <typename Function>
+  static std::string complaint(ErrorKind kind, Function&& function) {
+    try {
+      function();
+    } catch (const Error& error) {
+      EXPECT_EQ(error.kind(), kind);
+      return error.what();
+    }
+    ADD_FAILURE() << "no error";
+    return "";
+  }
+
+  fs::path old_, folder_;
+};
+
+TEST_F(RunFolderTest, TakesTheNextFreeNumber) {
+  EXPECT_EQ(RunFolder::create({}).path(), "runs/001");
+  EXPECT_EQ(RunFolder::create({}).path(), "runs/002");
+  fs::create_directories("runs/041");
+  fs::create_directories("runs/mine");
+  EXPECT_EQ(RunFolder::create({}).path(), "runs/042");
+  fs::create_directories("runs/999");
+  EXPECT_EQ(RunFolder::create({}).path(), "runs/1000");
+}
+
+TEST_F(RunFolderTest, RunsThatStartTogetherGetFoldersOfTheirOwn) {
+  std::vector<std::string> paths(16);
+  std::vector<std::thread> threads;
+  for (std::string& path : paths)
+    threads.emplace_back([&path] { path = RunFolder::create({}).path().string(); });
+  for (std::thread& thread : threads) thread.join();
+  EXPECT_EQ(std::set<std::string>(paths.begin(), paths.end()).size(), paths.size());
+}
+
+TEST_F(RunFolderTest, TakesARequestedFolderOnlyWhenItIsNewOrEmpty) {
+  EXPECT_EQ(RunFolder::create("a/b").path(), "a/b");
+  fs::create_directories("empty");
+  EXPECT_EQ(RunFolder::create("empty").path(), "empty");
+  for (const char* taken : {"a/b", "a", "empty"})
+    EXPECT_THAT(complaint(ErrorKind::kUsage, [&] { RunFolder::create(taken); }), HasSubstr(taken));
+  std::ofstream("file") << "x";
+  EXPECT_THAT(complaint(ErrorKind::kUsage, [] { RunFolder::create("file"); }), HasSubstr("file"));
+  complaint(ErrorKind::kDisk, [] { RunFolder::create("/proc/none/run"); });
+}
+
+TEST_F(RunFolderTest, OpensWhatHoldsARunAndElseListsRunsNearby) {
+  const RunFolder made = RunFolder::create({});
+  EXPECT_THAT(complaint(ErrorKind::kUsage, [] { RunFolder::open("runs/001"); }),
+              HasSubstr("skipway train"));
+  write_file_atomic(made.config_toml(), "");
+  EXPECT_EQ(RunFolder::open("runs/001").path(), "runs/001");
+  EXPECT_THAT(complaint(ErrorKind::kUsage, [] { RunFolder::open("elsewhere"); }),
+              HasSubstr("near it: runs/001"));
+  EXPECT_THAT(complaint(ErrorKind::kUsage, [] { RunFolder::open("runs"); }),
+              HasSubstr("near it: runs/001"));
+}
+
+TEST_F(RunFolderTest, MetricsComeBackInOrder) {
+  const RunFolder run = RunFolder::create({});
+  EXPECT_TRUE(run.read_metrics().empty());
+  const Json first{{"epoch", 1.0}, {"loss", 1.5}}, second{{"epoch", 2.0}, {"name", "\"ü\n"}};
+  run.append_metrics(first);
+  run.append_metrics(second);
+  EXPECT_EQ(run.read_metrics(), (std::vector<Json>{first, second}));
+}
+
+TEST_F(RunFolderTest, ALineCutOffByACrashIsLeftOutAndWrittenOver) {
+  const RunFolder run = RunFolder::create({});
+  run.append_metrics({{"step", 1}});
+  std::ofstream(run.metrics_jsonl(), std::ios::app) << R"({"step":2,"lo)";
+  EXPECT_EQ(run.read_metrics().size(), 1U);
+  run.append_metrics({{"step", 3}});
+  ASSERT_EQ(run.read_metrics().size(), 2U);
+  EXPECT_EQ(run.read_metrics()[1]["step"], 3);
+}
+
+TEST_F(RunFolderTest, ADamagedLineBeforeTheLastIsNamed) {
+  const RunFolder run = RunFolder::create({});
+  std::ofstream(run.metrics_jsonl()) << "{\"step\":1}\n{\"st\n{\"step\":3}\n";
+  EXPECT_THAT(complaint(ErrorKind::kData, [&] { run.read_metrics(); }), HasSubstr("line 2"));
+  std::ofstream(run.metrics_jsonl()) << "{\"step\":1}\n{\"st\n";
+  EXPECT_EQ(run.read_metrics().size(), 1U);
+}
+
+TEST_F(RunFolderTest, AFullDiskIsAnErrorAndLeavesWholeLines) {
+  const RunFolder run = RunFolder::create({});
+  run.append_metrics({{"step", 1}});
+  const std::string before = read_file(run.metrics_jsonl());
+  {
+    FullDisk full(before.size() + 5);
+    complaint(ErrorKind::kDisk, [&] { run.append_metrics({{"step", 2}}); });
+  }
+  EXPECT_EQ(read_file(run.metrics_jsonl()), before);
+}
+
+TEST(Environment, DescribesThisMachine) {
+  const Json env = environment();
+  EXPECT_EQ(env["skipway"], SKIPWAY_VERSION);
+  EXPECT_THAT(env["libtorch"].get<std::string>(), testing::StartsWith("2."));
+  EXPECT_GE(env["cores"].get<int>(), 1);
+  EXPECT_GT(env["memory_bytes"].get<int64_t>(), int64_t{1} << 28);
+  EXPECT_NE(env["operating_system"], "");
+  char host[256] = "";
+  gethostname(host, sizeof(host) - 1);
+  for (const auto& [key, value] : env.items()) EXPECT_NE(value, host) << key;
+}
+
+}  // namespace
+}  // namespace skipway

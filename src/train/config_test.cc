@@ -1,0 +1,208 @@
+// Recipes hold what they say, and what cannot be is refused by name.
+#include "train/config.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <limits>
+
+#include "base/error.h"
+
+namespace skipway {
+namespace {
+
+using testing::HasSubstr;
+
+std::string message_of(const Config& config) {
+  try {
+    validate(config);
+  } catch (const Error& error) {
+    EXPECT_EQ(error.kind(), ErrorKind::kUsage);
+    return error.what();
+  }
+  return "no error";
+}
+
+// The message names the flag and the value as they would be typed.
+template <typename Field, typename Value>
+void expect_refused(Field Config::*field, const Value& value, const std::string& flag,
+                    const std::string& shown) {
+  Config config;
+  config.*field = static_cast<Field>(value);
+  const std::string message = message_of(config);
+  EXPECT_THAT(message, HasSubstr(flag)) << shown;
+  EXPECT_THAT(message, HasSubstr(shown)) << flag;
+  EXPECT_THAT(message, HasSubstr("expected")) << flag;
+}
+
+constexpr double kInf = std::numeric_limits<double>::infinity();
+constexpr double kNan = std::numeric_limits<double>::quiet_NaN();
+
+TEST(Config, EveryRecipeIsValidAndNamesItself) {
+  for (const char* recipe : {"budget", "article", "best"}) {
+    const Config config = recipe_config(recipe);
+    EXPECT_EQ(config.recipe, recipe);
+    EXPECT_EQ(message_of(config), "no error") << recipe;
+  }
+  EXPECT_THROW(recipe_config("worst"), Error);
+}
+
+TEST(Config, ArticleIsTheArticles) {
+  const Config config = recipe_config("article");
+  EXPECT_EQ(config.minutes, 0);
+  EXPECT_EQ(config.epochs, 100);
+  EXPECT_EQ(config.batch, 128);
+  EXPECT_EQ(config.eval_batch, 100);
+  EXPECT_EQ(config.test_every, 10);
+  EXPECT_EQ(config.label_smoothing, 0);
+  EXPECT_FALSE(config.tta);
+
+  const SgdOptions sgd = sgd_options(config);
+  EXPECT_EQ(sgd.momentum, 0.9);
+  EXPECT_EQ(sgd.weight_decay, 5e-4);
+  EXPECT_FALSE(sgd.nesterov);
+  EXPECT_TRUE(sgd.decay_all);
+
+  const AugmentOptions augmentation = augment_options(config);
+  EXPECT_EQ(augmentation.flip, Flip::kRandom);
+  EXPECT_EQ(augmentation.crop_pad, 4);
+  EXPECT_EQ(augmentation.crop_fill, CropFill::kZero);
+
+  const ScheduleOptions schedule = schedule_options(config);
+  EXPECT_DOUBLE_EQ(learning_rate(schedule, 0, 100), 0.1);
+  EXPECT_DOUBLE_EQ(learning_rate(schedule, 50.5, 100), learning_rate(schedule, 50, 100));
+  EXPECT_DOUBLE_EQ(learning_rate(schedule, 100, 100), 0.05);  // it never anneals
+
+  const auto normalisation = configured_normalisation(config);
+  ASSERT_TRUE(normalisation.has_value());
+  EXPECT_THAT(normalisation->mean, testing::ElementsAre(0.4914, 0.4822, 0.4465));
+  EXPECT_THAT(normalisation->std, testing::ElementsAre(0.2023, 0.1994, 0.2010));
+}
+
+TEST(Config, BestWarmsUpForAFifthAndAnneals) {
+  const Config config = recipe_config("best");
+  EXPECT_EQ(config.epochs, 80);
+  EXPECT_EQ(config.batch, 500);
+  const ScheduleOptions schedule = schedule_options(config);
+  EXPECT_DOUBLE_EQ(learning_rate(schedule, 16, 80), 0.2);
+  EXPECT_DOUBLE_EQ(learning_rate(schedule, 80, 80), 0);
+  const AugmentOptions augmentation = augment_options(config);
+  EXPECT_EQ(augmentation.flip, Flip::kAlternating);
+  EXPECT_EQ(augmentation.crop_fill, CropFill::kReflect);
+  EXPECT_TRUE(sgd_options(config).nesterov);
+  EXPECT_FALSE(configured_normalisation(config).has_value());
+}
+
+TEST(Config, BudgetDecaysWeightsOnly) {
+  EXPECT_FALSE(sgd_options(recipe_config("budget")).decay_all);
+}
+
+TEST(Validate, NeedsOneLengthOfTheRun) {
+  Config config;
+  config.epochs = 3;
+  EXPECT_THAT(message_of(config), HasSubstr("15 at --minutes and 3 at --epochs"));
+  config.minutes = 0;
+  EXPECT_EQ(message_of(config), "no error");
+  config.epochs = 0;
+  EXPECT_THAT(message_of(config), HasSubstr("0 at --minutes and 0 at --epochs"));
+}
+
+TEST(Validate, RefusesNumbersOutOfRange) {
+  expect_refused(&Config::minutes, -1, "--minutes", "-1");
+  expect_refused(&Config::minutes, kInf, "--minutes", "inf");
+  expect_refused(&Config::epochs, kNan, "--epochs", "nan");
+  expect_refused(&Config::image_size, -32, "--image-size", "-32");
+  expect_refused(&Config::val_split, -5, "--val-split", "-5");
+  expect_refused(&Config::batch, 0, "--batch", "0");
+  expect_refused(&Config::lr, 0, "--lr", "0");
+  expect_refused(&Config::lr, kInf, "--lr", "inf");
+  expect_refused(&Config::lr, kNan, "--lr", "nan");
+  expect_refused(&Config::momentum, 1, "--momentum", "1");
+  expect_refused(&Config::momentum, kNan, "--momentum", "nan");
+  expect_refused(&Config::weight_decay, -0.1, "--weight-decay", "-0.1");
+  expect_refused(&Config::label_smoothing, 1.5, "--label-smoothing", "1.5");
+  expect_refused(&Config::label_smoothing, 1, "--label-smoothing", "1");
+  expect_refused(&Config::warmup, 1, "--warmup", "1");
+  expect_refused(&Config::final_lr, 2, "--final-lr", "2");
+  expect_refused(&Config::t_max, -1, "--t-max", "-1");
+  expect_refused(&Config::step_epochs, 0, "--step-epochs", "0");
+  expect_refused(&Config::gamma, 0, "--gamma", "0");
+  expect_refused(&Config::gamma, 1.5, "--gamma", "1.5");
+  expect_refused(&Config::patience, -1, "--patience", "-1");
+  expect_refused(&Config::crop_pad, -1, "--crop-pad", "-1");
+  expect_refused(&Config::test_every, -1, "--test-every", "-1");
+  expect_refused(&Config::eval_batch, 0, "--eval-batch", "0");
+  expect_refused(&Config::threads, -2, "--threads", "-2");
+}
+
+TEST(Validate, RefusesUnknownWordsAndListsTheKnown) {
+  expect_refused(&Config::recipe, "x", "--recipe", "budget, article, best, got \"x\"");
+  expect_refused(&Config::data, "", "--data", "auto");
+  expect_refused(&Config::model, "resnet19", "--model", "resnet18");
+  expect_refused(&Config::stem, "x", "--stem", "auto, cifar, imagenet");
+  expect_refused(&Config::weight_decay_on, "x", "--weight-decay-on", "weights, all");
+  expect_refused(&Config::schedule, "x", "--schedule", "onecycle");
+  expect_refused(&Config::augment, "flip,x", "--augment", "\"x\"");
+  expect_refused(&Config::flip_mode, "x", "--flip-mode", "alternating");
+  expect_refused(&Config::crop_fill, "x", "--crop-fill", "reflect");
+  expect_refused(&Config::precision, "fp8", "--precision", "auto, fp32, bf16");
+  for (const char* device : {"gpu", "cuda:", "cuda:x", "cuda:-1"})
+    expect_refused(&Config::device, device, "--device", device);
+  expect_refused(&Config::kernel, "x", "--kernel", "auto, torch");
+}
+
+TEST(Validate, RefusesMilestonesThatAreNotEpochs) {
+  for (const char* text : {"", "60,", ",60", "60;120", "60,-1", "0", "60, 120", "nan", "inf"})
+    expect_refused(&Config::milestones, text, "--milestones", text);
+}
+
+TEST(Validate, RefusesMeanAndStdThatAreNotThreeChannels) {
+  Config config;
+  config.mean = "0.5,0.5,0.5";
+  EXPECT_THAT(message_of(config), HasSubstr("\"0.5,0.5,0.5\" at --mean and \"auto\" at --std"));
+  for (const char* text : {"0.2,0.2", "0.2,0.2,0", "0.2,0.2,0.2,0.2", "0.2,0.2,-0.2", "51,50,51"}) {
+    config.std = text;
+    EXPECT_THAT(message_of(config), HasSubstr("at --std")) << text;
+  }
+  config.std = "0.2,0.2,0.2";
+  EXPECT_EQ(message_of(config), "no error");
+  for (const char* text : {"125,123,114", "0.5", "a,b,c", "0.5,0.5,-0.1"}) {
+    config.mean = text;
+    EXPECT_THAT(message_of(config), HasSubstr("at --mean")) << text;
+  }
+}
+
+TEST(Validate, RefusesCombinationsThatCannotBe) {
+  Config config;
+  config.momentum = 0;
+  EXPECT_THAT(message_of(config), HasSubstr("--no-nesterov"));
+  config.nesterov = false;
+  EXPECT_EQ(message_of(config), "no error");
+
+  config = Config();
+  config.schedule = "plateau";
+  EXPECT_THAT(message_of(config), HasSubstr("--test-every"));
+  config.test_every = 1;
+  EXPECT_EQ(message_of(config), "no error");
+
+  config = Config();
+  config.image_size = 4;
+  EXPECT_THAT(message_of(config), HasSubstr("4 at --crop-pad"));
+  config.augment = "flip";
+  EXPECT_EQ(message_of(config), "no error");
+}
+
+TEST(Validate, AcceptsEveryKnownWord) {
+  Config config;
+  for (const char* schedule : {"linear", "cosine", "step", "multistep", "onecycle"}) {
+    config.schedule = schedule;
+    EXPECT_EQ(message_of(config), "no error");
+  }
+  for (const char* device : {"auto", "cpu", "cuda", "cuda:0", "cuda:12"}) {
+    config.device = device;
+    EXPECT_EQ(message_of(config), "no error");
+  }
+}
+
+}  // namespace
+}  // namespace skipway

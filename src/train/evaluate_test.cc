@@ -1,0 +1,87 @@
+#include "train/evaluate.h"
+
+#include <gtest/gtest.h>
+
+#include "base/error.h"
+
+namespace skipway {
+namespace {
+
+ModelSpec small_spec() {
+  ModelSpec spec;
+  spec.num_classes = 3;
+  spec.image_size = 8;
+  spec.classes = {"a", "b", "c"};
+  spec.normalisation = {{0.5, 0.5, 0.5}, {0.25, 0.25, 0.25}};
+  return spec;
+}
+
+Split random_split(int64_t n) {
+  at::manual_seed(0);
+  Split split;
+  split.images = at::randint(0, 256, {n, 8, 8, 3}, at::kByte);
+  split.labels = at::randint(0, 3, {n}, at::kLong);
+  return split;
+}
+
+TEST(Evaluate, IntervalIsWilsons) {
+  // Values of the closed form, computed apart from this program.
+  const auto interval = interval95(0.9042, 10000);
+  EXPECT_NEAR(interval[0], 0.898275, 1e-6);
+  EXPECT_NEAR(interval[1], 0.909814, 1e-6);
+  EXPECT_NEAR(interval95(1.0, 10)[0], 0.722467, 1e-6);
+  EXPECT_DOUBLE_EQ(interval95(1.0, 10)[1], 1.0);
+}
+
+TEST(Evaluate, CountsAgreeWithLogitsAndDoNotDependOnBatchSize) {
+  ResNet model(small_spec(), 1);
+  const Split split = random_split(25);
+  EvaluateOptions options;
+  options.batch = 25;
+  const at::Tensor predictions = predict_logits(model, split.images, options).argmax(1);
+  const double expected = predictions.eq(split.labels).sum().item<double>() / 25;
+  for (const int64_t batch : {25, 7, 1}) {
+    options.batch = batch;
+    const Evaluation result = evaluate(model, split, options);
+    EXPECT_EQ(result.n, 25);
+    EXPECT_DOUBLE_EQ(result.accuracy, expected);
+    int64_t diagonal = 0;
+    for (size_t c = 0; c < 3; ++c) diagonal += result.confusion[c][c];
+    EXPECT_DOUBLE_EQ(static_cast<double>(diagonal) / 25, expected);
+  }
+}
+
+TEST(Evaluate, TtaGivesMirrorImagesTheSameLogits) {
+  ResNet model(small_spec(), 1);
+  const Split split = random_split(4);
+  EvaluateOptions options;
+  options.tta = true;
+  const at::Tensor straight = predict_logits(model, split.images, options);
+  const at::Tensor mirrored = predict_logits(model, split.images.flip({2}), options);
+  EXPECT_TRUE(at::allclose(straight, mirrored, 1e-5, 1e-5));
+  options.tta = false;
+  EXPECT_FALSE(at::allclose(predict_logits(model, split.images, options), straight, 1e-5, 1e-5));
+}
+
+TEST(Evaluate, LeavesTheModelAsItWas) {
+  ResNet model(small_spec(), 1);
+  const NamedTensors before = model.state();
+  std::vector<at::Tensor> copies;
+  for (const auto& [name, tensor] : before) copies.push_back(tensor.clone());
+  evaluate(model, random_split(10), {});
+  for (size_t i = 0; i < copies.size(); ++i)
+    EXPECT_TRUE(copies[i].equal(before[i].second)) << before[i].first;
+}
+
+TEST(Evaluate, NothingToEvaluateIsADataError) {
+  ResNet model(small_spec(), 1);
+  try {
+    evaluate(model, {}, {});
+    FAIL() << "expected an error";
+  } catch (const Error& error) {
+    EXPECT_EQ(error.kind(), ErrorKind::kData);
+  }
+}
+
+}  // namespace
+}  // namespace skipway

@@ -1,0 +1,45 @@
+// A trained model in a run folder: its tensors and its spec, in safetensors form. Not training.
+#include "train/saved_model.h"
+
+#include <filesystem>
+#include <map>
+
+#include "base/error.h"
+#include "base/log.h"
+#include "record/checkpoint.h"
+#include "record/safetensors.h"
+
+namespace skipway {
+namespace {
+
+ResNet build(const NamedTensors& state, const std::map<std::string, std::string>& metadata,
+             const std::string& where, at::Device device) {
+  ResNet model(spec_from_metadata(metadata, where), /*seed=*/0, device);
+  model.load_state(state, where);
+  return model;
+}
+
+}  // namespace
+
+std::string save_model(const RunFolder& run, const ResNet& model) {
+  std::map<std::string, std::string> metadata = to_metadata(model.spec());
+  metadata["format"] = "pt";  // what Python's readers look for
+  return write_safetensors(run.model(), model.state(), metadata);
+}
+
+ResNet load_saved_model(const RunFolder& run, at::Device device) {
+  if (std::filesystem::exists(run.model())) {
+    const SafetensorsFile file = read_safetensors(run.model());
+    return build(file.tensors, file.metadata, run.model().string(), device);
+  }
+  if (!std::filesystem::exists(run.last()) && !std::filesystem::exists(run.previous()))
+    fail(ErrorKind::kCheckpoint, "model",
+         "expected model.safetensors or last.safetensors, got neither in {}; the run ended before "
+         "its first checkpoint, so train again",
+         run.path().string());
+  const Checkpoint checkpoint = load_checkpoint(run);
+  log_info("{} has not finished; its last checkpoint is used", run.path().string());
+  return build(checkpoint.model, checkpoint.metadata, run.path().string(), device);
+}
+
+}  // namespace skipway

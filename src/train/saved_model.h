@@ -1,0 +1,21 @@
+// A trained model in a run folder: written at the end of a run, read back to be used. Not what a
+// resume needs; see record/checkpoint.h.
+#pragma once
+#include <ATen/core/Tensor.h>
+
+#include <string>
+
+#include "model/model.h"
+#include "record/run_folder.h"
+
+namespace skipway {
+
+/// Writes model.safetensors with the model's spec as metadata, so that the file alone is enough to
+/// use it. Errors: kDisk. Returns the SHA-256 of the file.
+std::string save_model(const RunFolder& run, const ResNet& model);
+
+/// Reads model.safetensors or, in a run that stopped early, the last checkpoint, and says so in the
+/// log. Errors: kCheckpoint when there is neither, or when what it says does not fit together.
+ResNet load_saved_model(const RunFolder& run, at::Device device = at::kCPU);
+
+}  // namespace skipway

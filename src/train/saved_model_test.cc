@@ -1,0 +1,88 @@
+// Tests of the way of a model into a run folder and back.
+#include "train/saved_model.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <filesystem>
+
+#include "base/error.h"
+#include "base/files.h"
+#include "record/checkpoint.h"
+#include "record/safetensors.h"
+
+namespace skipway {
+namespace {
+
+class SavedModelTest : public testing::Test {
+ protected:
+  SavedModelTest()
+      : path_(std::filesystem::path(testing::TempDir()) /
+              fmt::format("saved_model_{}_{}", getpid(),
+                          testing::UnitTest::GetInstance()->current_test_info()->name())),
+        run_(RunFolder::create(path_)) {}
+  ~SavedModelTest() override { std::filesystem::remove_all(path_); }
+
+  static ModelSpec spec() {
+    ModelSpec spec;
+    spec.num_classes = 3;
+    spec.image_size = 24;
+    spec.classes = {"cat", "a \"dog\", brown", "Z\xc3\xbc"};
+    spec.normalisation = {{0.1, 0.2, 1.0 / 3}, {0.4, 0.5, 0.6}};
+    return spec;
+  }
+  ErrorKind kind_of_load_error() {
+    try {
+      load_saved_model(run_);
+    } catch (const Error& error) {
+      return error.kind();
+    }
+    return ErrorKind::kInternal;
+  }
+
+  std::filesystem::path path_;
+  RunFolder run_;
+};
+
+void expect_equal_models(const ResNet& a, const ResNet& b) {
+  const NamedTensors x = a.state(), y = b.state();
+  ASSERT_EQ(x.size(), y.size());
+  for (size_t i = 0; i < x.size(); ++i) {
+    EXPECT_EQ(x[i].first, y[i].first);
+    EXPECT_TRUE(at::equal(x[i].second, y[i].second)) << x[i].first;
+  }
+  EXPECT_EQ(to_metadata(a.spec()), to_metadata(b.spec()));
+}
+
+TEST_F(SavedModelTest, TheFileAloneGivesTheSameModel) {
+  const ResNet model(spec(), 7);
+  const std::string sha256 = save_model(run_, model);
+  EXPECT_EQ(sha256, hash_of_file(HashKind::kSha256, run_.model()));
+  const ResNet back = load_saved_model(run_);
+  expect_equal_models(model, back);
+  EXPECT_EQ(back.spec().classes, spec().classes);
+  EXPECT_EQ(read_safetensors(run_.model()).metadata.at("format"), "pt");
+}
+
+TEST_F(SavedModelTest, AnUnfinishedRunGivesItsLastCheckpoint) {
+  const ResNet model(spec(), 8);
+  Checkpoint checkpoint;
+  checkpoint.model = model.state();
+  checkpoint.metadata = to_metadata(model.spec());
+  save_checkpoint(run_, checkpoint);
+  expect_equal_models(model, load_saved_model(run_));
+}
+
+TEST_F(SavedModelTest, WhatDoesNotFitIsRefused) {
+  EXPECT_EQ(kind_of_load_error(), ErrorKind::kCheckpoint);  // nothing there
+  write_safetensors(run_.model(), ResNet(spec(), 1).state(), {{"format", "pt"}});
+  EXPECT_EQ(kind_of_load_error(), ErrorKind::kCheckpoint);  // no spec
+  ModelSpec other = spec();
+  other.name = "resnet34";
+  write_safetensors(run_.model(), ResNet(spec(), 1).state(), to_metadata(other));
+  EXPECT_EQ(kind_of_load_error(), ErrorKind::kCheckpoint);  // tensors of another model
+}
+
+}  // namespace
+}  // namespace skipway

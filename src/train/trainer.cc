@@ -1,0 +1,441 @@
+#include "train/trainer.h"
+
+#include <algorithm>
+#include <cmath>
+#include <numeric>
+
+#include "base/clock.h"
+#include "base/error.h"
+#include "base/files.h"
+#include "base/log.h"
+#include "base/memory.h"
+#include "model/device.h"
+#include "record/checkpoint.h"
+#include "train/saved_model.h"
+
+namespace skipway {
+namespace {
+
+// A checkpoint of ResNet-18 takes some 0.3 s to write: once in two minutes it costs a quarter of a
+// percent.
+constexpr double kSaveEvery_s = 120;
+// The first steps of a process compile oneDNN's kernels and fault memory in.
+constexpr int64_t kWarmupSteps = 2;
+// Last checkpoint, model and report [s].
+constexpr double kSaveReserve_s = 1.5;
+constexpr int64_t kTensorBoardEvery = 10;  // steps
+
+ModelSpec model_spec(const Config& config, const Dataset& dataset) {
+  ModelSpec spec;
+  spec.name = config.model;
+  spec.image_size = dataset.image_size;
+  spec.stem = resolve_stem(config.stem, dataset.image_size);
+  spec.num_classes = static_cast<int64_t>(dataset.classes.size());
+  spec.classes = dataset.classes;
+  spec.normalisation = configured_normalisation(config).value_or(Normalisation{});
+  if (!configured_normalisation(config))
+    spec.normalisation = channel_statistics(dataset.train.images);
+  return spec;
+}
+
+Split take_evaluation_split(const Config& config, Dataset& dataset) {
+  if (config.val_split > 0) return split_validation(dataset, config.val_split, config.seed);
+  if (dataset.test.size() == 0) {
+    fail(ErrorKind::kData, "train",
+         "expected a test part in {}, got none; give --val-split N to set training images aside",
+         dataset.source);
+  }
+  return dataset.test;
+}
+
+Split on_device(Split split, at::Device device) {
+  split.images = split.images.to(device);
+  split.labels = split.labels.to(device);
+  return split;
+}
+
+Budget make_budget(const Config& config, int64_t steps_per_epoch) {
+  if (config.minutes > 0) return Budget::of_seconds(config.minutes * 60);
+  return Budget::of_steps(
+      std::max<int64_t>(1, std::llround(config.epochs * static_cast<double>(steps_per_epoch))));
+}
+
+double median(std::vector<double> values) {
+  if (values.empty()) return 0;
+  const auto middle = values.begin() + static_cast<std::ptrdiff_t>(values.size() / 2);
+  std::nth_element(values.begin(), middle, values.end());
+  return *middle;
+}
+
+// Accuracies and times are shown with the digits they have.
+double rounded(double value, double digits) {
+  const double scale = std::pow(10.0, digits);
+  return std::round(value * scale) / scale;
+}
+
+// The last line of metrics.jsonl: the result and what the report draws beside it.
+nlohmann::ordered_json end_line(const TrainResult& result) {
+  nlohmann::ordered_json line = {
+      {"schema", "skipway.metrics/1"}, {"event", "end"}, {"result", to_json(result)}};
+  for (size_t c = 0; c < result.classes.size(); ++c) {
+    const auto& row = result.last.confusion[c];
+    const int64_t n = std::accumulate(row.begin(), row.end(), int64_t{0});
+    line["per_class"][result.classes[c]] =
+        n ? rounded(static_cast<double>(row[c]) / static_cast<double>(n), 6) : 0.0;
+  }
+  line["confusion"] = result.last.confusion;
+  return line;
+}
+
+// A run that was killed has written metrics after its last checkpoint; a resumed run writes them
+// again.
+void forget_metrics_after(const RunFolder& run, int64_t step) {
+  std::string kept;
+  for (const auto& line : run.read_metrics()) {
+    if (line.value("event", "") == "epoch" && line.value("step", int64_t{0}) <= step)
+      kept += line.dump() + "\n";
+  }
+  write_file_atomic(run.metrics_jsonl(), kept);
+}
+
+}  // namespace
+
+nlohmann::ordered_json to_json(const TrainResult& r) {
+  const auto interval = interval95(r.last.accuracy, r.last.n);
+  nlohmann::ordered_json accuracy = {{"last", rounded(r.last.accuracy, 6)}};
+  accuracy["last_tta"] =
+      r.has_tta ? nlohmann::ordered_json(rounded(r.last.accuracy_tta, 6)) : nullptr;
+  accuracy["interval95"] = {rounded(interval[0], 4), rounded(interval[1], 4)};
+  accuracy["n"] = r.last.n;
+  accuracy["best"] = rounded(r.best, 6);
+  accuracy["best_epoch"] = rounded(r.best_epoch, 3);
+  accuracy["split"] = r.split;
+  return {{"schema", "skipway.train/1"},
+          {"ok", true},
+          {"run", r.run},
+          {"model", r.model},
+          {"dataset", r.dataset},
+          {"recipe", r.recipe},
+          {"epochs", rounded(r.epochs, 4)},
+          {"images", r.images},
+          {"wall_s", rounded(r.wall_s, 2)},
+          {"train_wall_s", rounded(r.train_wall_s, 2)},
+          {"images_per_s", rounded(r.images_per_s, 1)},
+          {"accuracy", accuracy},
+          {"device", r.device},
+          {"precision", r.precision},
+          {"kernel", r.kernel},
+          {"threads", r.threads},
+          {"peak_rss_bytes", r.peak_rss_bytes},
+          {"weights_sha256", r.weights_sha256}};
+}
+
+Trainer::Trainer(const Config& config, std::string config_toml, Dataset dataset, RunFolder run,
+                 TrainHooks hooks)
+    : config_(config),
+      config_toml_(std::move(config_toml)),
+      device_(resolve_device(config.device)),
+      precision_(resolve_precision(config.precision, device_)),
+      dataset_(std::move(dataset)),
+      evaluation_split_(take_evaluation_split(config_, dataset_)),
+      run_(std::move(run)),
+      hooks_(std::move(hooks)),
+      model_(model_spec(config_, dataset_), config_.seed, device_),
+      optimizer_(model_.parameters(), sgd_options(config_)),
+      batches_(on_device(dataset_.train, device_), config_.batch, augment_options(config_),
+               model_.spec().normalisation, config_.seed, precision_),
+      schedule_(schedule_options(config_)),
+      budget_(make_budget(config_, batches_.steps_per_epoch())),
+      tensorboard_(run_.tensorboard()),
+      total_steps_(budget_.total_steps(0, 0)) {
+  warn_of_flaws();
+}
+
+void Trainer::warn_of_flaws() const {
+  if (schedule_.kind == ScheduleKind::kCosine && config_.t_max > config_.epochs &&
+      config_.epochs > 0) {
+    log_warning(
+        "the cosine schedule has --t-max {:g} but the run has {:g} epochs: the rate stops at "
+        "{:.3g} and never anneals, which costs "
+        "several points of accuracy; --t-max {:g} ends at zero",
+        config_.t_max, config_.epochs, learning_rate(schedule_, config_.epochs, config_.epochs),
+        config_.epochs);
+  }
+}
+
+TrainResult Trainer::run() {
+  saved_at_s_ = run_wall_s();
+  while (!stop_signal()) {
+    if (epoch_is_unrecorded()) {
+      end_epoch(evaluation_is_due() ? std::optional(evaluate_now(false)) : std::nullopt);
+    } else if (!finished()) {
+      train_step();
+    } else {
+      break;
+    }
+    if (run_wall_s() - saved_at_s_ > kSaveEvery_s) save();
+  }
+  save();
+  if (stop_signal()) return result({});
+
+  const Evaluation last = evaluate_now(config_.tta);
+  if (stop_signal()) return result({});
+  end_epoch(last);
+  const std::string weights_sha256 = save_model(run_, model_);
+  TrainResult done = result(last);
+  done.weights_sha256 = weights_sha256;
+  run_.append_metrics(end_line(done));
+  return done;
+}
+
+void Trainer::train_step() {
+  const Stopwatch watch;
+  const Batch batch = batches_.at_step(progress_.step);
+  const at::Tensor loss = forward_loss(batch);
+  loss.backward();
+  const double loss_value = loss.item<double>();
+  check_finite(loss_value);
+  lr_ = learning_rate_now();
+  optimizer_.step(lr_);
+  record_step(batch, loss_value, watch.seconds());
+}
+
+at::Tensor Trainer::forward_loss(const Batch& batch) {
+  const PrecisionScope scope(device_, precision_);
+  const at::Tensor logits = model_.forward(batch.images, true);
+  return at::cross_entropy_loss(logits, batch.labels, {}, at::Reduction::Mean, -100,
+                                config_.label_smoothing);
+}
+
+void Trainer::check_finite(double loss) {
+  if (std::isfinite(loss)) return;
+  save();  // the weights before this step
+  fail(ErrorKind::kDiverged, "train",
+       "expected a finite loss, got {} at step {} (epoch {:.2f}, learning rate {:.4g}); the state "
+       "before it is in {}; lower --lr, and "
+       "see with `skipway data check` whether mean and std fit the images",
+       loss, progress_.step, epochs(progress_.step), learning_rate_now(), run_.last().string());
+}
+
+void Trainer::record_step(const Batch& batch, double loss, double step_s) {
+  const int64_t images = batch.labels.size(0);
+  if (progress_.step % batches_.steps_per_epoch() == 0)
+    progress_.epoch_loss_sum = 0, progress_.epoch_images = 0;
+  progress_.epoch_loss_sum += loss * static_cast<double>(images);
+  progress_.epoch_images += images;
+  progress_.train_wall_s += step_s;
+  ++progress_.step;
+
+  if (++steps_of_process_ > kWarmupSteps) {
+    // A short last batch of an epoch says little about the time of the others.
+    if (images == config_.batch || step_images_per_s_.empty()) {
+      budget_.observe_step(step_s);
+      step_images_per_s_.push_back(static_cast<double>(images) / step_s);
+    }
+    if (steps_of_process_ == kWarmupSteps + 1) plan_reserve();
+    total_steps_ = std::max(progress_.step, budget_.total_steps(progress_.step, run_wall_s()));
+  }
+  const StepReport report = step_report();
+  if (progress_.step % kTensorBoardEvery == 0) {
+    tensorboard_.add_scalar("train/loss_of_batch", loss, progress_.step);
+    tensorboard_.add_scalar("train/lr", report.lr, progress_.step);
+    tensorboard_.add_scalar("train/images_per_s", report.images_per_s, progress_.step);
+  }
+  if (hooks_.on_step) hooks_.on_step(report);
+}
+
+// Times one evaluation batch, so that the final evaluation ends when the minutes do.
+void Trainer::plan_reserve() {
+  if (!budget_.by_time()) return;
+  const int64_t count = std::min(config_.eval_batch, evaluation_split_.size());
+  EvaluateOptions options;
+  options.precision = precision_;
+  options.batch = count;
+  const at::Tensor images = evaluation_split_.images.narrow(0, 0, count);
+  predict_logits(model_, images, options);  // the first call is slower, as the first steps are
+  const Stopwatch watch;
+  predict_logits(model_, images, options);
+  const double batches = static_cast<double>(evaluation_split_.size()) / static_cast<double>(count);
+  evaluation_s_ = watch.seconds() * batches * (config_.tta ? 2 : 1);
+  budget_.set_reserve(evaluation_s_ / budget_.step_s(), kSaveReserve_s);
+  const int64_t total = budget_.total_steps(progress_.step, run_wall_s());
+  log_info(
+      "plan: {:.2f} epochs, {} steps of {:.2f} s, then {:.0f} s of evaluation; corrected by the "
+      "clock",
+      epochs(total), total, budget_.step_s(), evaluation_s_);
+}
+
+bool Trainer::evaluation_is_due() const {
+  if (config_.test_every <= 0) return false;
+  const auto evaluations = [&](double epoch) {
+    return std::floor(epoch / config_.test_every + 1e-9);
+  };
+  const double epoch = epochs(progress_.step);
+  return evaluations(epoch) > evaluations(epoch - 1);
+}
+
+Evaluation Trainer::evaluate_now(bool tta) {
+  EvaluateOptions options;
+  options.precision = precision_;
+  options.batch = config_.eval_batch;
+  options.tta = tta;
+  options.cancelled = [this] { return stop_signal() != 0; };
+  options.progress = [this](int64_t done) {
+    if (hooks_.on_evaluate) hooks_.on_evaluate(done, evaluation_split_.size());
+  };
+  return evaluate(model_, evaluation_split_, options);
+}
+
+void Trainer::end_epoch(std::optional<Evaluation> evaluation) {
+  if (evaluation && stop_signal())
+    return;  // it may have been cut short; a resumed run does it again
+  const StepReport step = step_report();
+  nlohmann::ordered_json line = {{"schema", "skipway.metrics/1"},
+                                 {"event", "epoch"},
+                                 {"epoch", rounded(step.epoch, 4)},
+                                 {"step", step.step},
+                                 {"images", batches_.images_before(step.step)},
+                                 {"loss", rounded(step.loss, 6)},
+                                 {"lr", step.lr},
+                                 {"images_per_s", rounded(step.images_per_s, 1)},
+                                 {"train_wall_s", rounded(progress_.train_wall_s, 2)},
+                                 {"wall_s", rounded(run_wall_s(), 2)}};
+  tensorboard_.add_scalar("train/loss", step.loss, step.step);
+  if (evaluation) {
+    progress_.accuracies.push_back(evaluation->accuracy);
+    if (evaluation->accuracy > progress_.best)
+      progress_.best = evaluation->accuracy, progress_.best_epoch = step.epoch;
+    line["test_loss"] = rounded(evaluation->loss, 6);
+    line["test_accuracy"] = rounded(evaluation->accuracy, 6);
+    if (finished() && config_.tta) line["test_accuracy_tta"] = rounded(evaluation->accuracy_tta, 6);
+    tensorboard_.add_scalar("test/loss", evaluation->loss, step.step);
+    tensorboard_.add_scalar("test/accuracy", evaluation->accuracy, step.step);
+  }
+  run_.append_metrics(line);
+  tensorboard_.flush();
+  progress_.recorded_step = step.step;
+  if (hooks_.on_epoch) hooks_.on_epoch({step, evaluation});
+}
+
+void Trainer::save() {
+  Checkpoint checkpoint;
+  checkpoint.model = model_.state();
+  checkpoint.optimizer = optimizer_.state();
+  checkpoint.metadata = to_metadata(model_.spec());
+  checkpoint.metadata["config"] = config_toml_;
+  const nlohmann::json state = {{"step", progress_.step},
+                                {"total_steps", total_steps_},
+                                {"recorded_step", progress_.recorded_step},
+                                {"epoch_loss_sum", progress_.epoch_loss_sum},
+                                {"epoch_images", progress_.epoch_images},
+                                {"train_wall_s", progress_.train_wall_s},
+                                {"wall_s", run_wall_s()},
+                                {"accuracies", progress_.accuracies},
+                                {"best", progress_.best},
+                                {"best_epoch", progress_.best_epoch},
+                                {"train_images", batches_.image_count()}};
+  checkpoint.metadata["progress"] = state.dump();
+  save_checkpoint(run_, checkpoint);
+  saved_at_s_ = run_wall_s();
+}
+
+void Trainer::restore() {
+  const Checkpoint checkpoint = load_checkpoint(run_);
+  const std::string where = run_.path().string();
+  const auto progress = checkpoint.metadata.find("progress");
+  if (progress == checkpoint.metadata.end()) {
+    fail(ErrorKind::kCheckpoint, "train",
+         "expected a checkpoint with the key \"progress\", got one without it in {}; it was not "
+         "written by a training run, so it cannot be resumed",
+         where);
+  }
+  try {
+    const nlohmann::json state = nlohmann::json::parse(progress->second);
+    if (state.at("train_images") != batches_.image_count()) {
+      fail(ErrorKind::kCheckpoint, "train",
+           "expected the {} training images that the run in {} began with, got {} from {}; give it "
+           "the same data",
+           state.at("train_images").dump(), where, batches_.image_count(), dataset_.source);
+    }
+    progress_.step = state.at("step");
+    total_steps_ = std::min<int64_t>(total_steps_, state.at("total_steps"));
+    progress_.recorded_step = state.at("recorded_step");
+    progress_.epoch_loss_sum = state.at("epoch_loss_sum");
+    progress_.epoch_images = state.at("epoch_images");
+    progress_.train_wall_s = state.at("train_wall_s");
+    earlier_wall_s_ = state.at("wall_s");
+    progress_.accuracies = state.at("accuracies").get<std::vector<double>>();
+    progress_.best = state.at("best");
+    progress_.best_epoch = state.at("best_epoch");
+  } catch (const nlohmann::json::exception& error) {
+    fail(ErrorKind::kCheckpoint, "train", "could not read the progress kept in {}: {}", where,
+         error.what());
+  }
+  model_.load_state(checkpoint.model, where);
+  optimizer_.load_state(checkpoint.optimizer, where);
+  forget_metrics_after(run_, progress_.recorded_step);
+}
+
+StepReport Trainer::step_report() const {
+  StepReport report;
+  report.step = progress_.step;
+  report.total_steps = total_steps_;
+  report.epoch = epochs(progress_.step);
+  report.total_epochs = epochs(total_steps_);
+  report.loss = progress_.epoch_images
+                    ? progress_.epoch_loss_sum / static_cast<double>(progress_.epoch_images)
+                    : 0;
+  report.lr = lr_;
+  const double step_s = budget_.step_s();
+  if (step_s > 0) {
+    report.images_per_s = static_cast<double>(config_.batch) / step_s;
+    report.eta_s = static_cast<double>(total_steps_ - progress_.step) * step_s + evaluation_s_;
+  }
+  return report;
+}
+
+TrainResult Trainer::result(const Evaluation& last) const {
+  TrainResult result;
+  result.stop_signal = stop_signal();
+  result.run = run_.path().string();
+  result.model = model_.spec().name;
+  result.dataset = dataset_.name;
+  result.recipe = config_.recipe;
+  result.split = config_.val_split > 0 ? "validation" : "test";
+  result.epochs = epochs(progress_.step);
+  result.images = batches_.images_before(progress_.step);
+  result.wall_s = run_wall_s();
+  result.train_wall_s = progress_.train_wall_s;
+  result.images_per_s = median(step_images_per_s_);
+  result.last = last;
+  result.has_tta = config_.tta;
+  result.best = progress_.best;
+  result.best_epoch = progress_.best_epoch;
+  result.classes = dataset_.classes;
+  result.device = device();
+  result.precision = precision();
+  result.kernel = kernel();
+  result.threads = at::get_num_threads();
+  result.peak_rss_bytes = peak_rss_bytes();
+  return result;
+}
+
+double Trainer::learning_rate_now() const {
+  if (schedule_.kind == ScheduleKind::kPlateau)
+    return plateau_learning_rate(schedule_, progress_.accuracies);
+  return learning_rate(schedule_, epochs(progress_.step), epochs(total_steps_), epochs(1));
+}
+
+double Trainer::epochs(int64_t steps) const {
+  return static_cast<double>(steps) / static_cast<double>(batches_.steps_per_epoch());
+}
+
+double Trainer::run_wall_s() const { return earlier_wall_s_ + process_wall_s(); }
+
+std::string Trainer::precision() const { return precision_name(precision_); }
+
+std::string Trainer::kernel() const {
+  return device_.is_cpu() ? "torch/" + instruction_set() : "torch";
+}
+
+}  // namespace skipway

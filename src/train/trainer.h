@@ -1,0 +1,155 @@
+// The training run: from a data set and a Config to better weights, a run folder and a result.
+// Prints nothing.
+#pragma once
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "data/batches.h"
+#include "data/dataset.h"
+#include "model/model.h"
+#include "record/run_folder.h"
+#include "record/tensorboard.h"
+#include "train/budget.h"
+#include "train/config.h"
+#include "train/evaluate.h"
+#include "train/optimizer.h"
+#include "train/schedule.h"
+
+namespace skipway {
+
+/// What is known after a step, for whoever watches.
+struct StepReport {
+  int64_t step = 0;         // steps done
+  int64_t total_steps = 0;  // as planned now
+  double epoch = 0;         // epochs done
+  double total_epochs = 0;
+  double loss = 0;          // mean over the epoch so far [nats]
+  double lr = 0;            // of this step
+  double images_per_s = 0;  // recent
+  double eta_s = 0;         // until the end of the run, evaluation included
+};
+
+/// What is known at the end of an epoch, and of the run.
+struct EpochReport {
+  StepReport step;
+  std::optional<Evaluation> evaluation;
+};
+
+struct TrainHooks {
+  std::function<void(const StepReport&)> on_step;  // each may be empty
+  std::function<void(const EpochReport&)> on_epoch;
+  std::function<void(int64_t done, int64_t all)> on_evaluate;  // images
+  std::function<int()> stop_signal;                            // not 0: save and stop
+};
+
+struct TrainResult {
+  int stop_signal = 0;  // not 0: stopped early, state saved; `last` is then empty
+  std::string run;
+  std::string model, dataset, recipe, split;  // split: "test" or "validation"
+  double epochs = 0;
+  int64_t images = 0;
+  double wall_s =
+      0;  // of the process (and of those before a resume), loading and evaluation included
+  double train_wall_s = 0;  // of the training steps
+  double images_per_s = 0;  // median over the steps of this process
+  Evaluation last;
+  bool has_tta = false;
+  double best = 0;  // highest accuracy of any evaluation of the run (plain)
+  double best_epoch = 0;
+  std::vector<std::string> classes;
+  std::string device, precision, kernel;
+  int64_t threads = 0;
+  int64_t peak_rss_bytes = 0;
+  std::string weights_sha256;
+};
+
+/// The object that `train --json` prints.
+nlohmann::ordered_json to_json(const TrainResult& result);
+
+class Trainer {
+ public:
+  /// `config_toml` is what a checkpoint keeps of the configuration. Validation images are taken out
+  /// of `dataset` here. Errors: kUsage, kData, kDevice when configuration, data and machine do not
+  /// go together.
+  Trainer(const Config& config, std::string config_toml, Dataset dataset, RunFolder run,
+          TrainHooks hooks);
+
+  /// Goes back to the state of the run folder's last checkpoint. Errors: kCheckpoint.
+  void restore();
+
+  /// Trains to the end, evaluates, writes the run folder. Errors: kDiverged (state saved before
+  /// it), kDisk.
+  TrainResult run();
+
+  const ResNet& model() const { return model_; }
+  const Dataset& dataset() const { return dataset_; }
+  /// "cpu", "cuda:0"; "bf16"; "torch/avx512_bf16".
+  std::string device() const { return device_.str(); }
+  std::string precision() const;
+  std::string kernel() const;
+
+ private:
+  void warn_of_flaws() const;
+  void train_step();
+  at::Tensor forward_loss(const Batch& batch);
+  void check_finite(double loss);
+  void record_step(const Batch& batch, double loss, double step_s);
+  void end_epoch(std::optional<Evaluation> evaluation);
+  void plan_reserve();
+  Evaluation evaluate_now(bool tta);
+  bool evaluation_is_due() const;
+  void save();
+  TrainResult result(const Evaluation& last) const;
+
+  StepReport step_report() const;
+  double learning_rate_now() const;
+  double epochs(int64_t steps) const;
+  double run_wall_s() const;
+  int stop_signal() const { return hooks_.stop_signal ? hooks_.stop_signal() : 0; }
+  bool at_epoch_end() const { return progress_.step % batches_.steps_per_epoch() == 0; }
+  bool epoch_is_unrecorded() const {
+    return at_epoch_end() && progress_.recorded_step < progress_.step && !finished();
+  }
+  bool finished() const { return progress_.step >= total_steps_; }
+
+  // What a run is made of.
+  Config config_;
+  std::string config_toml_;
+  at::Device device_;
+  at::ScalarType precision_;
+  Dataset dataset_;
+  Split evaluation_split_;
+  RunFolder run_;
+  TrainHooks hooks_;
+  ResNet model_;
+  Sgd optimizer_;
+  Batches batches_;
+  ScheduleOptions schedule_;
+  Budget budget_;
+  TensorBoardWriter tensorboard_;
+
+  // Where it stands; a checkpoint keeps all of it.
+  struct Progress {
+    int64_t step = 0;           // steps done
+    int64_t recorded_step = 0;  // of the last line in metrics.jsonl
+    double epoch_loss_sum = 0;  // of the running epoch, sum over images
+    int64_t epoch_images = 0;
+    double train_wall_s = 0;
+    std::vector<double> accuracies;  // of every evaluation so far
+    double best = 0, best_epoch = 0;
+  } progress_;
+  int64_t total_steps_;        // as planned now
+  double lr_ = 0;              // of the last step
+  double earlier_wall_s_ = 0;  // of processes before a resume
+  double saved_at_s_ = 0;
+  double evaluation_s_ = 0;                // expected time of the final evaluation
+  std::vector<double> step_images_per_s_;  // of this process, warm-up left out
+  int64_t steps_of_process_ = 0;
+};
+
+}  // namespace skipway

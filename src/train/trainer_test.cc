@@ -1,0 +1,227 @@
+#include "train/trainer.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cmath>
+
+#include "base/clock.h"
+#include "base/error.h"
+#include "base/files.h"
+#include "base/log.h"
+#include "base/rng.h"
+#include "record/checkpoint.h"
+#include "record/safetensors.h"
+
+namespace skipway {
+namespace {
+
+// Two classes that differ in brightness, 8 x 8 pixels: a ResNet learns them in a few steps.
+Split synthetic_split(int64_t n, uint64_t seed) {
+  Split split;
+  split.images = at::empty({n, 8, 8, 3}, at::kByte);
+  split.labels = at::empty({n}, at::kLong);
+  Rng rng(seed, RngUse::kSynthetic);
+  uint8_t* pixel = split.images.data_ptr<uint8_t>();
+  for (int64_t i = 0; i < n; ++i) {
+    const auto label = static_cast<int64_t>(rng.below(2));
+    split.labels[i] = label;
+    for (int64_t p = 0; p < 8 * 8 * 3; ++p)
+      *pixel++ = static_cast<uint8_t>(rng.below(156) + (label ? 100 : 0));
+    split.names.push_back(std::to_string(i));
+  }
+  return split;
+}
+
+Dataset synthetic_dataset() {
+  Dataset dataset;
+  dataset.name = "synthetic";
+  dataset.source = "synthetic";
+  dataset.classes = {"dark", "bright"};
+  dataset.image_size = 8;
+  dataset.train = synthetic_split(40, 1);
+  dataset.test = synthetic_split(20, 2);
+  return dataset;
+}
+
+Config small_config(double epochs) {
+  Config config;
+  config.minutes = 0;
+  config.epochs = epochs;
+  config.batch = 16;
+  config.lr = 0.02;
+  config.schedule = "cosine";
+  config.t_max = 4;
+  config.crop_pad = 1;
+  config.test_every = 1;
+  config.precision = "fp32";
+  config.seed = 3;
+  return config;
+}
+
+class TrainerTest : public testing::Test {
+ protected:
+  void SetUp() override {
+    at::set_num_threads(2);
+    folder_ =
+        fs::path(testing::TempDir()) /
+        ("trainer_" + std::string(testing::UnitTest::GetInstance()->current_test_info()->name()));
+    fs::remove_all(folder_);
+  }
+  void TearDown() override { fs::remove_all(folder_); }
+
+  RunFolder new_run(const std::string& name) { return RunFolder::create(folder_ / name); }
+
+  fs::path folder_;
+};
+
+std::vector<std::string> epoch_lines(const RunFolder& run) {
+  std::vector<std::string> lines;
+  for (auto line : run.read_metrics()) {
+    if (line["event"] != "epoch") continue;
+    for (const char* clock : {"wall_s", "train_wall_s", "images_per_s"}) line.erase(clock);
+    lines.push_back(line.dump());
+  }
+  return lines;
+}
+
+TEST_F(TrainerTest, LearnsTwoClasses) {
+  Trainer trainer(small_config(4), "", synthetic_dataset(), new_run("a"), {});
+  const TrainResult result = trainer.run();
+  EXPECT_GT(result.last.accuracy, 0.9);
+  EXPECT_EQ(result.last.n, 20);
+  EXPECT_EQ(result.images, 160);
+  EXPECT_DOUBLE_EQ(result.epochs, 4);
+}
+
+TEST_F(TrainerTest, SameSeedGivesSameBitsAndAnotherSeedDoesNot) {
+  Config config = small_config(1);
+  const std::string a =
+      Trainer(config, "", synthetic_dataset(), new_run("a"), {}).run().weights_sha256;
+  const std::string b =
+      Trainer(config, "", synthetic_dataset(), new_run("b"), {}).run().weights_sha256;
+  config.seed = 4;
+  const std::string c =
+      Trainer(config, "", synthetic_dataset(), new_run("c"), {}).run().weights_sha256;
+  EXPECT_EQ(a, b);
+  EXPECT_NE(a, c);
+}
+
+// Stops a run of four epochs after `step` steps and goes on with it in a second trainer.
+void stop_and_resume(const Config& config, const RunFolder& run, int64_t step) {
+  int64_t seen = 0;
+  TrainHooks hooks;
+  hooks.on_step = [&](const StepReport& report) { seen = report.step; };
+  hooks.stop_signal = [&] { return seen >= step ? 15 : 0; };
+  Trainer first(config, "", synthetic_dataset(), run, hooks);
+  const TrainResult stopped = first.run();
+  ASSERT_EQ(stopped.stop_signal, 15);
+  ASSERT_EQ(stopped.images, step / 3 * 40 + step % 3 * 16);
+
+  Trainer second(config, "", synthetic_dataset(), run, {});
+  second.restore();
+  ASSERT_EQ(second.run().stop_signal, 0);
+}
+
+TEST_F(TrainerTest, ResumedRunEqualsAnUninterruptedOneBitForBit) {
+  const Config config = small_config(4);
+  const RunFolder whole = new_run("whole");
+  Trainer(config, "", synthetic_dataset(), whole, {}).run();
+  for (const int64_t step : {6, 7}) {  // at the end of an epoch, and in the middle of one
+    const RunFolder parts = new_run("parts" + std::to_string(step));
+    stop_and_resume(config, parts, step);
+    EXPECT_EQ(read_file(whole.model()), read_file(parts.model())) << "stopped after step " << step;
+    EXPECT_EQ(epoch_lines(whole), epoch_lines(parts)) << "stopped after step " << step;
+  }
+}
+
+TEST_F(TrainerTest, ResumeForgetsMetricsWrittenAfterTheCheckpoint) {
+  const Config config = small_config(4);
+  const RunFolder run = new_run("a");
+  int64_t seen = 0;
+  TrainHooks hooks;
+  hooks.on_step = [&](const StepReport& report) { seen = report.step; };
+  hooks.stop_signal = [&] { return seen >= 4 ? 2 : 0; };
+  Trainer(config, "", synthetic_dataset(), run, hooks).run();
+  run.append_metrics(
+      {{"event", "epoch"}, {"epoch", 2.0}, {"step", 6}});  // as a process killed later would have
+  Trainer second(config, "", synthetic_dataset(), run, {});
+  second.restore();
+  second.run();
+  EXPECT_EQ(epoch_lines(run).size(), 4u);
+}
+
+TEST_F(TrainerTest, ResumeRefusesOtherData) {
+  const Config config = small_config(1);
+  const RunFolder run = new_run("a");
+  Trainer(config, "", synthetic_dataset(), run, {}).run();
+  Dataset other = synthetic_dataset();
+  other.train = synthetic_split(41, 1);
+  Trainer second(config, "", other, run, {});
+  try {
+    second.restore();
+    FAIL() << "expected an error";
+  } catch (const Error& error) {
+    EXPECT_EQ(error.kind(), ErrorKind::kCheckpoint);
+    EXPECT_THAT(error.what(), testing::HasSubstr("40 training images"));
+  }
+}
+
+TEST_F(TrainerTest, NonFiniteLossStopsWithTheStateBeforeItSaved) {
+  Config config = small_config(4);
+  config.lr = 1e30;
+  const RunFolder run = new_run("a");
+  try {
+    Trainer(config, "", synthetic_dataset(), run, {}).run();
+    FAIL() << "expected an error";
+  } catch (const Error& error) {
+    EXPECT_EQ(error.kind(), ErrorKind::kDiverged);
+    EXPECT_THAT(error.what(), testing::HasSubstr("--lr"));
+  }
+  EXPECT_FALSE(load_checkpoint(run).model.empty());
+}
+
+TEST_F(TrainerTest, MinutesEndTheRunInTime) {
+  Config config = small_config(0);
+  config.minutes = (process_wall_s() + 3) / 60;
+  config.test_every = 0;
+  const TrainResult result = Trainer(config, "", synthetic_dataset(), new_run("a"), {}).run();
+  EXPECT_NEAR(result.wall_s, config.minutes * 60, 1.5);  // the reserve for writing files is as long
+  EXPECT_GT(result.epochs, 0);
+}
+
+TEST_F(TrainerTest, ValidationSplitLeavesTheTestPartAlone) {
+  Config config = small_config(1);
+  config.val_split = 10;
+  const TrainResult result = Trainer(config, "", synthetic_dataset(), new_run("a"), {}).run();
+  EXPECT_EQ(result.last.n, 10);
+  EXPECT_EQ(result.images, 30);
+  EXPECT_EQ(result.split, "validation");
+}
+
+TEST_F(TrainerTest, DataWithoutATestPartNeedsAValidationSplit) {
+  Dataset dataset = synthetic_dataset();
+  dataset.test = {};
+  try {
+    Trainer(small_config(1), "", dataset, new_run("a"), {});
+    FAIL() << "expected an error";
+  } catch (const Error& error) {
+    EXPECT_EQ(error.kind(), ErrorKind::kData);
+    EXPECT_THAT(error.what(), testing::HasSubstr("--val-split"));
+  }
+}
+
+TEST_F(TrainerTest, WarnsOfACosineThatNeverAnneals) {
+  Config config = small_config(1);
+  config.t_max = 200;
+  std::vector<std::string> warnings;
+  const int handle = add_log_sink([&](LogLevel level, std::string_view line) {
+    if (level == LogLevel::kWarning) warnings.emplace_back(line);
+  });
+  Trainer trainer(config, "", synthetic_dataset(), new_run("a"), {});
+  remove_log_sink(handle);
+  EXPECT_THAT(warnings, testing::ElementsAre(testing::HasSubstr("--t-max 1 ends at zero")));
+}
+
+}  // namespace
+}  // namespace skipway
