@@ -5,9 +5,9 @@
 // Errors are relative, ||ours - theirs|| / ||theirs||, and come from the order of the sums alone,
 // which differs between the two programs. One layer's sums differ by a few unit roundoffs u (6e-8
 // in fp32, 1.1e-16 in fp64). BatchNorm over the few values that a small batch leaves in the last
-// stages magnifies that from block to block: about 1,000 u at the logits of ResNet-50, in fp32 as
-// in fp64. Ten times that is allowed, and another ten for gradients, which go through the layers
-// twice.
+// stages magnifies that from block to block: 100 u at the logits of ResNet-18 and up to 2,400 u at
+// those of ResNet-50, in fp32 as in fp64. 10,000 u are allowed, and ten times that for gradients,
+// which go through the layers twice.
 //
 // Gradients in fp32 need more. A ReLU whose input is nearer to zero than that difference opens on
 // one side only, and one such gate of the n of a layer turns its gradient by up to 1/sqrt(n): 1e-2
@@ -106,8 +106,10 @@ class Parity : public testing::Test {
   std::filesystem::path answer(size_t i) const { return folder_ / fmt::format("a{}", i); }
 
   // One step of every model with both stems. `last_side`: of the last stage's square [pixels].
-  void compare_steps(at::ScalarType type, int64_t last_side, double forward_tolerance,
-                     double gradient_tolerance) {
+  // BatchNorm there sees count * last_side^2 values a channel; over four, chance makes some
+  // channels' variance so small that the errors grow tenfold.
+  void compare_steps(at::ScalarType type, int64_t count, int64_t last_side,
+                     double forward_tolerance, double gradient_tolerance) {
     struct Case {
       std::unique_ptr<ResNet> model;
       at::Tensor images, labels;
@@ -122,10 +124,10 @@ class Parity : public testing::Test {
         const at::Generator random = at::detail::createCPUGenerator(5);
         Case& made = cases.emplace_back();
         made.model = make_model(spec, type);
-        made.images = at::randn({4, 3, spec.image_size, spec.image_size}, random)
+        made.images = at::randn({count, 3, spec.image_size, spec.image_size}, random)
                           .to(type)
                           .contiguous(at::MemoryFormat::ChannelsLast);
-        made.labels = at::randint(spec.num_classes, {4}, random, at::kLong);
+        made.labels = at::randint(spec.num_classes, {count}, random, at::kLong);
         write_question(question(cases.size() - 1), *made.model, made.images, made.labels,
                        {{"task", "step"}});
       }
@@ -151,9 +153,8 @@ class Parity : public testing::Test {
       ASSERT_EQ(ours.size(), theirs.size());
       for (const auto& [name, tensor] : ours) {
         ASSERT_TRUE(theirs.contains(name)) << name;
-        EXPECT_LE(relative_error(tensor, theirs.at(name)),
-                  name.starts_with("grad.") ? gradient_tolerance : forward_tolerance)
-            << name;
+        const double tolerance = name.starts_with("grad.") ? gradient_tolerance : forward_tolerance;
+        EXPECT_LE(relative_error(tensor, theirs.at(name)), tolerance) << name;
       }
     }
   }
@@ -163,13 +164,14 @@ class Parity : public testing::Test {
 
 TEST_F(Parity, StepAgreesWithPyTorchInFp64) {
   constexpr double kRoundoff = std::numeric_limits<double>::epsilon() / 2;
-  compare_steps(at::kDouble, /*last_side=*/1, kForwardRoundoffs * kRoundoff,
+  compare_steps(at::kDouble, /*count=*/8, /*last_side=*/1, kForwardRoundoffs * kRoundoff,
                 kGradientRoundoffs * kRoundoff);
 }
 
 TEST_F(Parity, StepAgreesWithPyTorchInFp32) {
   constexpr double kRoundoff = std::numeric_limits<float>::epsilon() / 2;
-  compare_steps(at::kFloat, /*last_side=*/2, kForwardRoundoffs * kRoundoff, kGatesInFp32);
+  compare_steps(at::kFloat, /*count=*/4, /*last_side=*/2, kForwardRoundoffs * kRoundoff,
+                kGatesInFp32);
 }
 
 // In fp64, because training amplifies: in fp32 the gates part the two runs after a few steps.
