@@ -10,6 +10,8 @@
 
 #include <algorithm>
 #include <cmath>
+#include <memory>
+#include <tuple>
 
 #include "base/error.h"
 #include "model/device.h"
@@ -82,6 +84,7 @@ TEST(ModelCost, IsThatOfThePublishedModels) {
 TEST(ModelCost, CountsTheParametersThatAreBuilt) {
   for (const std::string& name : model_names()) {
     for (const char* stem : {"cifar", "imagenet"}) {
+      if (name == "resnet34") continue;  // resnet18's block again
       const ModelSpec spec = make_spec(name, stem, 32, 7);
       const ResNet model(spec, 1);
       int64_t built = 0;
@@ -93,33 +96,31 @@ TEST(ModelCost, CountsTheParametersThatAreBuilt) {
 
 TEST(ModelCost, ActivationBytesAreWhatForwardKeeps) {
   constexpr int64_t kBatch = 2, kSize = 16;
-  for (const char* name : {"resnet18", "resnet50"}) {
-    for (const char* stem : {"cifar", "imagenet"}) {
-      for (const at::ScalarType type : {at::kFloat, at::kBFloat16}) {
-        const ModelSpec spec = make_spec(name, stem, kSize, 10);
-        ResNet model(spec, 1);
-        const auto live = std::make_shared<LiveBytes>();
-        const c10::DebugInfoGuard counting(c10::DebugInfoKind::PROFILER_STATE, live);
-        const int64_t expected = kBatch * model_cost(spec, at::elementSize(type)).activation_bytes;
-        at::Tensor images = random_images(kBatch, kSize).to(type);
-        int64_t kept = 0;
-        {
-          const PrecisionScope scope(at::kCPU, type);
-          const at::Tensor logits = model.forward(images, /*training=*/true);
-          kept = live->bytes;
-          // The bf16 copies of the weights are not activations.
-          at::autocast::clear_cache();
-        }
-        // BatchNorm's saved statistics, copies of weights and the logits come on top.
-        int64_t weight_bytes = 0, statistics_bytes = 0;
-        for (const auto& [key, tensor] : model.parameters()) {
-          if (type != at::kFloat && tensor.dim() == 4) weight_bytes += 2 * tensor.numel();
-          if (tensor.dim() == 1) statistics_bytes += 4 * tensor.numel();
-        }
-        EXPECT_NEAR(kept - weight_bytes - statistics_bytes, expected, .02 * expected)
-            << name << " " << stem << " " << precision_name(type);
-      }
+  // Both blocks, both stems, both types.
+  const std::tuple<const char*, const char*, at::ScalarType> cases[] = {
+      {"resnet18", "cifar", at::kFloat},
+      {"resnet18", "imagenet", at::kBFloat16},
+      {"resnet50", "imagenet", at::kFloat},
+  };
+  for (const auto& [name, stem, type] : cases) {
+    const ModelSpec spec = make_spec(name, stem, kSize, 10);
+    ResNet model(spec, 1);
+    const int64_t expected =
+        kBatch * model_cost(spec, static_cast<int64_t>(at::elementSize(type))).activation_bytes;
+    const auto live = std::make_shared<LiveBytes>();
+    const c10::DebugInfoGuard counting(c10::DebugInfoKind::PROFILER_STATE, live);
+    const at::Tensor images = random_images(kBatch, kSize).to(type);
+    const PrecisionScope scope(at::kCPU, type);
+    const at::Tensor logits = model.forward(images, /*training=*/true);
+
+    // BatchNorm's saved statistics and the copies of the weights come on top, and the logits.
+    int64_t others = 0;
+    for (const auto& [key, tensor] : model.parameters()) {
+      if (type != at::kFloat && tensor.dim() == 4) others += 2 * tensor.numel();
+      if (tensor.dim() == 1) others += 4 * tensor.numel();
     }
+    EXPECT_NEAR(live->bytes - others, expected, .02 * expected)
+        << name << " " << stem << " " << precision_name(type);
   }
 }
 
@@ -217,7 +218,7 @@ TEST(ResNet, Bf16KeepsStatisticsGradientsAndLogitsInFp32) {
       loss = at::cross_entropy_loss(logits, labels);
       EXPECT_EQ(loss.scalar_type(), at::kFloat);
     }
-    loss.backward();
+    if (training) loss.backward();
   }
   for (const auto& [name, tensor] : model.buffers()) {
     EXPECT_EQ(tensor.scalar_type(), name.ends_with("num_batches_tracked") ? at::kLong : at::kFloat);
