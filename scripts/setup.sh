@@ -6,10 +6,6 @@ build_packages=(g++ cmake ninja-build python3-venv ca-certificates libjpeg-dev l
 # Without these all still works: compiling again is slower, and there is no stand-in data set.
 optional_packages=(ccache dataset-fashion-mnist)
 
-# nginx serves the tests of downloads; python3-torch and -torchvision are what parity is held against.
-test_packages=(libgtest-dev libgmock-dev nginx-light python3-torch python3-torchvision)
-lint_packages=(git clang-format clang-tidy shellcheck)
-
 # libtorch_cpu.so links only these two of the NVIDIA wheels: 0.5 GB to download instead of 4.7 GB.
 torch_wheels="--no-deps torch==2.11.0 nvidia-cuda-runtime==13.0.96 nvidia-cuda-cupti==13.0.85"
 torch_wheels_cuda="torch==2.11.0"

@@ -15,6 +15,7 @@
 #include "data/dataset.h"
 #include "model/device.h"
 #include "record/run_folder.h"
+#include "report/report.h"
 #include "train/trainer.h"
 
 namespace skipway {
@@ -144,6 +145,7 @@ int finish(const TrainResult& result, bool json) {
                     result.epochs, result.run));
     return 128 + result.stop_signal;
   }
+  write_report(RunFolder::open(result.run));
   if (json) {
     print_json(to_json(result));
   } else {

@@ -8,12 +8,11 @@
 #include <array>
 #include <atomic>
 #include <bit>
-#include <cctype>
 #include <cmath>
 #include <cstdlib>
 
-#include <filesystem>
 #include <functional>
+#include <map>
 #include <mutex>
 #include <numeric>
 #include <set>
@@ -22,8 +21,6 @@
 
 namespace skipway {
 namespace {
-
-namespace fs = std::filesystem;
 
 constexpr size_t kExamples = 5;
 constexpr int kMaxHashDistance = 3;  // of 64 bits
@@ -279,7 +276,8 @@ void check_duplicates(const Dataset& dataset, std::vector<Finding>& findings) {
   std::set<int64_t> test_exact, test_near;
   for (const Pair& pair : exact) {
     const std::string names = images.names(pair.first, pair.second);
-    if (images.label(pair.first) != images.label(pair.second)) {
+    const bool contradict = images.label(pair.first) != images.label(pair.second);
+    if (contradict) {
       ++contradictions;
       const auto class_of = [&](int64_t i) {
         return dataset.classes[static_cast<size_t>(images.label(i))];
@@ -290,7 +288,7 @@ void check_duplicates(const Dataset& dataset, std::vector<Finding>& findings) {
     if (images.in_train(pair.first) && !images.in_train(pair.second)) {
       test_exact.insert(pair.second);
       add_example(overlap.examples, names);
-    } else {
+    } else if (!contradict) {
       ++copies_count;
       add_example(copies.examples, names);
     }
@@ -395,78 +393,29 @@ void check_bad_files(const Dataset& dataset, std::vector<Finding>& findings) {
   findings.push_back(broken);
 }
 
-bool is_image_name(const fs::path& path) {
-  std::string extension = path.extension().string();
-  std::ranges::transform(extension, extension.begin(),
-                         [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
-  return extension == ".jpg" || extension == ".jpeg" || extension == ".png";
-}
-
-std::vector<fs::path> folders_in(const fs::path& folder) {
-  std::vector<fs::path> folders;
-  std::error_code code;
-  for (fs::directory_iterator entry(folder, code), end; !code && entry != end;
-       entry.increment(code)) {
-    const bool is_hidden = entry->path().filename().string().starts_with('.');
-    if (entry->is_directory(code) && !is_hidden) folders.push_back(entry->path());
+// Images of class folders are named "class/…"; a second slash is a folder inside the class.
+void check_nested(const Dataset& dataset, std::vector<Finding>& findings) {
+  std::map<std::string, int64_t> inner;  // "class/folder" -> images
+  int64_t images = 0;
+  for (const Split* split : {&dataset.train, &dataset.test}) {
+    for (const std::string& name : split->names) {
+      const size_t first = name.find('/');
+      const size_t second = first == std::string::npos ? first : name.find('/', first + 1);
+      if (second == std::string::npos) continue;
+      ++inner[name.substr(0, second)];
+      ++images;
+    }
   }
-  std::ranges::sort(folders);
-  return folders;
-}
-
-// Class folders of a data set that was read from a folder: in train/ and test/ when there are such,
-// with at most one folder around it all. The loader's rules, told again for what it does not load.
-std::vector<fs::path> class_folders(fs::path root) {
-  std::error_code code;
-  if (!fs::is_directory(root / "train", code)) {
-    const std::vector<fs::path> inside = folders_in(root);
-    if (inside.size() == 1) root = inside.front();
-  }
-  if (!fs::is_directory(root / "train", code)) return folders_in(root);
-  std::vector<fs::path> classes = folders_in(root / "train");
-  for (const fs::path& folder : folders_in(root / "test")) classes.push_back(folder);
-  return classes;
-}
-
-void check_folders(const Dataset& dataset, std::vector<Finding>& findings) {
-  std::error_code code;
-  const fs::path root = dataset.source;
-  if (!fs::is_directory(root, code)) return;
-  Finding empty{FindingLevel::kError, "empty-class", {}, {}};
+  if (images == 0) return;
   Finding nested{FindingLevel::kWarning, "nested-class", {}, {}};
-  int64_t empty_count = 0, nested_count = 0, nested_images = 0;
-  for (const fs::path& folder : class_folders(root)) {
-    int64_t direct = 0, deeper = 0;
-    const auto options = fs::directory_options::skip_permission_denied;
-    for (fs::recursive_directory_iterator entry(folder, options, code), end; !code && entry != end;
-         entry.increment(code)) {
-      if (is_image_name(entry->path())) ++(entry.depth() == 0 ? direct : deeper);
-    }
-    const std::string name = fs::relative(folder, root, code).string();
-    if (direct + deeper == 0) {
-      // Of a class that the loader knows, check_classes has already said it.
-      if (std::ranges::count(dataset.classes, folder.filename().string()) > 0) continue;
-      ++empty_count;
-      add_example(empty.examples, name);
-    } else if (deeper > 0) {
-      ++nested_count;
-      nested_images += deeper;
-      add_example(nested.examples, fmt::format("{}: {} deeper", name, deeper));
-    }
+  nested.message = fmt::format(
+      "{} in folders inside class folders and count as images of the outer one; if the inner "
+      "folders are the classes, move them up",
+      plural(images, "image is", "images are"));
+  for (const auto& [folder, count] : inner) {
+    add_example(nested.examples, fmt::format("{}: {}", folder, plural(count, "image", "images")));
   }
-  if (empty_count > 0) {
-    empty.message = fmt::format("{} without any image; fill or delete it",
-                                plural(empty_count, "class folder", "class folders"));
-    findings.push_back(empty);
-  }
-  if (nested_count > 0) {
-    nested.message = fmt::format(
-        "{} in folders inside {}; a class is the folder right below train/ and test/, so move the "
-        "images up, or the inner folders if these are the classes",
-        plural(nested_images, "image is", "images are"),
-        plural(nested_count, "class folder", "class folders"));
-    findings.push_back(nested);
-  }
+  findings.push_back(nested);
 }
 
 void check_statistics(const Dataset& dataset, const Normalisation& configured,
@@ -504,7 +453,7 @@ std::vector<Finding> check_dataset(const Dataset& dataset, const Normalisation& 
   std::vector<Finding> findings;
   check_bad_files(dataset, findings);
   check_classes(dataset, findings);
-  check_folders(dataset, findings);
+  check_nested(dataset, findings);
   check_duplicates(dataset, findings);
   check_statistics(dataset, configured, findings);
   std::ranges::stable_sort(findings, std::greater(), &Finding::level);

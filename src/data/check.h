@@ -20,9 +20,9 @@ struct Finding {
 /// Findings, errors first, then warnings, then notes. Looks for
 ///   broken-file         files that are no images                                        error
 ///   empty-class         no training image (error) or no test image (warning) of a class
-///   nested-class        class folders with folders of images in them                    warning
+///   nested-class        images in folders inside their class folder                     warning
 ///   train-test-overlap  test images that are in train too, exactly or nearly            warning
-///   exact-duplicate     equal pixels: under two labels (warning), or inside one part (note)
+///   exact-duplicate     equal pixels: under two labels (warning), or one, inside a part (note)
 ///   near-duplicate      hardly different pixels inside one part                         note
 ///   imbalance           the largest class against the smallest in train: from 3 times a warning,
 ///                       from 1.5 times a note

@@ -5,6 +5,7 @@
 #include <ATen/ATen.h>
 #include <ATen/CPUGeneratorImpl.h>
 #include <ATen/autocast_mode.h>
+#include <ATen/core/grad_mode.h>
 #include <fmt/ranges.h>
 
 #include <charconv>
@@ -270,9 +271,12 @@ ResNet::ResNet(const ModelSpec& spec, uint64_t seed, at::Device device)
 }
 
 at::Tensor ResNet::add_parameter(const std::string& name, at::Tensor values) {
+  // Written into the layout, not converted to it: a 1x1 convolution's weights would keep their
+  // strides, and its gradient would then have others.
   const auto format =
       values.dim() == 4 ? at::MemoryFormat::ChannelsLast : at::MemoryFormat::Contiguous;
-  at::Tensor parameter = values.to(device_).contiguous(format).set_requires_grad(true);
+  at::Tensor parameter = at::empty(values.sizes(), values.options().device(device_), format);
+  parameter.copy_(values).set_requires_grad(true);
   parameters_.emplace_back(name, parameter);
   state_.emplace_back(name, parameter);
   return parameter;

@@ -1,0 +1,126 @@
+"""PyTorch's answer to the questions of parity_test.cc: a torchvision ResNet on the same numbers.
+
+    python3 parity.py QUESTION.safetensors ANSWER.safetensors [QUESTION ANSWER]...
+
+A question holds a model's state_dict under "state.", "images" [n,3,h,w] and "labels" [n], and as
+metadata "model", "stem" and "task":
+
+step   One forward and backward pass in training mode, then a forward pass in evaluation mode with
+       the statistics that the first one left. Answer: "train_logits", "loss", "grad.<parameter>",
+       "buffer.<buffer>", "eval_logits".
+curve  torch.optim.SGD with the metadata's "lr", "momentum", "weight_decay" and "nesterov", a batch
+       of "batch" images a step, taken in turn. Answer: "losses" [steps].
+
+The loss is cross entropy with the metadata's "label_smoothing". Needs Debian's python3-torch and
+python3-torchvision; safetensors files are read and written here, with json and numpy.
+"""
+
+import json
+import os
+import sys
+
+import numpy as np
+import torch
+import torchvision
+
+DTYPES = {"F32": np.float32, "F64": np.float64, "I64": np.int64}
+
+
+def read_safetensors(path):
+    """Returns ({name: tensor}, metadata)."""
+    with open(path, "rb") as file:
+        data = file.read()
+    begin = 8 + int.from_bytes(data[:8], "little")
+    header = json.loads(data[8:begin])
+    metadata = header.pop("__metadata__", {})
+    tensors = {}
+    for name, entry in header.items():
+        first, last = entry["data_offsets"]
+        values = np.frombuffer(data[begin + first : begin + last], DTYPES[entry["dtype"]])
+        tensors[name] = torch.from_numpy(values.reshape(entry["shape"]).copy())
+    return tensors, metadata
+
+
+def write_safetensors(path, tensors):
+    """Writes {name: tensor}."""
+    names = {dtype: name for name, dtype in DTYPES.items()}
+    header, pieces, offset = {}, [], 0
+    for name, tensor in tensors.items():
+        values = tensor.detach().contiguous().numpy()
+        header[name] = {
+            "dtype": names[values.dtype.type],
+            "shape": list(values.shape),
+            "data_offsets": [offset, offset + values.nbytes],
+        }
+        pieces.append(values.tobytes())
+        offset += values.nbytes
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    with open(path, "wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text + b"".join(pieces))
+
+
+def build_model(tensors, metadata):
+    """Returns torchvision's model with the question's stem, weights and number type."""
+    state = {name[6:]: value for name, value in tensors.items() if name.startswith("state.")}
+    classes = state["fc.weight"].shape[0]
+    model = getattr(torchvision.models, metadata["model"])(num_classes=classes)
+    if metadata["stem"] == "cifar":
+        model.conv1 = torch.nn.Conv2d(3, 64, kernel_size=3, padding=1, bias=False)
+        model.maxpool = torch.nn.Identity()
+    if list(state) != list(model.state_dict()):
+        sys.exit("expected torchvision's names in torchvision's order, got " + ", ".join(state))
+    model.to(state["fc.weight"].dtype).load_state_dict(state, strict=True)
+    return model
+
+
+def answer_step(model, loss_of, images, labels):
+    model.train()
+    logits = model(images)
+    loss = loss_of(logits, labels)
+    loss.backward()
+    answer = {"train_logits": logits, "loss": loss}
+    answer.update(("grad." + name, value.grad) for name, value in model.named_parameters())
+    answer.update(("buffer." + name, value.clone()) for name, value in model.named_buffers())
+    model.eval()
+    answer["eval_logits"] = model(images)
+    return answer
+
+
+def answer_curve(model, loss_of, images, labels, metadata):
+    optimizer = torch.optim.SGD(
+        model.parameters(),
+        lr=float(metadata["lr"]),
+        momentum=float(metadata["momentum"]),
+        weight_decay=float(metadata["weight_decay"]),
+        nesterov=metadata["nesterov"] == "true",
+    )
+    batch = int(metadata["batch"])
+    model.train()
+    losses = []
+    for step in range(int(metadata["steps"])):
+        rows = slice(step * batch % len(labels), step * batch % len(labels) + batch)
+        loss = loss_of(model(images[rows]), labels[rows])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    return {"losses": torch.tensor(losses, dtype=torch.float64)}
+
+
+def main(paths):
+    torch.set_num_threads(os.cpu_count())
+    for question, answer in zip(paths[::2], paths[1::2]):
+        tensors, metadata = read_safetensors(question)
+        model = build_model(tensors, metadata)
+        smoothing = float(metadata["label_smoothing"])
+        loss_of = torch.nn.CrossEntropyLoss(label_smoothing=smoothing)
+        images, labels = tensors["images"], tensors["labels"]
+        if metadata["task"] == "step":
+            write_safetensors(answer, answer_step(model, loss_of, images, labels))
+        else:
+            write_safetensors(answer, answer_curve(model, loss_of, images, labels, metadata))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

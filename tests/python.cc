@@ -1,0 +1,40 @@
+#include "python.h"
+
+#include <sys/wait.h>
+
+#include <cstdio>
+#include <stdexcept>
+
+namespace skipway {
+namespace {
+
+std::string quoted(const std::string& text) {
+  std::string result = "'";
+  for (const char c : text) result += c == '\'' ? std::string("'\\''") : std::string(1, c);
+  return result + "'";
+}
+
+}  // namespace
+
+PythonResult run_python(const std::vector<std::string>& arguments) {
+  // -I: not the modules of a virtual environment or of the folder that the test runs in.
+  std::string command = "/usr/bin/python3 -I";
+  for (const std::string& argument : arguments) command += " " + quoted(argument);
+  FILE* pipe = popen((command + " 2>&1").c_str(), "r");
+  if (pipe == nullptr) throw std::runtime_error("could not start " + command);
+  PythonResult result;
+  char buffer[4096];
+  for (size_t count; (count = fread(buffer, 1, sizeof buffer, pipe)) > 0;)
+    result.output.append(buffer, count);
+  const int status = pclose(pipe);
+  result.exit_code = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+  return result;
+}
+
+bool python_has_module(const std::string& module) {
+  const std::string script =
+      "import importlib.util, sys; sys.exit(importlib.util.find_spec(sys.argv[1]) is None)";
+  return run_python({"-c", script, module}).exit_code == 0;
+}
+
+}  // namespace skipway
