@@ -30,9 +30,14 @@ begin_setup() {
     flock -n 9 || { say "waiting for another set-up in $root" && flock 9; }
   fi
   : >"$log"
+  trap 'echo >&2; exit 130' INT  # after the command that runs, which got the signal too
+  trap 'echo >&2; exit 143' TERM
 }
 
-end_setup() { exec 9>&-; }  # the program must not hold the lock
+end_setup() {
+  trap - INT TERM
+  exec 9>&-  # the program must not hold the lock
+}
 
 # stage CODE TEXT COMMAND…: one line on the screen with the time it took; ends all with CODE, or
 # with 9 when the disk was the reason, when the command fails.
