@@ -1,6 +1,7 @@
 // `eval` and `predict` on a model whose every prediction is known, because the test itself has
 // computed it. No training.
 #include <ATen/ATen.h>
+#include <ATen/core/grad_mode.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
