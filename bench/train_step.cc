@@ -1,5 +1,6 @@
-// One row of the training-step benchmark: the model, loss, backward pass and optimizer that `train` uses, on random images.
-// Prints one JSON object: seconds of each timed step and the peak memory of the process. Not the driver; see bench/train_step.
+// One row of the training-step benchmark: the model, loss, backward pass and optimizer that `train`
+// uses, on random images. Prints one JSON object: seconds of each timed step and the peak memory of
+// the process. Not the driver; see bench/train_step.
 #include <CLI/CLI.hpp>
 #include <iostream>
 
@@ -34,7 +35,8 @@ int main(int argc, char** argv) {
   Split split;
   split.images = at::randint(0, 256, {batch_size * (warmup + steps), 32, 32, 3}, at::kByte);
   split.labels = at::randint(0, 10, {batch_size * (warmup + steps)}, at::kLong);
-  Batches batches(split, batch_size, {Flip::kRandom, 4, CropFill::kZero}, {{0.5, 0.5, 0.5}, {0.25, 0.25, 0.25}}, 0, precision);
+  Batches batches(split, batch_size, {Flip::kRandom, 4, CropFill::kZero},
+                  {{0.5, 0.5, 0.5}, {0.25, 0.25, 0.25}}, 0, precision);
 
   nlohmann::json times_s = nlohmann::json::array();
   for (int64_t step = 0; step < warmup + steps; ++step) {
@@ -43,7 +45,8 @@ int main(int argc, char** argv) {
     at::Tensor loss;
     {
       const PrecisionScope scope(at::kCPU, precision);
-      loss = at::cross_entropy_loss(model.forward(batch.images, true), batch.labels, {}, at::Reduction::Mean, -100, 0.1);
+      loss = at::cross_entropy_loss(model.forward(batch.images, true), batch.labels, {},
+                                    at::Reduction::Mean, -100, 0.1);
     }
     loss.backward();
     loss.item<double>();

@@ -16,6 +16,7 @@ python3-torchvision; safetensors files are read and written here, with json and 
 """
 
 import json
+import os
 import sys
 
 import numpy as np
@@ -108,6 +109,7 @@ def answer_curve(model, loss_of, images, labels, metadata):
 
 
 def main(paths):
+    torch.set_num_threads(os.cpu_count())
     for question, answer in zip(paths[::2], paths[1::2]):
         tensors, metadata = read_safetensors(question)
         model = build_model(tensors, metadata)

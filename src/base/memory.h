@@ -4,8 +4,9 @@
 
 namespace skipway {
 
-/// Makes malloc keep and reuse the large blocks that every training step frees, where it would give them back to the operating system and fault
-/// them in again. Call once, before the first large allocation.
+/// Makes malloc keep and reuse the large blocks that every training step frees, where it would give
+/// them back to the operating system and fault them in again. Call once, before the first large
+/// allocation.
 void prepare_allocator();
 
 /// The largest resident set of this process so far [bytes].

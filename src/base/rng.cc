@@ -1,5 +1,6 @@
 #include "base/rng.h"
 
+#include <cstddef>
 #include <numeric>
 #include <utility>
 

@@ -130,18 +130,6 @@ TEST(Image, OtherFilesAreToldByTheirBytes) {
               HasSubstr("an empty file at none.png"));
 }
 
-TEST(Image, TooManyPixelsAreRefusedBeforeDecoding) {
-  std::string png = png_bytes(sample_image(4, 4));
-  png.replace(16, 8, std::string("\x00\x00\x80\x00\x00\x00\x40\x00", 8));  // 2^15 x 2^14
-  png.replace(29, 4, std::string("\x00\x00\x00\x00", 4));
-  EXPECT_NE(message_of(ErrorKind::kData, [&] { image_shape(png, "a.png"); }), "");
-  std::string jpeg = jpeg_bytes(sample_image(8, 8));
-  const size_t frame = jpeg.find("\xff\xc0");
-  jpeg.replace(frame + 5, 4, "\xff\xf0\xff\xf0");
-  EXPECT_THAT(message_of(ErrorKind::kData, [&] { decode_image(jpeg, "a.jpg"); }),
-              HasSubstr("65520 x 65520 pixels"));
-}
-
 TEST(Image, ShapeComesFromTheHeader) {
   const Image image = sample_image(5, 9);
   for (const std::string& bytes : {jpeg_bytes(image), png_bytes(image)}) {

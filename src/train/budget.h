@@ -1,6 +1,7 @@
 // How many steps a run has: fixed by --epochs, or laid out over --minutes and corrected by the
 // clock. Knows no model and reads no clock.
 #pragma once
+#include <cstddef>
 #include <cstdint>
 #include <deque>
 

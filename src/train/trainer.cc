@@ -195,8 +195,8 @@ void Trainer::train_step() {
   loss.backward();
   const double loss_value = loss.item<double>();
   check_finite(loss_value);
-  lr_ = learning_rate_now();
-  optimizer_.step(lr_);
+  progress_.lr = learning_rate_now();
+  optimizer_.step(progress_.lr);
   record_step(batch, loss_value, watch.seconds());
 }
 
@@ -328,6 +328,7 @@ void Trainer::save() {
                                 {"recorded_step", progress_.recorded_step},
                                 {"epoch_loss_sum", progress_.epoch_loss_sum},
                                 {"epoch_images", progress_.epoch_images},
+                                {"lr", progress_.lr},
                                 {"train_wall_s", progress_.train_wall_s},
                                 {"wall_s", run_wall_s()},
                                 {"accuracies", progress_.accuracies},
@@ -362,6 +363,7 @@ void Trainer::restore() {
     progress_.recorded_step = state.at("recorded_step");
     progress_.epoch_loss_sum = state.at("epoch_loss_sum");
     progress_.epoch_images = state.at("epoch_images");
+    progress_.lr = state.at("lr");
     progress_.train_wall_s = state.at("train_wall_s");
     earlier_wall_s_ = state.at("wall_s");
     progress_.accuracies = state.at("accuracies").get<std::vector<double>>();
@@ -385,7 +387,7 @@ StepReport Trainer::step_report() const {
   report.loss = progress_.epoch_images
                     ? progress_.epoch_loss_sum / static_cast<double>(progress_.epoch_images)
                     : 0;
-  report.lr = lr_;
+  report.lr = progress_.lr;
   const double step_s = budget_.step_s();
   if (step_s > 0) {
     report.images_per_s = static_cast<double>(config_.batch) / step_s;

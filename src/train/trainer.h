@@ -139,12 +139,12 @@ class Trainer {
     int64_t recorded_step = 0;  // of the last line in metrics.jsonl
     double epoch_loss_sum = 0;  // of the running epoch, sum over images
     int64_t epoch_images = 0;
+    double lr = 0;  // of the last step
     double train_wall_s = 0;
     std::vector<double> accuracies;  // of every evaluation so far
     double best = 0, best_epoch = 0;
   } progress_;
   int64_t total_steps_;        // as planned now
-  double lr_ = 0;              // of the last step
   double earlier_wall_s_ = 0;  // of processes before a resume
   double saved_at_s_ = 0;
   double evaluation_s_ = 0;                // expected time of the final evaluation
