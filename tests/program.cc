@@ -4,11 +4,9 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
-#include <gtest/gtest.h>
 #include <poll.h>
 #include <pty.h>
 #include <signal.h>
-#include <stdlib.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -61,14 +59,14 @@ struct Pipe {
 Child start(const std::vector<std::string>& args, const ProgramOptions& options) {
   std::vector<std::string> argument_texts = {SKIPWAY_PROGRAM};
   argument_texts.insert(argument_texts.end(), args.begin(), args.end());
-  std::map<std::string, std::string> variables = {{"PATH", "/usr/bin:/bin"}, {"TERM", "xterm"}};
-  if (const char* home = getenv("HOME")) variables["HOME"] = home;
-  for (const auto& [name, value] : options.environment) variables[name] = value;
+  const std::string folder = std::filesystem::absolute(options.working_directory).string();
+  std::map<std::string, std::string> variables = options.environment;  // insert keeps what is there
+  variables.insert(
+      {{"HOME", folder}, {"PATH", "/usr/bin:/bin"}, {"TERM", "xterm"}, {"OMP_NUM_THREADS", "1"}});
   std::vector<std::string> variable_texts;
   for (const auto& [name, value] : variables) variable_texts.push_back(name + "=" + value);
   const std::vector<char*> arguments = pointers(argument_texts);
   const std::vector<char*> environment = pointers(variable_texts);
-  const std::string folder = options.working_directory.string();
 
   Child child;
   if (options.terminal_columns) {
@@ -85,11 +83,10 @@ Child start(const std::vector<std::string>& args, const ProgramOptions& options)
   if (child.pid < 0) fail_to_start("fork");
   if (child.pid == 0) {
     dup2(in.read_end, STDIN_FILENO);
-    dup2(out.write_end, STDOUT_FILENO);
+    dup2(options.stdout_file.value_or(out.write_end), STDOUT_FILENO);
     dup2(err.write_end, STDERR_FILENO);
     become_program(arguments, environment, folder);
   }
-  // Fits into the pipe's buffer, or the program does not read it: no test needs more.
   if (!options.input.empty() && write(in.write_end, options.input.data(), options.input.size()) < 0)
     fail_to_start("write");
   for (const int end : {in.read_end, in.write_end, out.write_end, err.write_end}) close(end);
@@ -109,7 +106,7 @@ bool read_some(int file, std::string& text) {
 void collect(const Child& child, const ProgramOptions& options, ProgramResult& result) {
   const auto end = Clock::now() + std::chrono::duration<double>(options.time_limit_s);
   std::array<pollfd, 2> files = {{{child.out, POLLIN, 0}, {child.err, POLLIN, 0}}};
-  bool signalled = options.signal_at.signal == 0;
+  bool signalled = options.signal == 0;
   while (files[0].fd >= 0 || files[1].fd >= 0) {
     if (!result.timed_out && Clock::now() > end) {
       result.timed_out = true;
@@ -121,9 +118,9 @@ void collect(const Child& child, const ProgramOptions& options, ProgramResult& r
           !read_some(files[i].fd, i == 0 ? result.out : result.err))
         files[i].fd = -1;  // poll leaves it alone from now on
     const std::string& shown = child.err >= 0 ? result.err : result.out;
-    if (!signalled && shown.find(options.signal_at.text) != std::string::npos) {
+    if (!signalled && shown.find(options.signal_at_text) != std::string::npos) {
       signalled = true;
-      kill(child.pid, options.signal_at.signal);
+      kill(child.pid, options.signal);
     }
   }
 }
@@ -141,17 +138,6 @@ ProgramResult run_program(const std::vector<std::string>& args, const ProgramOpt
   if (child.err >= 0) close(child.err);
   result.exit_code = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
   return result;
-}
-
-TestFolder::TestFolder(const std::string& name)
-    : path_(std::filesystem::path(testing::TempDir()) / fmt::format("{}_{}", name, getpid())) {
-  std::filesystem::remove_all(path_);
-  std::filesystem::create_directories(path_);
-}
-
-TestFolder::~TestFolder() {
-  std::error_code error;
-  std::filesystem::remove_all(path_, error);
 }
 
 }  // namespace skipway

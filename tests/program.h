@@ -9,39 +9,27 @@
 namespace skipway {
 
 struct ProgramOptions {
-  std::map<std::string, std::string> environment;  // added to a clean one of HOME and PATH
   std::filesystem::path working_directory = ".";
-  std::string input;                    // of stdin
-  std::optional<int> terminal_columns;  // stderr (and stdin, stdout) is a terminal this wide
-  double time_limit_s = 60;             // then SIGKILL
-  // When stderr holds `text`, `signal` is sent, once.
-  struct {
-    std::string text;
-    int signal = 0;
-  } signal_at;
+  /// Added to, or in place of: HOME (the working directory), PATH, TERM=xterm, OMP_NUM_THREADS=1,
+  /// so that a test sees nothing of the machine's owner. Nothing else is inherited.
+  std::map<std::string, std::string> environment;
+  std::string input;                    // of stdin; at most a pipe's buffer, 64 kB
+  std::optional<int> terminal_columns;  // all three streams are one terminal this wide
+  std::optional<int> stdout_file;       // an open file that takes the place of the pipe
+  double time_limit_s = 120;            // then SIGKILL
+  std::string signal_at_text;           // when this has been shown, `signal` is sent, once
+  int signal = 0;
 };
 
 struct ProgramResult {
   int exit_code = -1;  // 128 + signal when a signal ended it
   bool timed_out = false;
-  std::string out;  // stdout; with a terminal all that it showed
-  std::string err;  // stderr; with a terminal empty
+  std::string out;  // stdout; of a terminal, all that it was sent
+  std::string err;  // stderr; empty with a terminal
 };
 
-/// Runs build/…/skipway with `args`. Errors: std::runtime_error when it cannot be started.
+/// Runs the program of this build with `args`. Errors: std::runtime_error when it cannot be
+/// started.
 ProgramResult run_program(const std::vector<std::string>& args, const ProgramOptions& options = {});
-
-/// A folder below testing::TempDir() that lives as long as this.
-class TestFolder {
- public:
-  explicit TestFolder(const std::string& name);
-  ~TestFolder();
-  TestFolder(const TestFolder&) = delete;
-  TestFolder& operator=(const TestFolder&) = delete;
-  const std::filesystem::path& path() const { return path_; }
-
- private:
-  std::filesystem::path path_;
-};
 
 }  // namespace skipway

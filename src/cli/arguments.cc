@@ -453,6 +453,7 @@ std::function<Arguments()> add_arguments(CLI::App& command,
 Arguments parse_arguments(const std::vector<std::string>& args,
                           const std::filesystem::path& working_directory) {
   CLI::App command("Train a model", "skipway train");
+  command.formatter(help_formatter());
   const auto finish = add_arguments(command, working_directory);
   try {
     command.parse(
@@ -495,6 +496,18 @@ std::string to_toml(const Config& config, const std::map<std::string, std::strin
 Config from_toml(const std::string& text, const std::string& where) {
   std::vector<Layer> layers = {TomlReader(text, where).read()};
   return lay_down(std::move(layers)).config;
+}
+
+std::shared_ptr<CLI::FormatterBase> help_formatter() {
+  struct Formatter : CLI::Formatter {
+    // CLI11 writes what a switch stands for behind its name: "--no-tta{false}".
+    std::string make_option_name(const CLI::Option* option, bool is_positional) const override {
+      std::string name = CLI::Formatter::make_option_name(option, is_positional);
+      if (const size_t at = name.find("{false}"); at != std::string::npos) name.erase(at, 7);
+      return name;
+    }
+  };
+  return std::make_shared<Formatter>();
 }
 
 std::string full_name(const CLI::App& command) {

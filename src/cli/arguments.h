@@ -5,6 +5,7 @@
 #include <filesystem>
 #include <functional>
 #include <map>
+#include <memory>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -51,6 +52,9 @@ Config from_toml(const std::string& text, const std::string& where);
 
 /// Text of each field as TOML writes it, by key, in the order of visit().
 std::vector<std::pair<std::string, std::string>> toml_values(const Config& config);
+
+/// CLI11's layout of a help text, with switches as "--tta,--no-tta".
+std::shared_ptr<CLI::FormatterBase> help_formatter();
 
 /// "skipway data list": the command with those it belongs to.
 std::string full_name(const CLI::App& command);

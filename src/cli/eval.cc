@@ -184,7 +184,8 @@ void add_eval(CLI::App& program, Run& chosen) {
   command
       ->add_option("--fail-under", flags->fail_under,
                    "exit code 8 when the accuracy (with TTA when on) is lower, in [0, 1]")
-      ->check(CLI::Range(0.0, 1.0));
+      ->type_name("A")
+      ->check(CLI::Range(0.0, 1.0).description(""));
   add_model_flags(*command, flags->model);
   command->callback([flags, &chosen] { chosen = [flags] { return eval(*flags); }; });
 }

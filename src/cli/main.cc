@@ -99,6 +99,14 @@ const CLI::App& deepest_command(const CLI::App& app) {
   return chosen.empty() ? app : deepest_command(*chosen.front());
 }
 
+// What holds for every command at any depth. A command that only has others shows its help when
+// none is given.
+void prepare(CLI::App& command) {
+  command.footer("");
+  command.require_subcommand(0);
+  for (CLI::App* subcommand : command.get_subcommands({})) prepare(*subcommand);
+}
+
 void add_commands(CLI::App& program, Run& chosen) {
   add_train(program, chosen);
   add_resume(program, chosen);
@@ -109,6 +117,7 @@ void add_commands(CLI::App& program, Run& chosen) {
   add_doctor(program, chosen);
   add_config(program, chosen);
   for (CLI::App* command : program.get_subcommands({})) {
+    prepare(*command);
     const std::string& name = command->get_name();
     command->group(name == "train" || name == "resume"   ? "Train"
                    : name == "eval" || name == "predict" ? "Use a trained model"
@@ -128,7 +137,7 @@ bool parse(CLI::App& program, const std::vector<std::string>& args, const Run& c
     // CLI11 takes them reversed.
     program.parse(std::vector<std::string>(args.rbegin(), args.rend()));
   } catch (const CLI::CallForHelp&) {
-    print_result(trimmed(deepest_command(program).help()));
+    print_result(trimmed(program.help()));  // of the command that was given
     return false;
   } catch (const CLI::CallForVersion& version) {
     print_result(version.what());
@@ -137,7 +146,7 @@ bool parse(CLI::App& program, const std::vector<std::string>& args, const Run& c
     throw usage_error(deepest_command(program), error);
   }
   if (!chosen) {
-    print_line(trimmed(deepest_command(program).help()));
+    print_line(trimmed(program.help()));
     exit_code = static_cast<int>(ErrorKind::kUsage);
   }
   return static_cast<bool>(chosen);
@@ -170,6 +179,7 @@ int run(const std::vector<std::string>& args) {
 
   CLI::App program("Trains a ResNet on small images in the time you have.", "skipway");
   program.set_version_flag("--version", "skipway " SKIPWAY_VERSION " (LibTorch " TORCH_VERSION ")");
+  program.formatter(help_formatter());
   program.footer(std::string(kExamples));
   Run chosen;
   try {

@@ -222,7 +222,7 @@ void add_predict(CLI::App& program, Run& chosen) {
   command->add_option("files", flags->files, "JPEG or PNG files, and folders of them")->required();
   command->add_option("--top", flags->top, "the K likeliest classes")
       ->type_name("K")
-      ->check(CLI::Range(1, 1 << 20))
+      ->check(CLI::Range(1, 1 << 20).description(""))
       ->capture_default_str();
   add_model_flags(*command, flags->model);
   command->add_flag("--csv", flags->csv, "comma-separated values on stdout")->excludes("--json");

@@ -17,10 +17,12 @@ void add_model_flags(CLI::App& command, ModelFlags& flags) {
   command.add_option("--device", flags.device, "auto, cpu or cuda:N")->capture_default_str();
   command.add_option("--precision", flags.precision, "auto, fp32 or bf16")->capture_default_str();
   command.add_option("--threads", flags.threads, "threads; 0: all cores this process may use")
-      ->check(CLI::Range(0, 4096))
+      ->type_name("N")
+      ->check(CLI::Range(0, 4096).description(""))
       ->capture_default_str();
   command.add_option("--batch", flags.batch, "images at a time; 0: by the image size")
-      ->check(CLI::Range(0, 1 << 20))
+      ->type_name("N")
+      ->check(CLI::Range(0, 1 << 20).description(""))
       ->capture_default_str();
   command.add_flag("--json", flags.json, "one JSON object on stdout");
   command.add_flag("--quiet", flags.quiet, "only warnings and errors on stderr");

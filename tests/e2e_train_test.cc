@@ -1,0 +1,138 @@
+// `train` and `resume` as a person or a script runs them, on a data set of a few images. How well a
+// model learns is not judged here.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <signal.h>
+
+#include <algorithm>
+#include <nlohmann/json.hpp>
+
+#include "base/files.h"
+#include "program.h"
+#include "small_data.h"
+#include "support.h"
+
+namespace skipway {
+namespace {
+
+using nlohmann::json;
+using testing::AllOf;
+using testing::HasSubstr;
+using testing::Not;
+
+class E2eTrain : public testing::Test {
+ protected:
+  E2eTrain() {
+    write_small_part(folder_ / "photos/train", kClasses, 8, 16);
+    write_small_part(folder_ / "photos/test", kClasses, 4, 16, 100);
+    options_.working_directory = folder_ / ".";
+  }
+  ProgramResult run(const std::vector<std::string>& args) { return run_program(args, options_); }
+  ProgramResult train(std::vector<std::string> more, const std::string& epochs = "2") {
+    std::vector<std::string> args = {"train", "--data", "photos", "--batch",     "8",   "--epochs",
+                                     epochs,  "--lr",   "0.01",   "--precision", "fp32"};
+    args.insert(args.end(), more.begin(), more.end());
+    return run(args);
+  }
+
+  const std::vector<std::string> kClasses = {"blue", "green", "red"};
+  TemporaryFolder folder_;
+  ProgramOptions options_;
+};
+
+TEST_F(E2eTrain, OneObjectOnStdoutAndAWholeRunFolder) {
+  const ProgramResult result = train({"--json"});
+  ASSERT_EQ(result.exit_code, 0) << result.err;
+  EXPECT_EQ(std::count(result.out.begin(), result.out.end(), '\n'), 1);
+  const json object = json::parse(result.out);
+  EXPECT_EQ(object.at("schema"), "skipway.train/1");
+  EXPECT_EQ(object.at("ok"), true);
+  EXPECT_EQ(object.at("run"), "runs/001");
+  EXPECT_EQ(object.at("dataset"), "photos");
+  EXPECT_EQ(object.at("epochs"), 2);
+  EXPECT_EQ(object.at("accuracy").at("n"), 12);
+  const std::filesystem::path folder = folder_ / "runs/001";
+  for (const char* name : {"config.toml", "env.json", "metrics.jsonl", "tb", "last.safetensors",
+                           "model.safetensors", "log.txt", "report.html"})
+    EXPECT_TRUE(std::filesystem::exists(folder / name)) << name;
+  EXPECT_EQ(hash_of_file(HashKind::kSha256, folder / "model.safetensors"),
+            object.at("weights_sha256"));
+  EXPECT_THAT(read_file(folder / "config.toml"),
+              AllOf(HasSubstr("lr = 0.01  # --lr\n"), HasSubstr("momentum = 0.9  # default\n"),
+                    Not(HasSubstr("run_dir"))));
+
+  // The figure is one that anyone can get again, by `eval` and by training anew.
+  const ProgramResult eval = run({"eval", "runs/001", "--json", "--precision", "fp32"});
+  ASSERT_EQ(eval.exit_code, 0) << eval.err;
+  const json accuracy = json::parse(eval.out).at("accuracy");
+  EXPECT_NEAR(accuracy.at("plain"), object.at("accuracy").at("last"), 1e-6);
+  EXPECT_NEAR(accuracy.at("tta"), object.at("accuracy").at("last_tta"), 1e-6);
+  const ProgramResult again = run({"train", "--config", "runs/001/config.toml", "--json"});
+  ASSERT_EQ(again.exit_code, 0) << again.err;
+  EXPECT_EQ(json::parse(again.out).at("run"), "runs/002");
+  EXPECT_EQ(json::parse(again.out).at("weights_sha256"), object.at("weights_sha256"));
+}
+
+TEST_F(E2eTrain, APipeGetsPlainLinesAndATerminalAStatusLine) {
+  const ProgramResult piped = train({}, "1");
+  ASSERT_EQ(piped.exit_code, 0) << piped.err;
+  EXPECT_THAT(piped.err, AllOf(HasSubstr("epoch"), Not(HasSubstr("\r")), Not(HasSubstr("\x1b"))));
+  EXPECT_THAT(piped.out,
+              AllOf(HasSubstr("accuracy"), HasSubstr("runs/001"), Not(HasSubstr("\x1b"))));
+
+  constexpr int kColumns = 60;
+  options_.terminal_columns = kColumns;
+  const ProgramResult terminal = train({}, "1");
+  ASSERT_EQ(terminal.exit_code, 0) << terminal.out;
+  EXPECT_THAT(terminal.out, HasSubstr("\r\x1b[K"));
+  // After "erase" comes a status line, unless a newline ends it (the terminal makes \r\n of it).
+  int status_lines = 0;
+  const std::string& shown = terminal.out;
+  for (size_t at = 0; (at = shown.find("\r\x1b[K", at)) != std::string::npos;) {
+    at += 4;
+    const size_t end = shown.find('\r', at);
+    if (end == at || end == std::string::npos || shown[end + 1] == '\n') continue;
+    ++status_lines;
+    const std::string line = shown.substr(at, end - at);
+    EXPECT_LT(std::count_if(line.begin(), line.end(), [](char c) { return (c & 0xc0) != 0x80; }),
+              kColumns)
+        << line;
+  }
+  EXPECT_GT(status_lines, 0);
+}
+
+TEST_F(E2eTrain, AnInterruptSavesAndAResumeGoesOn) {
+  const json whole = json::parse(train({"--json"}, "5").out);
+  options_.signal_at_text = "epoch   2.00";
+  options_.signal = SIGINT;
+  const ProgramResult stopped = train({}, "5");
+  EXPECT_EQ(stopped.exit_code, 130) << stopped.err;
+  EXPECT_THAT(stopped.err, HasSubstr("skipway resume runs/002"));
+  EXPECT_FALSE(std::filesystem::exists(folder_ / "runs/002/model.safetensors"));
+  EXPECT_EQ(run({"predict", "runs/002", "photos/test"}).exit_code, 0);  // by its last checkpoint
+
+  options_.signal = 0;
+  const ProgramResult resumed = run({"resume", "runs/002", "--json"});
+  ASSERT_EQ(resumed.exit_code, 0) << resumed.err;
+  EXPECT_EQ(json::parse(resumed.out).at("weights_sha256"), whole.at("weights_sha256"));
+}
+
+TEST_F(E2eTrain, ATreeWithoutTestPartIsDividedAndEvaluatedOnTheSamePart) {
+  write_small_part(folder_ / "tree", kClasses, 10, 16);
+  const ProgramResult result = run({"train", "--data", "tree", "--batch", "16", "--epochs", "1",
+                                    "--precision", "fp32", "--json"});
+  ASSERT_EQ(result.exit_code, 0) << result.err;
+  const json trained = json::parse(result.out);
+  EXPECT_EQ(trained.at("accuracy").at("n"), 3);
+  for (const std::vector<std::string>& data :
+       std::vector<std::vector<std::string>>{{}, {"--data", "./tree"}}) {
+    std::vector<std::string> args = {"eval", "runs/001", "--json", "--precision", "fp32"};
+    args.insert(args.end(), data.begin(), data.end());
+    const json evaluated = json::parse(run(args).out);
+    EXPECT_EQ(evaluated.at("n"), 3);
+    EXPECT_NEAR(evaluated.at("accuracy").at("plain"), trained.at("accuracy").at("last"), 1e-6);
+  }
+}
+
+}  // namespace
+}  // namespace skipway
