@@ -9,8 +9,8 @@
 #include <nlohmann/json.hpp>
 #include <sstream>
 
+#include "base/for_test.h"
 #include "program.h"
-#include "support.h"
 
 namespace skipway {
 namespace {

@@ -8,9 +8,9 @@
 #include <nlohmann/json.hpp>
 
 #include "base/files.h"
+#include "base/for_test.h"
 #include "program.h"
 #include "small_data.h"
-#include "support.h"
 
 namespace skipway {
 namespace {

@@ -9,10 +9,10 @@
 #include <nlohmann/json.hpp>
 
 #include "base/files.h"
+#include "base/for_test.h"
 #include "data/image.h"
 #include "program.h"
 #include "small_data.h"
-#include "support.h"
 #include "train/evaluate.h"
 #include "train/saved_model.h"
 

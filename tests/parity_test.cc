@@ -23,11 +23,11 @@
 #include <map>
 #include <memory>
 
+#include "base/for_test.h"
 #include "data/dataset.h"
 #include "model/model.h"
 #include "python.h"
 #include "record/safetensors.h"
-#include "support.h"
 #include "train/optimizer.h"
 
 namespace skipway {

@@ -1,4 +1,4 @@
-// What tests of the readers share: a temporary folder, small images and archives written through
+// What tests of the readers share: small images and archives written through
 // the libraries themselves, and the log's lines.
 #pragma once
 #include <archive.h>
@@ -7,11 +7,9 @@
 #include <gtest/gtest.h>
 #include <jpeglib.h>
 #include <png.h>
-#include <unistd.h>
 
 #include <cstdint>
 #include <cstdlib>
-#include <fstream>
 #include <functional>
 #include <string>
 #include <utility>
@@ -19,32 +17,11 @@
 
 #include "base/error.h"
 #include "base/files.h"
+#include "base/for_test.h"
 #include "base/log.h"
 #include "data/image.h"
 
 namespace skipway {
-
-class TemporaryFolder {
- public:
-  TemporaryFolder() {
-    std::string pattern = testing::TempDir() + "skipway-data-XXXXXX";
-    path_ = mkdtemp(pattern.data());
-  }
-  ~TemporaryFolder() { fs::remove_all(path_); }
-  TemporaryFolder(const TemporaryFolder&) = delete;
-  TemporaryFolder& operator=(const TemporaryFolder&) = delete;
-
-  const fs::path& path() const { return path_; }
-  /// Writes a file and the folders above it; returns its path.
-  fs::path write(const std::string& name, const std::string& bytes) const {
-    fs::create_directories((path_ / name).parent_path());
-    std::ofstream(path_ / name, std::ios::binary) << bytes;
-    return path_ / name;
-  }
-
- private:
-  fs::path path_;
-};
 
 /// Keeps the log's lines, warnings with "warning: " before them.
 class LogLines {

@@ -10,23 +10,12 @@
 
 #include <filesystem>
 
-#include "base/error.h"
+#include "base/for_test.h"
 
 namespace skipway {
 namespace {
 
 using testing::HasSubstr;
-
-template <typename Action>
-Error error_of(const Action& action) {
-  try {
-    action();
-  } catch (const Error& error) {
-    return error;
-  }
-  ADD_FAILURE() << "no error";
-  return Error(ErrorKind::kInternal, "");
-}
 
 at::Tensor channels_last_weights() {
   return at::ones({8, 16, 3, 3}).contiguous(at::MemoryFormat::ChannelsLast).set_requires_grad(true);

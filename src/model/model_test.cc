@@ -13,7 +13,7 @@
 #include <memory>
 #include <tuple>
 
-#include "base/error.h"
+#include "base/for_test.h"
 #include "model/device.h"
 
 namespace skipway {
@@ -43,17 +43,6 @@ at::Tensor find(const NamedTensors& tensors, const std::string& name) {
   const auto found = std::find_if(tensors.begin(), tensors.end(),
                                   [&](const auto& entry) { return entry.first == name; });
   return found == tensors.end() ? at::Tensor() : found->second;
-}
-
-template <typename Action>
-Error error_of(const Action& action) {
-  try {
-    action();
-  } catch (const Error& error) {
-    return error;
-  }
-  ADD_FAILURE() << "no error";
-  return Error(ErrorKind::kInternal, "");
 }
 
 // Bytes that this thread's tensors hold on the CPU, counted while it lives.
