@@ -5,7 +5,7 @@
 #include <iostream>
 
 #include "base/clock.h"
-#include "base/memory.h"
+#include "base/process.h"
 #include "data/batches.h"
 #include "model/device.h"
 #include "model/model.h"

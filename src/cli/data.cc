@@ -13,6 +13,7 @@
 #include "base/error.h"
 #include "base/log.h"
 #include "cli/commands.h"
+#include "cli/data_loading.h"
 #include "cli/terminal.h"
 #include "data/augment.h"
 #include "data/batches.h"
@@ -97,33 +98,9 @@ int list(const CommonFlags& flags) {
 
 // ---- fetch ----
 
-// A status line on a terminal, else a line for every tenth of a file.
-std::function<void(const FetchProgress&)> progress_display(bool quiet) {
-  if (quiet) return {};
-  return [file = std::string(), tenths = int64_t{0}](const FetchProgress& p) mutable {
-    std::string line =
-        fmt::format("fetching {}: {}", p.file, format_bytes(static_cast<double>(p.bytes_done)));
-    if (p.bytes_total > 0) {
-      line += fmt::format(" of {}, {} %", format_bytes(static_cast<double>(p.bytes_total)),
-                          100 * p.bytes_done / p.bytes_total);
-    }
-    if (p.bytes_per_s > 0) line += fmt::format(", {}/s", format_bytes(p.bytes_per_s));
-    if (p.bytes_per_s > 0 && p.bytes_total > p.bytes_done) {
-      const auto missing = static_cast<double>(p.bytes_total - p.bytes_done);
-      line += fmt::format(", {} left", format_duration(missing / p.bytes_per_s));
-    }
-    if (is_interactive()) return show_status(line);
-    const int64_t now = p.bytes_total > 0 ? 10 * p.bytes_done / p.bytes_total : 0;
-    if (p.file == file && now == tenths) return;
-    file = p.file;
-    tenths = now;
-    print_line(line);
-  };
-}
-
 fs::path fetch_shown(const KnownDataset& dataset, bool quiet) {
   FetchOptions options;
-  options.progress = progress_display(quiet);
+  options.progress = fetch_progress_display(quiet);
   fs::path folder = fetch_dataset(dataset, options);
   clear_status();
   return folder;
@@ -155,17 +132,6 @@ int fetch(const FetchFlags& flags) {
     print_result(fmt::format("{} is at {}", dataset->name, path->string()));
   }
   return 0;
-}
-
-// ---- loading for check and show ----
-
-Dataset load(const std::string& spec, const Config& config, bool quiet) {
-  const KnownDataset* known = find_known_dataset(spec);
-  if (known && !find_local(*known)) fetch_shown(*known, quiet);
-  LoadOptions options;
-  options.image_size = config.image_size;
-  options.seed = config.seed;
-  return load_dataset(spec, options);
 }
 
 // ---- check ----
@@ -212,7 +178,7 @@ void show_findings(const Dataset& dataset, const std::vector<Finding>& findings)
 
 int check(const CheckFlags& flags) {
   const auto asked_for = configured_normalisation(flags.config);
-  const Dataset dataset = load(flags.spec, flags.config, flags.quiet);
+  const Dataset dataset = load_data(flags.spec, flags.config, flags.quiet);
   const Normalisation own = channel_statistics(dataset.train.images);
   const std::vector<Finding> findings = check_dataset(dataset, asked_for.value_or(own));
   const bool ok = std::ranges::count(findings, FindingLevel::kError, &Finding::level) == 0;
@@ -270,7 +236,7 @@ int show(const ShowFlags& flags) {
          out.string());
   }
   augment_options(flags.config);  // a wrong word is said before the data are read
-  const Dataset dataset = load(flags.spec, flags.config, flags.quiet);
+  const Dataset dataset = load_data(flags.spec, flags.config, flags.quiet);
   const at::Tensor images = samples(dataset.train, flags);
   const int64_t columns = flags.augmented ? std::min(flags.columns, dataset.train.size())
                                           : std::min(flags.columns, images.size(0));

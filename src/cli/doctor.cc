@@ -2,7 +2,6 @@
 // speed; the time it shows is of one small step.
 #include <ATen/Parallel.h>
 #include <fmt/format.h>
-#include <sched.h>
 #include <torch/version.h>
 #include <unistd.h>
 
@@ -19,6 +18,7 @@
 #include "base/clock.h"
 #include "base/error.h"
 #include "base/files.h"
+#include "base/process.h"
 #include "cli/commands.h"
 #include "cli/terminal.h"
 #include "data/known.h"
@@ -81,12 +81,10 @@ double cpu_quota() {
 }
 
 Check check_cores() {
-  cpu_set_t set;
-  CPU_ZERO(&set);
-  const int cores = sched_getaffinity(0, sizeof(set), &set) == 0 ? CPU_COUNT(&set) : 1;
+  const int64_t cores = usable_cores();
   const int threads = at::get_num_threads();
   Check check{"cores", State::kOk, fmt::format("{}, {} threads", cores, threads), ""};
-  if (cpu_quota() < cores) {
+  if (cpu_quota() < static_cast<double>(cores)) {
     check.state = State::kWarning;
     check.message += fmt::format(", but the control group grants {:.1f} cores", cpu_quota());
     check.fix = fmt::format("--threads {:.0f}", std::max(1.0, cpu_quota()));

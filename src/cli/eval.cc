@@ -54,10 +54,6 @@ Dataset load_test_data(const EvalFlags& flags, const RunFolder& run, int64_t ima
   if (dataset.test.size() == 0)
     fail(ErrorKind::kData, "eval", "expected a test part, got none in {}; give --data another one",
          dataset.source);
-  if (!dataset.bad_files.empty())
-    log_warning("{} files of {} could not be read and are left out, the first is {}: {}",
-                dataset.bad_files.size(), dataset.source, dataset.bad_files.front().name,
-                dataset.bad_files.front().reason);
   return dataset;
 }
 

@@ -16,6 +16,7 @@
 #include "cli/terminal.h"
 #include "cli/trained_model.h"
 #include "data/image.h"
+#include "data/image_folder.h"
 
 namespace skipway {
 namespace {
@@ -39,13 +40,6 @@ struct Failure {
   std::string error;
 };
 
-bool has_image_suffix(const fs::path& path) {
-  std::string suffix = path.extension().string();
-  std::transform(suffix.begin(), suffix.end(), suffix.begin(),
-                 [](unsigned char c) { return std::tolower(c); });
-  return suffix == ".jpg" || suffix == ".jpeg" || suffix == ".png";
-}
-
 // Files as given; folders become the images in them, at any depth, in the order of their names.
 std::vector<std::string> list_files(const std::vector<std::string>& given,
                                     std::vector<Failure>& failed) {
@@ -57,7 +51,7 @@ std::vector<std::string> list_files(const std::vector<std::string>& given,
     }
     std::vector<std::string> found;
     for (const auto& entry : fs::recursive_directory_iterator(name))
-      if (entry.is_regular_file() && has_image_suffix(entry.path()))
+      if (entry.is_regular_file() && is_image_name(entry.path().string()))
         found.push_back(entry.path().string());
     std::sort(found.begin(), found.end());
     if (found.empty()) failed.push_back({name, "no .jpg, .jpeg or .png file in this folder"});

@@ -1,6 +1,4 @@
 // `train` and `resume`: arguments to a run folder and a trainer, and what a person sees meanwhile.
-#include <sched.h>
-
 #include <atomic>
 #include <csignal>
 #include <memory>
@@ -8,9 +6,10 @@
 #include "base/clock.h"
 #include "base/files.h"
 #include "base/log.h"
-#include "base/memory.h"
+#include "base/process.h"
 #include "cli/arguments.h"
 #include "cli/commands.h"
+#include "cli/data_loading.h"
 #include "cli/terminal.h"
 #include "data/dataset.h"
 #include "model/device.h"
@@ -33,15 +32,6 @@ void install_signal_handlers() {
   action.sa_flags = static_cast<int>(SA_RESETHAND);
   sigaction(SIGINT, &action, nullptr);
   sigaction(SIGTERM, &action, nullptr);
-}
-
-void set_threads(int64_t threads) {
-  if (threads == 0) {
-    cpu_set_t set;
-    CPU_ZERO(&set);
-    threads = sched_getaffinity(0, sizeof(set), &set) == 0 ? CPU_COUNT(&set) : 1;
-  }
-  at::set_num_threads(static_cast<int>(threads));
 }
 
 std::string bar(double share) {
@@ -137,7 +127,7 @@ void show_result(const TrainResult& r) {
   print_result(fmt::format("again    skipway train --config {}/config.toml", r.run));
 }
 
-int finish(const TrainResult& result, bool json) {
+int finish(const RunFolder& run, const TrainResult& result, bool json) {
   clear_status();
   if (result.stop_signal) {
     print_line(
@@ -145,7 +135,7 @@ int finish(const TrainResult& result, bool json) {
                     result.epochs, result.run));
     return 128 + result.stop_signal;
   }
-  write_report(RunFolder::open(result.run));
+  write_report(run);
   if (json) {
     print_json(to_json(result));
   } else {
@@ -154,30 +144,18 @@ int finish(const TrainResult& result, bool json) {
   return 0;
 }
 
-LoadOptions load_options(const Config& config, bool quiet) {
-  LoadOptions options;
-  options.image_size = config.image_size;
-  options.seed = config.seed;
-  if (!quiet) {
-    options.fetch_progress = [](const FetchProgress& p) {
-      show_status(fmt::format(
-          "fetching {}: {} of {}, {}/s", p.file, format_bytes(static_cast<double>(p.bytes_done)),
-          p.bytes_total ? format_bytes(static_cast<double>(p.bytes_total)) : "?",
-          format_bytes(p.bytes_per_s)));
-    };
-  }
-  return options;
+// What `train` and `resume` begin with: the process, then the data.
+Dataset prepare(const Config& config, bool quiet) {
+  prepare_allocator();
+  at::set_num_threads(static_cast<int>(config.threads > 0 ? config.threads : usable_cores()));
+  resolve_device(config.device);  // an impossible device is said before the data are read
+  return load_data(config.data, config, quiet);
 }
 
 int train(const std::vector<std::string>& words) {
   const Arguments arguments = parse_arguments(words);
   const Config& config = arguments.config;
-  prepare_allocator();
-  set_threads(config.threads);
-  resolve_device(config.device);  // an impossible device is said before the data are read
-  Dataset dataset = load_dataset(config.data, load_options(config, arguments.quiet));
-  clear_status();
-
+  Dataset dataset = prepare(config, arguments.quiet);
   const RunFolder run = RunFolder::create(config.run_dir);
   const RunLog log(run);
   const std::string config_toml = to_toml(config, arguments.origins);
@@ -187,23 +165,20 @@ int train(const std::vector<std::string>& words) {
   install_signal_handlers();
   Trainer trainer(config, config_toml, std::move(dataset), run, make_hooks(arguments.quiet));
   show_beginning(trainer, config);
-  return finish(trainer.run(), arguments.json);
+  return finish(run, trainer.run(), arguments.json);
 }
 
 int resume(const fs::path& path, bool json, bool quiet) {
   const RunFolder run = RunFolder::open(path);
   const std::string config_toml = read_file(run.config_toml());
   const Config config = from_toml(config_toml, run.config_toml().string());
-  prepare_allocator();
-  set_threads(config.threads);
-  Dataset dataset = load_dataset(config.data, load_options(config, quiet));
-  clear_status();
+  Dataset dataset = prepare(config, quiet);
   const RunLog log(run);
   install_signal_handlers();
   Trainer trainer(config, config_toml, std::move(dataset), run, make_hooks(quiet));
   trainer.restore();
   show_beginning(trainer, config);
-  return finish(trainer.run(), json);
+  return finish(run, trainer.run(), json);
 }
 
 }  // namespace

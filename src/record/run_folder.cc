@@ -5,7 +5,6 @@
 #include <ATen/Version.h>
 #include <fcntl.h>
 #include <fmt/ranges.h>
-#include <sched.h>
 #include <sys/stat.h>
 #include <sys/utsname.h>
 #include <torch/headeronly/version.h>
@@ -20,6 +19,7 @@
 
 #include "base/error.h"
 #include "base/files.h"
+#include "base/process.h"
 
 namespace skipway {
 namespace {
@@ -107,13 +107,6 @@ std::string value_in_file(const char* path, std::string_view key, char separator
     return line.substr(begin, line.find_last_not_of(" \t\"") - begin + 1);
   }
   return "";
-}
-
-int64_t usable_cores() {
-  cpu_set_t set;
-  CPU_ZERO(&set);
-  if (sched_getaffinity(0, sizeof(set), &set) == 0) return CPU_COUNT(&set);
-  return sysconf(_SC_NPROCESSORS_ONLN);
 }
 
 }  // namespace

@@ -8,7 +8,7 @@
 #include "base/error.h"
 #include "base/files.h"
 #include "base/log.h"
-#include "base/memory.h"
+#include "base/process.h"
 #include "model/device.h"
 #include "record/checkpoint.h"
 #include "train/saved_model.h"
@@ -32,9 +32,8 @@ ModelSpec model_spec(const Config& config, const Dataset& dataset) {
   spec.stem = resolve_stem(config.stem, dataset.image_size);
   spec.num_classes = static_cast<int64_t>(dataset.classes.size());
   spec.classes = dataset.classes;
-  spec.normalisation = configured_normalisation(config).value_or(Normalisation{});
-  if (!configured_normalisation(config))
-    spec.normalisation = channel_statistics(dataset.train.images);
+  const auto configured = configured_normalisation(config);
+  spec.normalisation = configured ? *configured : channel_statistics(dataset.train.images);
   return spec;
 }
 

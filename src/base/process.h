@@ -1,4 +1,4 @@
-// Memory of this process: how the C library hands it out, and how much was used.
+// What this process may use and has used: cores and memory.
 #pragma once
 #include <cstdint>
 
@@ -8,6 +8,9 @@ namespace skipway {
 /// them back to the operating system and fault them in again. Call once, before the first large
 /// allocation.
 void prepare_allocator();
+
+/// Cores that this process may run on; at least 1.
+int64_t usable_cores();
 
 /// The largest resident set of this process so far [bytes].
 int64_t peak_rss_bytes();

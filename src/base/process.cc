@@ -1,7 +1,9 @@
-#include "base/memory.h"
+#include "base/process.h"
 
 #include <malloc.h>
+#include <sched.h>
 #include <sys/resource.h>
+#include <unistd.h>
 
 #include <limits>
 
@@ -11,6 +13,13 @@ void prepare_allocator() {
   mallopt(M_MMAP_MAX, 0);
   mallopt(M_TRIM_THRESHOLD, std::numeric_limits<int>::max());
   mallopt(M_TOP_PAD, 64 << 20);
+}
+
+int64_t usable_cores() {
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  if (sched_getaffinity(0, sizeof(set), &set) == 0) return CPU_COUNT(&set);
+  return sysconf(_SC_NPROCESSORS_ONLN);
 }
 
 int64_t peak_rss_bytes() {

@@ -1,0 +1,42 @@
+#include "cli/data_loading.h"
+
+#include <fmt/format.h>
+
+#include "cli/terminal.h"
+
+namespace skipway {
+
+std::function<void(const FetchProgress&)> fetch_progress_display(bool quiet) {
+  if (quiet) return {};
+  return [file = std::string(), tenths = int64_t{0}](const FetchProgress& p) mutable {
+    std::string line =
+        fmt::format("fetching {}: {}", p.file, format_bytes(static_cast<double>(p.bytes_done)));
+    if (p.bytes_total > 0) {
+      line += fmt::format(" of {}, {} %", format_bytes(static_cast<double>(p.bytes_total)),
+                          100 * p.bytes_done / p.bytes_total);
+    }
+    if (p.bytes_per_s > 0) line += fmt::format(", {}/s", format_bytes(p.bytes_per_s));
+    if (p.bytes_per_s > 0 && p.bytes_total > p.bytes_done) {
+      const auto missing = static_cast<double>(p.bytes_total - p.bytes_done);
+      line += fmt::format(", {} left", format_duration(missing / p.bytes_per_s));
+    }
+    if (is_interactive()) return show_status(line);
+    const int64_t now = p.bytes_total > 0 ? 10 * p.bytes_done / p.bytes_total : 0;
+    if (p.file == file && now == tenths) return;
+    file = p.file;
+    tenths = now;
+    print_line(line);
+  };
+}
+
+Dataset load_data(const std::string& spec, const Config& config, bool quiet) {
+  LoadOptions options;
+  options.image_size = config.image_size;
+  options.seed = config.seed;
+  options.fetch_progress = fetch_progress_display(quiet);
+  Dataset dataset = load_dataset(spec, options);
+  clear_status();
+  return dataset;
+}
+
+}  // namespace skipway
