@@ -153,9 +153,14 @@ Dataset prepare(const Config& config, bool quiet) {
 }
 
 int train(const std::vector<std::string>& words) {
-  const Arguments arguments = parse_arguments(words);
-  const Config& config = arguments.config;
+  Arguments arguments = parse_arguments(words);
+  Config& config = arguments.config;
   Dataset dataset = prepare(config, arguments.quiet);
+  if (config.precision == "auto") {
+    // The run's config.toml holds the answer, so that a resumed run computes as the first did.
+    config.precision = precision_name(resolve_precision("auto", resolve_device(config.device)));
+    arguments.origins["precision"] = "measured";
+  }
   const RunFolder run = RunFolder::create(config.run_dir);
   const RunLog log(run);
   const std::string config_toml = to_toml(config, arguments.origins);

@@ -7,15 +7,27 @@
 #include <algorithm>
 #include <utility>
 
+#include "base/files.h"
+#include "cli/arguments.h"
 #include "cli/terminal.h"
 #include "model/device.h"
 #include "train/saved_model.h"
 
 namespace skipway {
+namespace {
+
+// Given none, the type that the run trained in, so that its accuracy comes out again.
+std::string precision_word(const RunFolder& run, const ModelFlags& flags) {
+  if (flags.precision != "auto" || !fs::exists(run.config_toml())) return flags.precision;
+  return from_toml(read_file(run.config_toml()), run.config_toml().string()).precision;
+}
+
+}  // namespace
 
 void add_model_flags(CLI::App& command, ModelFlags& flags) {
   command.add_option("--device", flags.device, "auto, cpu or cuda:N")->capture_default_str();
-  command.add_option("--precision", flags.precision, "auto, fp32 or bf16")->capture_default_str();
+  command.add_option("--precision", flags.precision, "fp32 or bf16; auto: the run's own")
+      ->capture_default_str();
   command.add_option("--threads", flags.threads, "threads; 0: all cores this process may use")
       ->type_name("N")
       ->check(CLI::Range(0, 4096).description(""))
@@ -32,7 +44,7 @@ TrainedModel load_trained_model(const RunFolder& run, const ModelFlags& flags) {
   if (flags.threads > 0) at::set_num_threads(static_cast<int>(flags.threads));
   const at::Device device = resolve_device(flags.device);
   EvaluateOptions options;
-  options.precision = resolve_precision(flags.precision, device);
+  options.precision = resolve_precision(precision_word(run, flags), device);
   ResNet model = load_saved_model(run, device);
   // As many pixels as 500 CIFAR images have, which saturate two cores in some 300 MB.
   const int64_t side = model.spec().image_size;

@@ -102,7 +102,9 @@ void visit(ConfigType& c, Visitor&& visitor) {
   visitor("test_every", c.test_every, "epochs between evaluations; 0: at the end only");
   visitor("eval_batch", c.eval_batch, "images in an evaluation batch");
   visitor("tta", c.tta, "evaluate at the end also with each image and its mirror image averaged");
-  visitor("precision", c.precision, "auto, fp32 or bf16: type of the convolutions' operands");
+  visitor(
+      "precision", c.precision,
+      "type of the convolutions' operands: fp32, bf16, or auto, the faster of the two as measured");
   visitor("device", c.device, "auto, cpu or cuda:N");
   visitor("kernel", c.kernel, "auto or torch: who computes the convolutions");
   visitor("threads", c.threads, "threads; 0: all cores this process may use");
