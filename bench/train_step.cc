@@ -14,11 +14,12 @@
 int main(int argc, char** argv) {
   using namespace skipway;
   int64_t batch_size = 128, threads = 2, warmup = 2, steps = 8;
-  std::string precision_word = "bf16", model_name = "resnet18";
+  std::string precision_word = "bf16", model_name = "resnet18", kernel = "winograd";
   CLI::App app("Times training steps");
   app.add_option("--batch", batch_size);
   app.add_option("--precision", precision_word);
   app.add_option("--model", model_name);
+  app.add_option("--kernel", kernel);
   app.add_option("--threads", threads);
   app.add_option("--warmup", warmup);
   app.add_option("--steps", steps);
@@ -30,6 +31,7 @@ int main(int argc, char** argv) {
   ModelSpec spec;
   spec.name = model_name;
   ResNet model(spec, 0);
+  model.set_kernel(kernel);
   Sgd optimizer(model.parameters(), {.nesterov = true});
   // Augmentation is part of our step, though not of PyTorch's row.
   Split split;

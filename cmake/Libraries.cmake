@@ -3,9 +3,9 @@
 
 find_package(LibTorch REQUIRED MODULE)
 
-set(wanted JPEG PNG LibArchive CURL OpenSSL CLI11 nlohmann_json)
+set(wanted JPEG PNG LibArchive CURL OpenSSL CLI11 nlohmann_json HWY)
 set(wanted_packages libjpeg-dev libpng-dev libarchive-dev libcurl4-openssl-dev libssl-dev
-  libcli11-dev nlohmann-json3-dev)
+  libcli11-dev nlohmann-json3-dev libhwy-dev)
 if(SKIPWAY_TESTS)
   list(APPEND wanted GTest)
   list(APPEND wanted_packages "libgtest-dev libgmock-dev")

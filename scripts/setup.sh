@@ -2,7 +2,7 @@
 # expects `set -euo pipefail` and $root. All it says goes to stderr, the details to build/setup.log.
 
 build_packages=(g++ cmake ninja-build python3-venv ca-certificates libjpeg-dev libpng-dev
-  libarchive-dev libcurl4-openssl-dev libssl-dev libcli11-dev nlohmann-json3-dev)
+  libarchive-dev libcurl4-openssl-dev libssl-dev libcli11-dev nlohmann-json3-dev libhwy-dev)
 # Without these all still works: compiling again is slower, and there is no stand-in data set.
 optional_packages=(ccache dataset-fashion-mnist)
 

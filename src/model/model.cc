@@ -19,8 +19,6 @@
 namespace skipway {
 namespace {
 
-constexpr double kBatchNormEps = 1e-5;
-constexpr double kBatchNormMomentum = 0.1;
 constexpr int64_t kStemChannels = 64;
 // Above what any data set has; keeps a damaged file from asking for a huge last layer.
 constexpr int64_t kMaxClasses = 1 << 20;
@@ -243,12 +241,14 @@ ResNet::ResNet(const ModelSpec& spec, uint64_t seed, at::Device device)
   const auto make_unit = [&](const std::string& conv, const std::string& bn,
                              const ConvShape& shape) {
     Unit unit;
-    unit.conv = {add_parameter(conv + ".weight", init.conv(shape)), shape.stride, shape.padding};
-    unit.bn.weight = add_parameter(bn + ".weight", at::ones({shape.out}));
-    unit.bn.bias = add_parameter(bn + ".bias", at::zeros({shape.out}));
-    unit.bn.running_mean = add_buffer(bn + ".running_mean", at::zeros({shape.out}));
-    unit.bn.running_var = add_buffer(bn + ".running_var", at::ones({shape.out}));
-    unit.bn.num_batches_tracked = add_buffer(bn + ".num_batches_tracked", at::zeros({}, at::kLong));
+    unit.weight = add_parameter(conv + ".weight", init.conv(shape));
+    unit.stride = shape.stride;
+    unit.padding = shape.padding;
+    unit.gamma = add_parameter(bn + ".weight", at::ones({shape.out}));
+    unit.beta = add_parameter(bn + ".bias", at::zeros({shape.out}));
+    unit.running_mean = add_buffer(bn + ".running_mean", at::zeros({shape.out}));
+    unit.running_var = add_buffer(bn + ".running_var", at::ones({shape.out}));
+    unit.num_batches_tracked = add_buffer(bn + ".num_batches_tracked", at::zeros({}, at::kLong));
     return unit;
   };
 
@@ -289,29 +289,32 @@ at::Tensor ResNet::add_buffer(const std::string& name, at::Tensor values) {
   return buffer;
 }
 
-at::Tensor ResNet::apply(Unit& unit, const at::Tensor& src, bool training) {
-  auto& [conv, bn] = unit;
-  if (training) bn.num_batches_tracked.add_(1);
-  const at::Tensor products = at::conv2d(src, conv.weight, /*bias=*/{}, conv.stride, conv.padding);
-  return at::batch_norm(products, bn.weight, bn.bias, bn.running_mean, bn.running_var, training,
-                        kBatchNormMomentum, kBatchNormEps, /*cudnn_enabled=*/true);
+at::Tensor ResNet::apply(Unit& unit, const at::Tensor& src, const at::Tensor& residual, bool relu,
+                         bool training) const {
+  if (training) unit.num_batches_tracked.add_(1);
+  if (conv_bn_supports(unit, src)) return conv_bn(unit, src, residual, relu, training, kernel_);
+  // In place where backward does not need what is overwritten: BatchNorm keeps its input, ReLU its
+  // result, the addition nothing.
+  const at::Tensor products = at::conv2d(src, unit.weight, /*bias=*/{}, unit.stride, unit.padding);
+  at::Tensor dst = at::batch_norm(products, unit.gamma, unit.beta, unit.running_mean,
+                                  unit.running_var, training, unit.momentum, unit.eps,
+                                  /*cudnn_enabled=*/true);
+  if (residual.defined()) dst.add_(residual);
+  return relu ? dst.relu_() : dst;
 }
 
 at::Tensor ResNet::forward(const at::Tensor& images, bool training) {
-  // In place where backward does not need what is overwritten: BatchNorm keeps its input, ReLU its
-  // result, the addition nothing.
   at::Tensor x = images.contiguous(at::MemoryFormat::ChannelsLast);  // [n,3,h,w]
-  x = apply(stem_, x, training).relu_();
+  x = apply(stem_, x, /*residual=*/{}, /*relu=*/true, training);
   if (spec_.stem == "imagenet") x = at::max_pool2d(x, 3, /*stride=*/2, /*padding=*/1);
 
   for (Block& block : blocks_) {
+    const at::Tensor residual =
+        block.downsample ? apply(*block.downsample, x, {}, /*relu=*/false, training) : x;
     at::Tensor y = x;
-    for (size_t i = 0; i < block.units.size(); ++i) {
-      y = apply(block.units[i], y, training);
-      if (i + 1 < block.units.size()) y.relu_();
-    }
-    y.add_(block.downsample ? apply(*block.downsample, x, training) : x);
-    x = y.relu_();
+    for (size_t i = 0; i + 1 < block.units.size(); ++i)
+      y = apply(block.units[i], y, {}, /*relu=*/true, training);
+    x = apply(block.units.back(), y, residual, /*relu=*/true, training);
   }
 
   // Outside autocast: a thousandth of the work, and bf16 logits would often be equal.

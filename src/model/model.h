@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "base/tensors.h"
+#include "model/conv3x3.h"
 
 namespace skipway {
 
@@ -55,6 +56,9 @@ class ResNet {
   at::Tensor forward(const at::Tensor& images, bool training);
 
   const ModelSpec& spec() const { return spec_; }
+  /// Who computes 3x3 stride-1 convolutions on a CPU: "winograd", the start, or "torch".
+  void set_kernel(const std::string& kernel) { kernel_ = kernel; }
+  const std::string& kernel() const { return kernel_; }
   /// Trained tensors; each requires a gradient.
   const NamedTensors& parameters() const { return parameters_; }
   /// BatchNorm's running_mean, running_var, num_batches_tracked.
@@ -66,17 +70,9 @@ class ResNet {
   void load_state(const NamedTensors& state, const std::string& where);
 
  private:
-  struct Convolution {
-    at::Tensor weight;  // [k,c,r,r]
-    int64_t stride, padding;
-  };
-  struct BatchNorm {
-    at::Tensor weight, bias, running_mean, running_var, num_batches_tracked;
-  };
   /// A convolution and the BatchNorm after it.
-  struct Unit {
-    Convolution conv;
-    BatchNorm bn;
+  struct Unit : ConvBnUnit {
+    at::Tensor num_batches_tracked;
   };
   struct Block {
     std::vector<Unit> units;         // two of 3x3, or 1x1, 3x3, 1x1
@@ -85,10 +81,12 @@ class ResNet {
 
   at::Tensor add_parameter(const std::string& name, at::Tensor values);
   at::Tensor add_buffer(const std::string& name, at::Tensor values);
-  static at::Tensor apply(Unit& unit, const at::Tensor& src, bool training);
+  at::Tensor apply(Unit& unit, const at::Tensor& src, const at::Tensor& residual, bool relu,
+                   bool training) const;
 
   ModelSpec spec_;
   at::Device device_;
+  std::string kernel_ = "winograd";
   NamedTensors parameters_;
   NamedTensors buffers_;
   NamedTensors state_;  // both, in torchvision's order

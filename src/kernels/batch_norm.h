@@ -1,0 +1,35 @@
+// What surrounds a convolution in training, in one pass over the maps each: BatchNorm with the
+// residual addition and ReLU after it, forward and back. NHWC, seen as [pixels, c]. No LibTorch.
+#pragma once
+#include <cstdint>
+
+#include "kernels/conv3x3.h"
+
+namespace skipway::kernels {
+
+struct Map {
+  int64_t pixels = 0;  // images * rows * columns
+  int64_t c = 0;       // a multiple of 16
+  Type type = Type::kFp32;
+};
+
+/// Sums over pixels of `src` and of its square, [c] each.
+void channel_sums(const Map& map, const void* src, double* sum, double* sum_of_squares,
+                  const Threads& threads);
+
+/// dst = scale * src + shift (+ residual), then max(0, .) where `relu`. scale and shift [c];
+/// residual may be null; dst may be src.
+void normalise(const Map& map, const void* src, const float* scale, const float* shift,
+               const void* residual, bool relu, void* dst, const Threads& threads);
+
+/// The gradient before ReLU, and the two sums that BatchNorm's backward pass needs.
+///   grad_src = grad_dst where dst > 0 (everywhere when dst is null), else 0;
+///   sum = its sum over pixels [c]; sum_with_src = the sum of grad_src * src [c].
+void backward_sums(const Map& map, const void* grad_dst, const void* dst, const void* src,
+                   void* grad_src, double* sum, double* sum_with_src, const Threads& threads);
+
+/// out = by_grad * grad + by_src * src + constant, coefficients [c].
+void backward_apply(const Map& map, const void* grad, const void* src, const float* by_grad,
+                    const float* by_src, const float* constant, void* out, const Threads& threads);
+
+}  // namespace skipway::kernels

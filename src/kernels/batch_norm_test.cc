@@ -1,0 +1,112 @@
+#include "kernels/batch_norm.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <cstring>
+#include <random>
+
+namespace skipway::kernels {
+namespace {
+
+std::vector<float> random_values(int64_t count, uint64_t seed) {
+  std::mt19937_64 engine(seed);
+  std::normal_distribution<float> normal(0.3f);
+  std::vector<float> values(static_cast<size_t>(count));
+  for (float& v : values) v = normal(engine);
+  return values;
+}
+
+// Pixels that are no multiple of any block, channels in and out of groups of 64.
+class BatchNorm : public testing::TestWithParam<std::tuple<std::string, int64_t, int64_t>> {
+ protected:
+  BatchNorm() { EXPECT_TRUE(use_instruction_set(std::get<0>(GetParam()))); }
+  ~BatchNorm() override { use_instruction_set(instruction_sets().front()); }
+
+  const Map map{std::get<1>(GetParam()), std::get<2>(GetParam()), Type::kFp32};
+  const size_t count = static_cast<size_t>(map.pixels * map.c);
+  const size_t c = static_cast<size_t>(map.c);
+  const Threads threads{3, [](const auto& task) { task(2), task(0), task(1); }};
+  const std::vector<float> src = random_values(map.pixels * map.c, 1),
+                           other = random_values(map.pixels * map.c, 2),
+                           gate = random_values(map.pixels * map.c, 3);
+  const std::vector<float> a = random_values(map.c, 4), b = random_values(map.c, 5),
+                           d = random_values(map.c, 6);
+};
+
+TEST_P(BatchNorm, SumsAreTheSums) {
+  std::vector<double> sum(c), squares(c), want_sum(c), want_squares(c);
+  channel_sums(map, src.data(), sum.data(), squares.data(), threads);
+  for (size_t i = 0; i < count; ++i) {
+    want_sum[i % c] += static_cast<double>(src[i]);
+    want_squares[i % c] += static_cast<double>(src[i]) * static_cast<double>(src[i]);
+  }
+  for (size_t i = 0; i < c; ++i) {
+    EXPECT_NEAR(sum[i], want_sum[i], 1e-6 * static_cast<double>(map.pixels + 30));
+    EXPECT_NEAR(squares[i], want_squares[i], 2e-6 * static_cast<double>(map.pixels + 30));
+  }
+}
+
+TEST_P(BatchNorm, NormaliseScalesShiftsAddsAndRectifies) {
+  for (const bool relu : {false, true}) {
+    for (const bool add : {false, true}) {
+      std::vector<float> dst(count);
+      normalise(map, src.data(), a.data(), b.data(), add ? other.data() : nullptr, relu, dst.data(),
+                threads);
+      for (size_t i = 0; i < count; ++i) {
+        float want = a[i % c] * src[i] + b[i % c] + (add ? other[i] : 0);
+        if (relu) want = std::max(want, 0.0f);
+        ASSERT_NEAR(dst[i], want, 1e-5) << i;
+      }
+    }
+  }
+}
+
+TEST_P(BatchNorm, BackwardSumsGateTheGradient) {
+  for (const bool gated : {false, true}) {
+    std::vector<float> out(count);
+    std::vector<double> sum(c), with_src(c), want_sum(c), want_with_src(c);
+    backward_sums(map, other.data(), gated ? gate.data() : nullptr, src.data(), out.data(),
+                  sum.data(), with_src.data(), threads);
+    for (size_t i = 0; i < count; ++i) {
+      const float want = !gated || gate[i] > 0 ? other[i] : 0;
+      ASSERT_EQ(out[i], want) << i;
+      want_sum[i % c] += static_cast<double>(want);
+      want_with_src[i % c] += static_cast<double>(want) * static_cast<double>(src[i]);
+    }
+    for (size_t i = 0; i < c; ++i) {
+      EXPECT_NEAR(sum[i], want_sum[i], 1e-6 * static_cast<double>(map.pixels + 30));
+      EXPECT_NEAR(with_src[i], want_with_src[i], 2e-6 * static_cast<double>(map.pixels + 30));
+    }
+  }
+}
+
+TEST_P(BatchNorm, BackwardApplyIsLinear) {
+  std::vector<float> out(count);
+  backward_apply(map, other.data(), src.data(), a.data(), b.data(), d.data(), out.data(), threads);
+  for (size_t i = 0; i < count; ++i)
+    ASSERT_NEAR(out[i], a[i % c] * other[i] + b[i % c] * src[i] + d[i % c], 1e-5) << i;
+}
+
+INSTANTIATE_TEST_SUITE_P(All, BatchNorm,
+                         testing::Combine(testing::ValuesIn(instruction_sets()),
+                                          testing::Values(1, 37, 2100),
+                                          testing::Values(16, 64, 80)));
+
+TEST(BatchNormBf16, RoundsToNearestAndKeepsZeros) {
+  const Map map{1, 16, Type::kBf16};
+  const std::vector<float> one(16, 1.0f), zero(16, 0.0f);
+  std::vector<uint16_t> src(16, 0x3F81), dst(16);  // 1 + 2^-7
+  std::vector<float> scale(16, 1.0f + 1.0f / 512);  // to 1.0098, nearest 1.0078
+  normalise(map, src.data(), scale.data(), zero.data(), nullptr, true, dst.data(), {});
+  EXPECT_EQ(dst[0], 0x3F81);
+  scale.assign(16, 1.0f + 3.0f / 512);  // to 1.0137, nearest 1.015625
+  normalise(map, src.data(), scale.data(), zero.data(), nullptr, true, dst.data(), {});
+  EXPECT_EQ(dst[15], 0x3F82);
+  scale.assign(16, -1.0f);
+  normalise(map, src.data(), scale.data(), zero.data(), nullptr, true, dst.data(), {});
+  EXPECT_EQ(dst[7], 0);
+}
+
+}  // namespace
+}  // namespace skipway::kernels

@@ -1,0 +1,90 @@
+// 3x3, stride-1, pad-1 convolutions for training on CPUs by Winograd F(4x4,3x3): raw NHWC pointers in,
+// raw pointers out, memory and threads from the caller. No LibTorch in here. docs/kernels.md explains
+// the algorithm and its numbers.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <string>
+#include <vector>
+
+namespace skipway::kernels {
+
+enum class Type { kFp32, kBf16 };
+
+/// Bytes of one value of a map.
+constexpr int64_t bytes_of(Type type) { return type == Type::kFp32 ? 4 : 2; }
+
+/// In which type maps lie in memory, and in which their transforms are multiplied; sums and the
+/// transforms themselves are fp32 always. fp32 maps are multiplied in fp32.
+struct Numbers {
+  Type maps = Type::kFp32, products = Type::kFp32;
+};
+
+struct Conv3x3Shape {
+  int64_t n = 0, h = 0, w = 0;  // images, rows, columns
+  int64_t c = 0, k = 0;         // input and output channels
+};
+
+/// Calls `task(thread)` for every thread below `threads`, at once, and returns when all have.
+struct Threads {
+  int count = 1;
+  std::function<void(const std::function<void(int)>& task)> run = [](const auto& task) { task(0); };
+};
+
+/// Why a shape is not for these kernels, or nothing: channels must be multiples of 16.
+std::string refusal(const Conv3x3Shape& shape);
+
+/// Names of the instruction sets that this machine can run, best first: "avx512_bf16", "avx512",
+/// "avx2", "scalar".
+std::vector<std::string> instruction_sets();
+/// The one in use; best of instruction_sets() at the start.
+std::string instruction_set_in_use();
+/// For tests and SKIPWAY_KERNEL: from now on uses the named one. Not while a kernel runs. Returns
+/// false for one that the machine cannot run.
+bool use_instruction_set(const std::string& name);
+
+enum class Pass { kForward, kBackward };
+
+/// Bytes of scratch memory that a pass needs, aligned to 64.
+size_t workspace_bytes(const Conv3x3Shape& shape, Numbers numbers, Pass pass, int threads);
+
+struct ForwardArguments {
+  const void* src = nullptr;       // [n,h,w,c]
+  const float* weights = nullptr;  // [k,3,3,c]
+  void* dst = nullptr;             // [n,h,w,k], overwritten
+  // For BatchNorm in training, or null: sums over n, h and w of dst and of its square [k].
+  double* sum = nullptr;
+  double* sum_of_squares = nullptr;
+  // For inference, or null: added to dst [k]; another map of dst's shape added to it; max(0, .).
+  const float* bias = nullptr;
+  const void* residual = nullptr;
+  bool relu = false;
+};
+
+/// dst = convolution of src with weights.
+/// Numbers: relative L2 error of dst against a float64 direct sum at most 1e-5 in fp32, 1.0 % with
+/// bf16 products and 0.2 % with bf16 maps alone, on ReLU-like maps. Same bits for the same number of threads.
+/// Source:  Lavin & Gray, arXiv:1509.09308, section 4.
+void forward(const Conv3x3Shape& shape, Numbers numbers, const ForwardArguments& arguments,
+             void* workspace, const Threads& threads) noexcept;
+
+struct BackwardArguments {
+  const void* src = nullptr;       // [n,h,w,c], as in forward
+  const float* weights = nullptr;  // [k,3,3,c]
+  const void* grad_dst = nullptr;  // [n,h,w,k]
+  // Or, to apply a BatchNorm's backward pass on the way in, the convolution's result dst [n,h,w,k]
+  // and three coefficients of each channel [k]: the gradient taken is
+  //   by_grad * grad_dst + by_dst * dst + constant.
+  const void* dst = nullptr;
+  const float *by_grad = nullptr, *by_dst = nullptr, *constant = nullptr;
+  void* grad_src = nullptr;       // [n,h,w,c], overwritten; null: not wanted
+  float* grad_weights = nullptr;  // [k,3,3,c], overwritten; null: not wanted
+};
+
+/// Gradients of both operands, by the adjoint of the forward algorithm: the transformed gradient
+/// is made once and used for both. Numbers as forward; bf16 rounds it once.
+void backward(const Conv3x3Shape& shape, Numbers numbers, const BackwardArguments& arguments,
+              void* workspace, const Threads& threads) noexcept;
+
+}  // namespace skipway::kernels

@@ -1,0 +1,95 @@
+// Times each pass of ResNet-18's 3x3 stride-1 layers, in both types. Prints a table: milliseconds
+// (shortest and median), and the GFLOP/s that a direct convolution would need to be as fast.
+//   skipway_kernels_bench [images] [threads] [repeats] [instruction set]
+#include <algorithm>
+#include <chrono>
+#include <cstdio>
+#include <cstdlib>
+#include <memory>
+#include <thread>
+#include <vector>
+
+#include "kernels/conv3x3.h"
+
+namespace {
+
+using namespace skipway::kernels;
+
+std::vector<double> times_ms(int repeats, const auto& pass) {
+  std::vector<double> times;
+  pass();  // the first touches the memory
+  for (int i = 0; i < repeats; ++i) {
+    const auto begin = std::chrono::steady_clock::now();
+    pass();
+    const std::chrono::duration<double, std::milli> time = std::chrono::steady_clock::now() - begin;
+    times.push_back(time.count());
+  }
+  std::sort(times.begin(), times.end());
+  return times;
+}
+
+struct Free {
+  void operator()(void* memory) const { std::free(memory); }
+};
+std::unique_ptr<void, Free> memory(size_t bytes) {
+  char* begin = static_cast<char*>(std::aligned_alloc(64, (bytes + 63) / 64 * 64));
+  std::fill(begin, begin + bytes, 0);
+  return std::unique_ptr<void, Free>(begin);
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  const int64_t images = argc > 1 ? std::atoi(argv[1]) : 128;
+  const int count = argc > 2 ? std::atoi(argv[2]) : 2;
+  const int repeats = argc > 3 ? std::atoi(argv[3]) : 10;
+  if (argc > 4 && !use_instruction_set(argv[4])) return 2;
+  const Threads threads = {count, [count](const std::function<void(int)>& task) {
+#pragma omp parallel for num_threads(count)
+                             for (int thread = 0; thread < count; ++thread) task(thread);
+                           }};
+  std::printf("%s, %d threads, batch %d\n", instruction_set_in_use().c_str(), count,
+              static_cast<int>(images));
+  std::printf("%-9s %-14s %-9s %9s %9s %9s\n", "type", "layer", "pass", "min ms", "median", "GFLOP/s");
+  const std::pair<const char*, Numbers> all[] = {{"fp32", {Type::kFp32, Type::kFp32}},
+                                                 {"bf16 maps", {Type::kBf16, Type::kFp32}},
+                                                 {"bf16", {Type::kBf16, Type::kBf16}}};
+  for (const auto& [word, numbers] : all) {
+    double total = 0;
+    for (const Conv3x3Shape& s : {Conv3x3Shape{images, 32, 32, 64, 64},
+                                  Conv3x3Shape{images, 16, 16, 128, 128},
+                                  Conv3x3Shape{images, 8, 8, 256, 256},
+                                  Conv3x3Shape{images, 4, 4, 512, 512}}) {
+      const auto map = static_cast<size_t>(s.n * s.h * s.w * s.c * bytes_of(numbers.maps));
+      const auto src = memory(map), dst = memory(map), grad_src = memory(map);
+      const auto weights = memory(static_cast<size_t>(s.k * 9 * s.c * 4)),
+                 grad_weights = memory(static_cast<size_t>(s.k * 9 * s.c * 4));
+      const double flop = 2.0 * 9 * static_cast<double>(s.n * s.h * s.w * s.c * s.k);
+      const auto show = [&](const char* name, double passes, const std::vector<double>& ms) {
+        std::printf("%-9s %4ld, %2ldx%-5ld %-9s %9.2f %9.2f %9.0f\n",
+                    word, s.c, s.h, s.w, name, ms.front(),
+                    ms[ms.size() / 2], passes * flop / ms.front() / 1e6);
+        total += ms.front() * (s.c == 64 ? 4 : 3);
+      };
+      std::vector<double> sums(static_cast<size_t>(2 * s.k));
+      ForwardArguments f;
+      f.src = src.get(), f.weights = static_cast<float*>(weights.get()), f.dst = dst.get();
+      f.sum = sums.data(), f.sum_of_squares = sums.data() + s.k;
+      const auto scratch = memory(std::max(workspace_bytes(s, numbers, Pass::kForward, count),
+                                           workspace_bytes(s, numbers, Pass::kBackward, count)));
+      show("forward", 1, times_ms(repeats, [&] { forward(s, numbers, f, scratch.get(), threads); }));
+      BackwardArguments b;
+      b.src = src.get(), b.weights = f.weights, b.grad_dst = dst.get(), b.grad_src = grad_src.get();
+      const auto run = [&] { backward(s, numbers, b, scratch.get(), threads); };
+      const auto data = times_ms(repeats, run);
+      show("data", 1, data), total -= data.front() * (s.c == 64 ? 4 : 3);
+      b.grad_weights = static_cast<float*>(grad_weights.get());
+      b.grad_src = nullptr;
+      const auto of_weights = times_ms(repeats, run);
+      show("weights", 1, of_weights), total -= of_weights.front() * (s.c == 64 ? 4 : 3);
+      b.grad_src = grad_src.get();
+      show("both", 2, times_ms(repeats, run));
+    }
+    std::printf("%-9s the 13 layers of a step: %.0f ms\n", word, total);
+  }
+}

@@ -1,0 +1,151 @@
+// Matrix products of words: a word is an fp32 value or a pair of bf16 that are multiplied and summed
+// together, so that one loop serves both types. Included once for each instruction set.
+#if defined(SKIPWAY_KERNELS_PRODUCT_INL_H) == defined(HWY_TARGET_TOGGLE)
+#ifdef SKIPWAY_KERNELS_PRODUCT_INL_H
+#undef SKIPWAY_KERNELS_PRODUCT_INL_H
+#else
+#define SKIPWAY_KERNELS_PRODUCT_INL_H
+#endif
+
+#include <algorithm>
+
+#include "kernels/simd-inl.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace skipway::kernels {
+namespace HWY_NAMESPACE {
+
+constexpr int64_t kPanel = 64;  // columns of B that lie together
+
+struct Fma {
+  static HWY_INLINE V apply(V a, V b, V sum) { return hn::MulAdd(a, b, sum); }
+};
+
+// Both products of a pair in fp32, where the processor has no instruction for them.
+struct PairByFma {
+  static HWY_INLINE V apply(V a, V b, V sum) {
+    const auto low = [](V v) { return hn::BitCast(D(), hn::ShiftLeft<16>(hn::BitCast(DBits(), v))); };
+    const auto high = [](V v) {
+      return hn::BitCast(D(), hn::And(hn::BitCast(DBits(), v), hn::Set(DBits(), 0xFFFF0000u)));
+    };
+    return hn::MulAdd(high(a), high(b), hn::MulAdd(low(a), low(b), sum));
+  }
+};
+
+#if HWY_TARGET == HWY_AVX3
+// Highway 1.0.3 has no name for it. The assembler knows it whatever the compiler's target is.
+struct PairByDot {
+  static HWY_INLINE V apply(V a, V b, V sum) {
+    __asm__("vdpbf16ps %2, %1, %0" : "+v"(sum.raw) : "v"(a.raw), "v"(b.raw));
+    return sum;
+  }
+};
+#endif
+
+/// C[rows,columns] (+)= A[rows,depth] * B[depth,columns], all in words; C in fp32.
+struct Product {
+  int64_t rows, columns, depth;
+  const float* a;
+  int64_t a_row, a_step;  // words from a row to the next, and from a step of the depth to the next
+  const float* b;
+  int64_t b_panel;  // words from a panel of 64 columns to the next
+  int64_t b_step;   // words from a step of the depth to the next; 0: as many as the panel is wide
+  float* c;
+  int64_t c_row;
+  bool add;
+};
+
+// kRows * kVectors sums live in registers: 24 of 32 (AVX-512), 12 of 16 (AVX2). Two vectors of B and
+// one of A are in flight. Eight sums hide the latency of four cycles at two a cycle.
+template <class Op, int kRows, int kVectors>
+HWY_NOINLINE void micro_kernel(int64_t depth, const float* HWY_RESTRICT a, int64_t a_row,
+                               int64_t a_step, const float* HWY_RESTRICT b, int64_t b_step,
+                               float* HWY_RESTRICT c, int64_t c_row, bool add) {
+  const D d;
+  const size_t n = lanes();
+  V sum[kRows][kVectors];
+  if (add) {
+    for (int i = 0; i < kRows; ++i)
+      for (int j = 0; j < kVectors; ++j) sum[i][j] = hn::LoadU(d, c + i * c_row + j * n);
+  } else {
+    for (int i = 0; i < kRows; ++i)
+      for (int j = 0; j < kVectors; ++j) sum[i][j] = hn::Zero(d);
+  }
+  for (int64_t step = 0; step < depth; ++step) {
+    V right[kVectors];
+    for (int j = 0; j < kVectors; ++j) right[j] = hn::LoadU(d, b + j * n);
+    for (int i = 0; i < kRows; ++i) {
+      const V left = hn::Set(d, a[i * a_row]);
+      for (int j = 0; j < kVectors; ++j) sum[i][j] = Op::apply(left, right[j], sum[i][j]);
+    }
+    a += a_step;
+    b += b_step;
+  }
+  for (int i = 0; i < kRows; ++i)
+    for (int j = 0; j < kVectors; ++j) hn::StoreU(sum[i][j], d, c + i * c_row + j * n);
+}
+
+#if HWY_TARGET == HWY_AVX3
+constexpr int kMaxVectors = 4;
+#else
+constexpr int kMaxVectors = 2;
+#endif
+
+// All rows of one strip of kVectors vectors, over one part of the depth.
+template <class Op, int kVectors>
+void strip(const Product& p, const float* a, const float* b, int64_t b_step, int64_t depth, float* c,
+           bool add) {
+  int64_t row = 0;
+  const auto run = [&](auto kernel, int64_t height) {
+    for (; row + height <= p.rows; row += height)
+      kernel(depth, a + row * p.a_row, p.a_row, p.a_step, b, b_step, c + row * p.c_row, p.c_row, add);
+  };
+  run(micro_kernel<Op, 6, kVectors>, 6);
+  run(micro_kernel<Op, 4, kVectors>, 4);
+  run(micro_kernel<Op, 2, kVectors>, 2);
+  run(micro_kernel<Op, 1, kVectors>, 1);
+}
+
+// 128 words of 64 columns are 32 KiB: the part of B that stays in the first-level cache while the
+// rows pass over it.
+constexpr int64_t kDepthPart = 128;
+
+template <class Op>
+void multiply(const Product& p) {
+  const int64_t n = static_cast<int64_t>(lanes());
+  for (int64_t panel = 0; panel < p.columns; panel += kPanel) {
+    const int64_t width = std::min(kPanel, p.columns - panel);
+    const int64_t b_step = p.b_step == 0 ? width : p.b_step;
+    for (int64_t begin = 0; begin < p.depth; begin += kDepthPart) {
+      const int64_t depth = std::min(kDepthPart, p.depth - begin);
+      const bool add = p.add || begin > 0;
+      const float* a = p.a + begin * p.a_step;
+      for (int64_t column = 0; column < width;) {
+        const float* b = p.b + panel / kPanel * p.b_panel + begin * b_step + column;
+        float* c = p.c + panel + column;
+        const int64_t vectors = std::min<int64_t>(kMaxVectors, (width - column) / n);
+        switch (vectors) {
+#if HWY_TARGET == HWY_AVX3
+          case 4:
+            strip<Op, 4>(p, a, b, b_step, depth, c, add);
+            break;
+          case 3:
+            strip<Op, 3>(p, a, b, b_step, depth, c, add);
+            break;
+#endif
+          case 2:
+            strip<Op, 2>(p, a, b, b_step, depth, c, add);
+            break;
+          default:
+            strip<Op, 1>(p, a, b, b_step, depth, c, add);
+        }
+        column += vectors * n;
+      }
+    }
+  }
+}
+
+}  // namespace HWY_NAMESPACE
+}  // namespace skipway::kernels
+HWY_AFTER_NAMESPACE();
+#endif
