@@ -14,7 +14,7 @@
 int main(int argc, char** argv) {
   using namespace skipway;
   int64_t batch_size = 128, threads = 2, warmup = 2, steps = 8;
-  std::string precision_word = "bf16", model_name = "resnet18", kernel = "winograd";
+  std::string precision_word = "bf16", model_name = "resnet18", kernel = "auto";
   CLI::App app("Times training steps");
   app.add_option("--batch", batch_size);
   app.add_option("--precision", precision_word);
@@ -31,7 +31,7 @@ int main(int argc, char** argv) {
   ModelSpec spec;
   spec.name = model_name;
   ResNet model(spec, 0);
-  model.set_kernel(kernel);
+  model.kernels() = KernelChoice(kernel);
   Sgd optimizer(model.parameters(), {.nesterov = true});
   // Augmentation is part of our step, though not of PyTorch's row.
   Split split;
@@ -55,5 +55,9 @@ int main(int argc, char** argv) {
     optimizer.step(0.1);
     if (step >= warmup) times_s.push_back(watch.seconds());
   }
-  std::cout << nlohmann::json{{"step_s", times_s}, {"peak_rss_bytes", peak_rss_bytes()}} << "\n";
+  std::cout << nlohmann::json{{"step_s", times_s},
+                              {"peak_rss_bytes", peak_rss_bytes()},
+                              {"kernel", model.kernels().in_use()},
+                              {"kernels", model.kernels().chosen()}}
+            << "\n";
 }

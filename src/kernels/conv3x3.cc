@@ -4,7 +4,6 @@
 
 #include <algorithm>
 #include <atomic>
-#include <cstring>
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/conv3x3.cc"
@@ -248,34 +247,34 @@ template <class W>
 void weights_to_points(const Conv3x3Shape& s, const float* weights, int64_t plane, float* to,
                        Range k_groups) {
   constexpr int64_t kGroup = 16;
-  constexpr int64_t kPerWord = sizeof(float) / sizeof(W);
+  constexpr bool kFp32 = std::is_same_v<W, float>;
   const int64_t step = static_cast<int64_t>(lanes());
-  HWY_ALIGN float square[kPoints][kGroup][kGroup];  // [point][k][c]
+  // Turned round before the transform, where there are 9 values and not 36.
+  HWY_ALIGN float turned[kGroup][9][kGroup];  // [c][tap][k]
   for (int64_t k = k_groups.begin * kGroup; k < k_groups.end * kGroup; k += kGroup) {
     const int64_t panel = k / kPanel * kPanel, width = std::min(kPanel, s.k - panel);
     for (int64_t c = 0; c < s.c; c += kGroup) {
-      for (int64_t i = 0; i < kGroup; ++i) {
-        for (int64_t j = 0; j < kGroup; j += step) {
-          const float* from = weights + (k + i) * 9 * s.c + c + j;
+      for (int64_t i = 0; i < kGroup; ++i)
+        for (int64_t tap = 0; tap < 9; ++tap)
+          for (int64_t j = 0; j < kGroup; ++j)
+            turned[j][tap][i] = weights[((k + i) * 9 + tap) * s.c + c + j];
+      for (int64_t i = 0; i < kGroup; i += step) {
+        const auto transform = [&](int64_t j, const auto& sink) HWY_ATTR {
           transform_2d<WeightsToPoints>(
-              [&](int row, int column) HWY_ATTR { return load(from + (3 * row + column) * s.c); },
-              [&](int row, int column, V v)
-                  HWY_ATTR { store(v, &square[row * kPatch + column][i][j]); });
-        }
-      }
-      for (int point = 0; point < kPoints; ++point) {
-        float* block = to + point * plane + panel * (s.c / kPerWord) + (k - panel);
-        for (int64_t j = 0; j < kGroup; j += kPerWord) {
-          float* row = block + (c + j) / kPerWord * width;
-          for (int64_t i = 0; i < kGroup; ++i) {
-            if constexpr (kPerWord == 1) {
-              row[i] = square[point][i][j];
-            } else {
-              uint32_t bits[2];
-              std::memcpy(bits, &square[point][i][j], sizeof(bits));
-              const uint32_t word = (bits[0] + 0x8000u) >> 16 | ((bits[1] + 0x8000u) & 0xFFFF0000u);
-              std::memcpy(&row[i], &word, sizeof(word));
-            }
+              [&](int row, int column) HWY_ATTR { return load(&turned[j][3 * row + column][i]); },
+              [&](int row, int column, V v) HWY_ATTR { sink(row * kPatch + column, v); });
+        };
+        float* at = to + panel * (kFp32 ? s.c : s.c / 2) + (kFp32 ? c : c / 2) * width + k - panel + i;
+        for (int64_t j = 0; j < kGroup; j += kFp32 ? 1 : 2) {
+          float* row = at + (kFp32 ? j : j / 2) * width;
+          if constexpr (kFp32) {
+            transform(j, [&](int point, V v) HWY_ATTR { store(v, row + point * plane); });
+          } else {
+            V kept[kPoints];
+            transform(j, [&](int point, V v) HWY_ATTR { kept[point] = v; });
+            transform(j + 1, [&](int point, V v) HWY_ATTR {
+              store_pair(kept[point], v, row + point * plane);
+            });
           }
         }
       }

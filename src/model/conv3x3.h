@@ -3,19 +3,52 @@
 #pragma once
 #include <ATen/core/Tensor.h>
 
+#include <map>
 #include <string>
+#include <vector>
+
+#include "kernels/conv_im2col.h"
 
 namespace skipway {
+
+/// Who computes a convolution. "winograd" multiplies in fp32, "winograd-bf16" in bf16, "im2col" is
+/// the matrix product of all inputs, "torch" is LibTorch, which asks oneDNN.
+enum class ConvMethod { kWinograd, kWinogradBf16, kIm2col, kTorch };
+
+/// Which method each layer's shape takes, by measuring it when it first comes. Kept with a run, so
+/// that a resumed run computes as the first did.
+class KernelChoice {
+ public:
+  /// The words that `--kernel` takes: auto measures all; winograd only Skipway's own kernels; torch
+  /// takes LibTorch.
+  static const std::vector<std::string>& words();
+
+  explicit KernelChoice(std::string word = "auto") : word_(std::move(word)) {}
+
+  /// Measures at the first call with a shape (n aside) and type, some hundredths of a second.
+  /// `training`: forward and backward pass, else forward alone.
+  ConvMethod method(const kernels::ConvShape& shape, kernels::Type type, bool training);
+
+  /// "winograd/avx512": the best of what is in use and its instruction set.
+  std::string in_use() const;
+  /// Shape as text -> method as text; to keep, and to take back. Unknown methods are measured anew.
+  const std::map<std::string, std::string>& chosen() const { return chosen_; }
+  void restore(std::map<std::string, std::string> chosen) { chosen_ = std::move(chosen); }
+
+ private:
+  std::string word_;
+  std::map<std::string, std::string> chosen_;
+};
 
 struct ConvBnUnit {
   at::Tensor weight;  // [k,c,r,r], fp32, channels_last
   int64_t stride = 1, padding = 0;
-  at::Tensor gamma, beta;                 // [k], fp32
-  at::Tensor running_mean, running_var;   // [k], fp32
+  at::Tensor gamma, beta;                // [k], fp32
+  at::Tensor running_mean, running_var;  // [k], fp32
   double eps = 1e-5, momentum = 0.1;
 };
 
-/// Whether conv_bn() can take it: CPU, fp32 parameters, channels in multiples of 16.
+/// Whether conv_bn() can take it: CPU, fp32 parameters, output channels in multiples of 16.
 bool conv_bn_supports(const ConvBnUnit& unit, const at::Tensor& src);
 
 /// relu(batch_norm(conv2d(src, weight)) + residual), each of the last two where asked for.
@@ -23,8 +56,7 @@ bool conv_bn_supports(const ConvBnUnit& unit, const at::Tensor& src);
 /// type that autocast gives, else fp32. `training`: batch statistics, which update the running
 /// ones; gradients flow to src, weight, gamma, beta and residual. Else running statistics and no
 /// gradients.
-/// 3x3 stride-1 convolutions go to `kernel`: "winograd" or "torch"; others to LibTorch.
 at::Tensor conv_bn(const ConvBnUnit& unit, const at::Tensor& src, const at::Tensor& residual,
-                   bool relu, bool training, const std::string& kernel);
+                   bool relu, bool training, KernelChoice& kernels);
 
 }  // namespace skipway

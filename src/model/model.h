@@ -56,9 +56,9 @@ class ResNet {
   at::Tensor forward(const at::Tensor& images, bool training);
 
   const ModelSpec& spec() const { return spec_; }
-  /// Who computes 3x3 stride-1 convolutions on a CPU: "winograd", the start, or "torch".
-  void set_kernel(const std::string& kernel) { kernel_ = kernel; }
-  const std::string& kernel() const { return kernel_; }
+  /// Who computes the convolutions on a CPU.
+  KernelChoice& kernels() { return kernels_; }
+  const KernelChoice& kernels() const { return kernels_; }
   /// Trained tensors; each requires a gradient.
   const NamedTensors& parameters() const { return parameters_; }
   /// BatchNorm's running_mean, running_var, num_batches_tracked.
@@ -82,11 +82,11 @@ class ResNet {
   at::Tensor add_parameter(const std::string& name, at::Tensor values);
   at::Tensor add_buffer(const std::string& name, at::Tensor values);
   at::Tensor apply(Unit& unit, const at::Tensor& src, const at::Tensor& residual, bool relu,
-                   bool training) const;
+                   bool training);
 
   ModelSpec spec_;
   at::Device device_;
-  std::string kernel_ = "winograd";
+  KernelChoice kernels_;
   NamedTensors parameters_;
   NamedTensors buffers_;
   NamedTensors state_;  // both, in torchvision's order

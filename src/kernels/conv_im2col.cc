@@ -1,0 +1,309 @@
+// Blocks of whole images: copied into a matrix, multiplied while it is in the cache, and taken
+// apart again.
+#include "kernels/conv_im2col.h"
+
+#include <algorithm>
+#include <cstring>
+
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "kernels/conv_im2col.cc"
+#include <hwy/foreach_target.h>  // includes this file once for each instruction set
+#include <hwy/highway.h>
+
+#include "kernels/product-inl.h"
+
+#ifndef SKIPWAY_KERNELS_IM2COL_LAYOUT
+#define SKIPWAY_KERNELS_IM2COL_LAYOUT
+namespace skipway::kernels {
+
+// Output pixels of a block. Few read the weights too often; many leave the cache.
+constexpr int64_t kPixelsForward = 64, kPixelsBackward = 256;
+constexpr int64_t kColumnsOfPanel = 64;
+
+// Scratch memory in words of four bytes.
+struct Im2colLayout {
+  int64_t pixels_of_image, images, count;  // output pixels; images of a block; blocks
+  int64_t depth, columns;                  // inputs of a pixel; the same in whole vectors
+  int64_t weights, sums;                   // shared
+  int64_t matrix, dst, image, grad_weights;  // of each thread
+  int64_t thread_words, total_words;
+
+  Im2colLayout(const ConvShape& s, Pass pass, int threads) {
+    const bool back = pass == Pass::kBackward;
+    const auto ceil_div = [](int64_t a, int64_t b) { return (a + b - 1) / b; };
+    pixels_of_image = s.out_h() * s.out_w();
+    images = std::clamp<int64_t>(ceil_div(back ? kPixelsBackward : kPixelsForward, pixels_of_image),
+                                 1, std::max<int64_t>(1, ceil_div(s.n, threads)));
+    count = ceil_div(s.n, images);
+    depth = s.size * s.size * s.c;
+    columns = ceil_div(depth, 16) * 16;
+    const int64_t pixels = images * pixels_of_image;
+    int64_t used = 0;
+    const auto take = [&used, ceil_div](int64_t words) {
+      const int64_t begin = used;
+      used += ceil_div(words, 16) * 16;
+      return begin;
+    };
+    weights = take(s.k * columns);
+    sums = take(threads * 2 * s.k * 2);  // doubles
+    const int64_t shared = used;
+    used = 0;
+    matrix = take(pixels * columns);
+    dst = take(pixels * s.k);
+    image = back ? take(s.h * s.w * s.c) : 0;
+    grad_weights = back ? take(s.k * columns) : 0;
+    thread_words = used;
+    for (int64_t* offset : {&matrix, &dst, &image, &grad_weights}) *offset += shared;
+    total_words = shared + threads * thread_words;
+  }
+};
+
+}  // namespace skipway::kernels
+#endif
+
+HWY_BEFORE_NAMESPACE();
+namespace skipway::kernels {
+namespace HWY_NAMESPACE {
+
+// Calls visit(matrix row, index of the first input, tap, inside) for each output pixel of some
+// images and each tap of the window.
+template <class Visit>
+HWY_INLINE void for_each_tap(const ConvShape& s, int64_t first_image, int64_t images,
+                             const Visit& visit) {
+  int64_t row = 0;
+  for (int64_t image = first_image; image < first_image + images; ++image)
+    for (int64_t y = 0; y < s.out_h(); ++y)
+      for (int64_t x = 0; x < s.out_w(); ++x, ++row)
+        for (int64_t r = 0; r < s.size; ++r)
+          for (int64_t q = 0; q < s.size; ++q) {
+            const int64_t from_y = y * s.stride + r - s.padding;
+            const int64_t from_x = x * s.stride + q - s.padding;
+            const bool inside = from_y >= 0 && from_y < s.h && from_x >= 0 && from_x < s.w;
+            visit(row, ((image * s.h + from_y) * s.w + from_x) * s.c, r * s.size + q, inside);
+          }
+}
+
+HWY_INLINE float widen(float v) { return v; }
+HWY_INLINE float widen(Bf16 v) {
+  const uint32_t bits = static_cast<uint32_t>(v) << 16;
+  float wide;
+  std::memcpy(&wide, &bits, sizeof(wide));
+  return wide;
+}
+
+// Rows of all inputs of a pixel. Row r, column j is at r * row_stride + j / 64 * panel_stride +
+// j % 64; columns after the depth are zero.
+template <class T>
+void copy_inputs(const ConvShape& s, const T* src, int64_t first_image, int64_t images,
+                 const Im2colLayout& at, int64_t row_stride, int64_t panel_stride, float* to) {
+  const int64_t step = static_cast<int64_t>(lanes());
+  const auto place = [&](int64_t column) HWY_ATTR {
+    return column / kColumnsOfPanel * panel_stride + column % kColumnsOfPanel;
+  };
+  if (s.c % 16 == 0) {
+    for_each_tap(s, first_image, images, [&](int64_t row, int64_t from, int64_t tap, bool inside) HWY_ATTR {
+      float* out = to + row * row_stride;
+      for (int64_t c = 0; c < s.c; c += step)
+        store(inside ? load(src + from + c) : hn::Zero(D()), out + place(tap * s.c + c));
+    });
+    return;
+  }
+  for_each_tap(s, first_image, images, [&](int64_t row, int64_t from, int64_t tap, bool inside) HWY_ATTR {
+    float* out = to + row * row_stride;
+    for (int64_t c = 0; c < s.c; ++c)
+      out[place(tap * s.c + c)] = inside ? widen(src[from + c]) : 0;
+    if (tap == 0)
+      for (int64_t column = at.depth; column < at.columns; ++column) out[place(column)] = 0;
+  });
+}
+
+// The gradient of some pixels, with BatchNorm's backward pass where it is asked for.
+template <class T>
+void copy_gradient(const BackwardArguments& a, int64_t k, int64_t first_pixel, int64_t pixels,
+                   float* to) {
+  const int64_t step = static_cast<int64_t>(lanes());
+  const T* grad = static_cast<const T*>(a.grad_dst) + first_pixel * k;
+  const T* dst = static_cast<const T*>(a.dst) + (a.dst == nullptr ? 0 : first_pixel * k);
+  for (int64_t pixel = 0; pixel < pixels; ++pixel)
+    for (int64_t c = 0; c < k; c += step) {
+      const int64_t i = pixel * k + c;
+      V v = load(grad + i);
+      if (a.dst != nullptr)
+        v = hn::MulAdd(load(a.by_grad + c), v,
+                       hn::MulAdd(load(a.by_dst + c), load(dst + i), load(a.constant + c)));
+      store(v, to + i);
+    }
+}
+
+// Gradients of all inputs of each pixel, added up to the gradient of src, image by image.
+template <class T>
+void add_inputs(const ConvShape& s, const float* rows, int64_t first_image, int64_t images,
+                const Im2colLayout& at, float* sums, T* grad_src) {
+  const int64_t step = static_cast<int64_t>(lanes()), of_image = s.h * s.w * s.c;
+  for (int64_t image = 0; image < images; ++image) {
+    std::fill(sums, sums + of_image, 0.0f);
+    const float* first = rows + image * at.pixels_of_image * at.columns;
+    for_each_tap(s, 0, 1, [&](int64_t row, int64_t to, int64_t tap, bool inside) HWY_ATTR {
+      if (!inside) return;
+      const float* from = first + row * at.columns + tap * s.c;
+      for (int64_t c = 0; c < s.c; c += step)
+        store(hn::Add(load(sums + to + c), load(from + c)), sums + to + c);
+    });
+    T* out = grad_src + (first_image + image) * of_image;
+    for (int64_t i = 0; i < of_image; i += step) store(load(sums + i), out + i);
+  }
+}
+
+template <class T>
+void finish_pixels(const ForwardArguments& a, int64_t k, int64_t first_pixel, int64_t pixels,
+                   const float* products, double* sums) {
+  const int64_t step = static_cast<int64_t>(lanes());
+  T* dst = static_cast<T*>(a.dst) + first_pixel * k;
+  const T* residual = static_cast<const T*>(a.residual) + (a.residual ? first_pixel * k : 0);
+  for (int64_t c = 0; c < k; c += step) {
+    V sum = hn::Zero(D()), sum_of_squares = hn::Zero(D());
+    const V bias = a.bias != nullptr ? load(a.bias + c) : hn::Zero(D());
+    for (int64_t pixel = 0; pixel < pixels; ++pixel) {
+      V v = hn::Add(load(products + pixel * k + c), bias);
+      if (a.residual != nullptr) v = hn::Add(v, load(residual + pixel * k + c));
+      if (a.relu) v = hn::Max(v, hn::Zero(D()));
+      sum = hn::Add(sum, v);
+      sum_of_squares = hn::MulAdd(v, v, sum_of_squares);
+      store(v, dst + pixel * k + c);
+    }
+    HWY_ALIGN float values[2][16];
+    store(sum, values[0]);
+    store(sum_of_squares, values[1]);
+    for (int64_t i = 0; i < step; ++i) {
+      sums[c + i] += static_cast<double>(values[0][i]);
+      sums[k + c + i] += static_cast<double>(values[1][i]);
+    }
+  }
+}
+
+struct Share {
+  int64_t begin, end;
+};
+HWY_INLINE Share share_of_blocks(int64_t count, int thread, int threads) {
+  return {count * thread / threads, count * (thread + 1) / threads};
+}
+
+template <class T>
+void im2col_forward_pass(const ConvShape& s, const ForwardArguments& a, float* scratch,
+                         const Threads& threads) {
+  const Im2colLayout at(s, Pass::kForward, threads.count);
+  float* weights = scratch + at.weights;  // [panel of 64 k][depth][k of the panel]
+  double* sums = reinterpret_cast<double*>(scratch + at.sums);
+  threads.run([&](int thread) {
+    const Share share = share_of_blocks(s.k, thread, threads.count);
+    for (int64_t k = share.begin; k < share.end; ++k) {
+      const int64_t panel = k / kPanel * kPanel, width = std::min(kPanel, s.k - panel);
+      float* to = weights + panel * at.depth + k - panel;
+      for (int64_t i = 0; i < at.depth; ++i) to[i * width] = a.weights[k * at.depth + i];
+    }
+  });
+  threads.run([&](int thread) {
+    float* mine = scratch + thread * at.thread_words;
+    double* my_sums = sums + thread * 2 * s.k;
+    std::fill(my_sums, my_sums + 2 * s.k, 0.0);
+    const Share share = share_of_blocks(at.count, thread, threads.count);
+    for (int64_t block = share.begin; block < share.end; ++block) {
+      const int64_t image = block * at.images, images = std::min(at.images, s.n - image);
+      const int64_t pixels = images * at.pixels_of_image;
+      copy_inputs(s, static_cast<const T*>(a.src), image, images, at, at.columns, kColumnsOfPanel,
+                  mine + at.matrix);
+      multiply<Fma>({pixels, s.k, at.depth, mine + at.matrix, at.columns, 1, weights,
+                     at.depth * kPanel, 0, mine + at.dst, s.k, false});
+      finish_pixels<T>(a, s.k, image * at.pixels_of_image, pixels, mine + at.dst, my_sums);
+    }
+  });
+  if (a.sum == nullptr) return;
+  for (int64_t k = 0; k < s.k; ++k) {
+    a.sum[k] = a.sum_of_squares[k] = 0;
+    for (int thread = 0; thread < threads.count; ++thread) {
+      a.sum[k] += sums[thread * 2 * s.k + k];
+      a.sum_of_squares[k] += sums[thread * 2 * s.k + s.k + k];
+    }
+  }
+}
+
+template <class T>
+void im2col_backward_pass(const ConvShape& s, const BackwardArguments& a, float* scratch,
+                          const Threads& threads) {
+  const Im2colLayout at(s, Pass::kBackward, threads.count);
+  const int workers = static_cast<int>(std::min<int64_t>(threads.count, at.count));
+  threads.run([&](int thread) {
+    if (thread >= workers) return;
+    float* mine = scratch + thread * at.thread_words;
+    float *matrix = mine + at.matrix, *dst = mine + at.dst;
+    const Share share = share_of_blocks(at.count, thread, workers);
+    for (int64_t block = share.begin; block < share.end; ++block) {
+      const int64_t image = block * at.images, images = std::min(at.images, s.n - image);
+      const int64_t pixels = images * at.pixels_of_image;
+      copy_gradient<T>(a, s.k, image * at.pixels_of_image, pixels, dst);
+      if (a.grad_src != nullptr) {
+        multiply<Fma>({pixels, at.depth, s.k, dst, s.k, 1, a.weights, kPanel, at.depth, matrix,
+                       at.columns, false});
+        add_inputs(s, matrix, image, images, at, mine + at.image, static_cast<T*>(a.grad_src));
+      }
+      if (a.grad_weights != nullptr) {
+        // By panels of columns, which the product then reads one after another.
+        copy_inputs(s, static_cast<const T*>(a.src), image, images, at, kColumnsOfPanel,
+                    pixels * kColumnsOfPanel, matrix);
+        multiply<Fma>({s.k, at.columns, pixels, dst, 1, s.k, matrix, pixels * kColumnsOfPanel,
+                       kColumnsOfPanel, mine + at.grad_weights, at.columns, block > share.begin});
+      }
+    }
+  });
+  if (a.grad_weights == nullptr) return;
+  for (int64_t k = 0; k < s.k; ++k) {
+    for (int64_t i = 0; i < at.depth; ++i) {
+      float sum = 0;
+      for (int thread = 0; thread < workers; ++thread)
+        sum += scratch[thread * at.thread_words + at.grad_weights + k * at.columns + i];
+      a.grad_weights[k * at.depth + i] = sum;
+    }
+  }
+}
+
+void run_im2col_forward(const ConvShape& s, Type maps, const ForwardArguments& a, float* scratch,
+                        const Threads& threads) {
+  (maps == Type::kFp32 ? im2col_forward_pass<float> : im2col_forward_pass<Bf16>)(s, a, scratch,
+                                                                                 threads);
+}
+
+void run_im2col_backward(const ConvShape& s, Type maps, const BackwardArguments& a, float* scratch,
+                         const Threads& threads) {
+  (maps == Type::kFp32 ? im2col_backward_pass<float> : im2col_backward_pass<Bf16>)(s, a, scratch,
+                                                                                   threads);
+}
+
+}  // namespace HWY_NAMESPACE
+}  // namespace skipway::kernels
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace skipway::kernels {
+namespace {
+HWY_EXPORT(run_im2col_forward);
+HWY_EXPORT(run_im2col_backward);
+}  // namespace
+
+size_t im2col_workspace_bytes(const ConvShape& shape, Pass pass, int threads) {
+  return static_cast<size_t>(Im2colLayout(shape, pass, threads).total_words) * sizeof(float);
+}
+
+void im2col_forward(const ConvShape& shape, Type maps, const ForwardArguments& arguments,
+                    void* workspace, const Threads& threads) noexcept {
+  HWY_DYNAMIC_DISPATCH(run_im2col_forward)
+  (shape, maps, arguments, static_cast<float*>(workspace), threads);
+}
+
+void im2col_backward(const ConvShape& shape, Type maps, const BackwardArguments& arguments,
+                     void* workspace, const Threads& threads) noexcept {
+  HWY_DYNAMIC_DISPATCH(run_im2col_backward)
+  (shape, maps, arguments, static_cast<float*>(workspace), threads);
+}
+
+}  // namespace skipway::kernels
+#endif
