@@ -183,8 +183,8 @@ Check check_step(at::Device device) {
               "--precision fp32; if that fails too, the machine computes wrongly"};
     return {
         "step", State::kOk,
-        fmt::format("ResNet-18 forward and backward on {} images, {}, kernel torch/{}: {:.0f} ms",
-                    kImages, precision_name(precision), instruction_set(), 1000 * seconds),
+        fmt::format("ResNet-18 forward and backward on {} images, {}, kernel {}: {:.0f} ms",
+                    kImages, precision_name(precision), model.kernels().in_use(), 1000 * seconds),
         ""};
   } catch (const std::exception& error) {
     const std::string what = error.what();

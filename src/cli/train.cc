@@ -99,8 +99,8 @@ void show_beginning(const Trainer& trainer, const Config& config) {
   log_info("data: {}, {} training and {} test images of {} x {}, {} classes, from {}", data.name,
            data.train.size(), data.test.size(), data.image_size, data.image_size,
            data.classes.size(), data.source);
-  log_info("device: {}, {} threads, {}, kernel {}", trainer.device(), at::get_num_threads(),
-           trainer.precision(), trainer.kernel());
+  log_info("device: {}, {} threads, {}", trainer.device(), at::get_num_threads(),
+           trainer.precision());
   log_info("recipe: {}, {}, batch {}, {} schedule, lr {:g}, seed {}", config.recipe,
            config.minutes > 0 ? fmt::format("{:g} minutes in all", config.minutes)
                               : fmt::format("{:g} epochs", config.epochs),

@@ -16,7 +16,7 @@
 #ifndef SKIPWAY_KERNELS_BATCH_NORM_PIECES
 #define SKIPWAY_KERNELS_BATCH_NORM_PIECES
 namespace skipway::kernels {
-constexpr int64_t kPiece = 32;         // pixels that one loop over channels sees: 64 KB of 512 in fp32
+constexpr int64_t kPiece = 32;  // pixels that one loop over channels sees: 64 KB of 512 in fp32
 constexpr int64_t kFlushEvery = 1024;  // pixels until fp32 sums go into double ones
 constexpr int kGroup = 4;              // vectors of channels whose sums are in registers together
 }  // namespace skipway::kernels
@@ -134,8 +134,9 @@ void backward_sums_part(int64_t begin, int64_t end, int64_t c, const void* grad_
       take(offset, hn::IfThenElseZero(hn::Gt(load(gate + offset), hn::Zero(D())), g), sum, other);
     });
   } else {
-    two_sums(begin, end, c, sums, [&](int64_t offset, int64_t, V& sum, V& other)
-                                      HWY_ATTR { take(offset, load(grad + offset), sum, other); });
+    two_sums(begin, end, c, sums, [&](int64_t offset, int64_t, V& sum, V& other) HWY_ATTR {
+      take(offset, load(grad + offset), sum, other);
+    });
   }
 }
 
@@ -168,19 +169,21 @@ void channel_sums_of(Type type, int64_t begin, int64_t end, int64_t c, const voi
 void normalise_of(Type type, int64_t begin, int64_t end, int64_t c, const void* src,
                   const float* scale, const float* shift, const void* residual, bool relu,
                   void* dst) {
-  (type == Type::kFp32 ? normalise_part<float> : normalise_part<Bf16>)(
-      begin, end, c, src, scale, shift, residual, relu, dst);
+  (type == Type::kFp32 ? normalise_part<float> : normalise_part<Bf16>)(begin, end, c, src, scale,
+                                                                       shift, residual, relu, dst);
 }
 void backward_sums_of(Type type, int64_t begin, int64_t end, int64_t c, const void* grad_dst,
                       const void* dst, const void* src, void* grad_src, double* sums) {
-  (type == Type::kFp32 ? backward_sums_part<float> : backward_sums_part<Bf16>)(
-      begin, end, c, grad_dst, dst, src, grad_src, sums);
+  (type == Type::kFp32 ? backward_sums_part<float> : backward_sums_part<Bf16>)(begin, end, c,
+                                                                               grad_dst, dst, src,
+                                                                               grad_src, sums);
 }
 void backward_apply_of(Type type, int64_t begin, int64_t end, int64_t c, const void* grad,
                        const void* src, const float* by_grad, const float* by_src,
                        const float* constant, void* out) {
-  (type == Type::kFp32 ? backward_apply_part<float> : backward_apply_part<Bf16>)(
-      begin, end, c, grad, src, by_grad, by_src, constant, out);
+  (type == Type::kFp32
+       ? backward_apply_part<float>
+       : backward_apply_part<Bf16>)(begin, end, c, grad, src, by_grad, by_src, constant, out);
 }
 
 }  // namespace HWY_NAMESPACE
@@ -248,8 +251,7 @@ void backward_sums(const Map& map, const void* grad_dst, const void* dst, const 
 }
 
 void backward_apply(const Map& map, const void* grad, const void* src, const float* by_grad,
-                    const float* by_src, const float* constant, void* out,
-                    const Threads& threads) {
+                    const float* by_src, const float* constant, void* out, const Threads& threads) {
   share_pixels(map, threads, [&](int64_t begin, int64_t end, int) {
     HWY_DYNAMIC_DISPATCH(backward_apply_of)
     (map.type, begin, end, map.c, grad, src, by_grad, by_src, constant, out);

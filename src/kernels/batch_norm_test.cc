@@ -96,7 +96,7 @@ INSTANTIATE_TEST_SUITE_P(All, BatchNorm,
 TEST(BatchNormBf16, RoundsToNearestAndKeepsZeros) {
   const Map map{1, 16, Type::kBf16};
   const std::vector<float> one(16, 1.0f), zero(16, 0.0f);
-  std::vector<uint16_t> src(16, 0x3F81), dst(16);  // 1 + 2^-7
+  std::vector<uint16_t> src(16, 0x3F81), dst(16);   // 1 + 2^-7
   std::vector<float> scale(16, 1.0f + 1.0f / 512);  // to 1.0098, nearest 1.0078
   normalise(map, src.data(), scale.data(), zero.data(), nullptr, true, dst.data(), {});
   EXPECT_EQ(dst[0], 0x3F81);

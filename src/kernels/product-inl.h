@@ -1,5 +1,5 @@
-// Matrix products of words: a word is an fp32 value or a pair of bf16 that are multiplied and summed
-// together, so that one loop serves both types. Included once for each instruction set.
+// Matrix products of words: a word is an fp32 value or a pair of bf16 that are multiplied and
+// summed together, so that one loop serves both types. Included once for each instruction set.
 #if defined(SKIPWAY_KERNELS_PRODUCT_INL_H) == defined(HWY_TARGET_TOGGLE)
 #ifdef SKIPWAY_KERNELS_PRODUCT_INL_H
 #undef SKIPWAY_KERNELS_PRODUCT_INL_H
@@ -24,7 +24,9 @@ struct Fma {
 // Both products of a pair in fp32, where the processor has no instruction for them.
 struct PairByFma {
   static HWY_INLINE V apply(V a, V b, V sum) {
-    const auto low = [](V v) { return hn::BitCast(D(), hn::ShiftLeft<16>(hn::BitCast(DBits(), v))); };
+    const auto low = [](V v) {
+      return hn::BitCast(D(), hn::ShiftLeft<16>(hn::BitCast(DBits(), v)));
+    };
     const auto high = [](V v) {
       return hn::BitCast(D(), hn::And(hn::BitCast(DBits(), v), hn::Set(DBits(), 0xFFFF0000u)));
     };
@@ -55,8 +57,8 @@ struct Product {
   bool add;
 };
 
-// kRows * kVectors sums live in registers: 24 of 32 (AVX-512), 12 of 16 (AVX2). Two vectors of B and
-// one of A are in flight. Eight sums hide the latency of four cycles at two a cycle.
+// kRows * kVectors sums live in registers: 24 of 32 (AVX-512), 12 of 16 (AVX2). Two vectors of B
+// and one of A are in flight. Eight sums hide the latency of four cycles at two a cycle.
 template <class Op, int kRows, int kVectors>
 HWY_NOINLINE void micro_kernel(int64_t depth, const float* HWY_RESTRICT a, int64_t a_row,
                                int64_t a_step, const float* HWY_RESTRICT b, int64_t b_step,
@@ -93,12 +95,13 @@ constexpr int kMaxVectors = 2;
 
 // All rows of one strip of kVectors vectors, over one part of the depth.
 template <class Op, int kVectors>
-void strip(const Product& p, const float* a, const float* b, int64_t b_step, int64_t depth, float* c,
-           bool add) {
+void strip(const Product& p, const float* a, const float* b, int64_t b_step, int64_t depth,
+           float* c, bool add) {
   int64_t row = 0;
   const auto run = [&](auto kernel, int64_t height) {
     for (; row + height <= p.rows; row += height)
-      kernel(depth, a + row * p.a_row, p.a_row, p.a_step, b, b_step, c + row * p.c_row, p.c_row, add);
+      kernel(depth, a + row * p.a_row, p.a_row, p.a_step, b, b_step, c + row * p.c_row, p.c_row,
+             add);
   };
   run(micro_kernel<Op, 6, kVectors>, 6);
   run(micro_kernel<Op, 4, kVectors>, 4);

@@ -16,8 +16,8 @@ HWY_BEFORE_NAMESPACE();
 namespace skipway::kernels {
 namespace HWY_NAMESPACE {
 
-constexpr int kTile = 4;                 // outputs a side
-constexpr int kPatch = 6;                // inputs a side, and points a side
+constexpr int kTile = 4;                  // outputs a side
+constexpr int kPatch = 6;                 // inputs a side, and points a side
 constexpr int kPoints = kPatch * kPatch;  // products of a tile
 
 constexpr float kP = 2.0f / 3, kQ = 1.5f;

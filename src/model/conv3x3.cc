@@ -82,9 +82,8 @@ struct OwnKernel {
 
   at::Tensor workspace(Pass pass) const {
     const int threads = at::get_num_threads();
-    const size_t bytes = winograd
-                             ? kernels::workspace_bytes(shape_3x3(), numbers, pass, threads)
-                             : kernels::im2col_workspace_bytes(shape, pass, threads);
+    const size_t bytes = winograd ? kernels::workspace_bytes(shape_3x3(), numbers, pass, threads)
+                                  : kernels::im2col_workspace_bytes(shape, pass, threads);
     return at::empty({static_cast<int64_t>(bytes)}, at::kByte);
   }
   void forward(const kernels::ForwardArguments& a) const {
@@ -172,17 +171,21 @@ std::vector<ConvMethod> candidates(const ConvShape& s, Type type, const std::str
     // Other channels have no gradient of the source; only the stem has others.
     if (s.c % 16 == 0 || s.c == 3) methods.push_back(ConvMethod::kIm2col);
   }
-  if (word != "winograd" || methods.empty()) methods.push_back(ConvMethod::kTorch);
+  // Without an instruction for it, oneDNN's bf16 is slower than anything by far.
+  const bool slow = type == Type::kBf16 && !__builtin_cpu_supports("avx512bf16");
+  if (methods.empty() || word == "torch" || (word == "auto" && !slow))
+    methods.push_back(ConvMethod::kTorch);
   return methods;
 }
 
 // The shorter of two runs.
-double measure_s(ConvMethod method, const ConvShape& s, Type type, bool training) {
+double measure_method_s(ConvMethod method, const ConvShape& s, Type type, bool training) {
   const auto options = at::TensorOptions().dtype(type == Type::kBf16 ? at::kBFloat16 : at::kFloat);
   const at::Tensor src =
       at::full({s.n, s.c, s.h, s.w}, 0.5, options.memory_format(at::MemoryFormat::ChannelsLast));
   const at::Tensor weight =
-      at::full({s.k, s.c, s.size, s.size}, 0.01, at::TensorOptions().memory_format(at::MemoryFormat::ChannelsLast));
+      at::full({s.k, s.c, s.size, s.size}, 0.01,
+               at::TensorOptions().memory_format(at::MemoryFormat::ChannelsLast));
   const auto k = static_cast<size_t>(s.k);
   std::vector<double> sum(k), squares(k);
   const BackwardCoefficients coefficients{std::vector<float>(k, 1), std::vector<float>(k),
@@ -191,8 +194,7 @@ double measure_s(ConvMethod method, const ConvShape& s, Type type, bool training
   for (int i = 0; i < 2; ++i) {
     const Stopwatch watch;
     const at::Tensor dst = convolve(method, s, src, weight, sum.data(), squares.data());
-    if (training)
-      convolve_backward(method, s, src, weight, dst, dst, coefficients, s.c % 16 == 0);
+    if (training) convolve_backward(method, s, src, weight, dst, dst, coefficients, s.c % 16 == 0);
     shortest = std::min(shortest, watch.seconds());
   }
   return shortest;
@@ -285,7 +287,7 @@ struct ConvBn : torch::autograd::Function<ConvBn> {
                           /*wants_src=*/context->needs_input_grad(0));
     const bool to_residual =
         context->saved_data["residual"].toBool() && context->needs_input_grad(4);
-    return {grad_src,     grad_weight,  grad_gamma,   grad_beta, to_residual ? grad : at::Tensor(),
+    return {grad_src,     grad_weight,  grad_gamma,  grad_beta, to_residual ? grad : at::Tensor(),
             at::Tensor(), at::Tensor(), at::Tensor()};
   }
 };
@@ -321,6 +323,19 @@ at::Tensor inference(const ConvBnUnit& unit, const at::Tensor& src, const at::Te
   return dst;
 }
 
+at::Tensor conv_bn_in(at::ScalarType type, const ConvBnUnit& unit, const at::Tensor& src,
+                      const at::Tensor& residual, bool relu, bool training, KernelChoice& kernels) {
+  const at::Tensor map = as_map(src, type);
+  const at::Tensor add = residual.defined() ? as_map(residual, type) : residual;
+  // What follows is in the types that it names.
+  const c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);
+  const ConvMethod method =
+      kernels.method(shape_of(map, unit.weight, unit.stride, unit.padding), type_of(map), training);
+  if (!training) return inference(unit, map, add, relu, method);
+  return ConvBn::apply(map, unit.weight, unit.gamma, unit.beta,
+                       add.defined() ? std::optional(add) : std::nullopt, relu, unit, method);
+}
+
 }  // namespace
 
 const std::vector<std::string>& KernelChoice::words() {
@@ -340,7 +355,7 @@ ConvMethod KernelChoice::method(const ConvShape& s, Type type, bool training) {
   if (methods.size() > 1) {
     double shortest = std::numeric_limits<double>::infinity();
     for (const ConvMethod method : methods) {
-      const double seconds = measure_s(method, s, type, training);
+      const double seconds = measure_method_s(method, s, type, training);
       if (seconds < shortest) best = method, shortest = seconds;
     }
   }
@@ -360,6 +375,30 @@ std::string KernelChoice::in_use() const {
   return best + "/" + set;
 }
 
+bool bf16_is_faster(const std::string& word) {
+  constexpr int64_t kImages = 32, kChannels = 64, kSide = 32;
+  ConvBnUnit unit;
+  unit.weight = at::full({kChannels, kChannels, 3, 3}, 0.01,
+                         at::TensorOptions().memory_format(at::MemoryFormat::ChannelsLast))
+                    .requires_grad_(true);
+  unit.padding = 1;
+  unit.gamma = at::ones({kChannels}), unit.beta = at::zeros({kChannels});
+  unit.running_mean = at::zeros({kChannels}), unit.running_var = at::ones({kChannels});
+  const auto shortest_s = [&](at::ScalarType type) {
+    const at::Tensor src = as_map(at::ones({kImages, kChannels, kSide, kSide}), type);
+    KernelChoice kernels(word);
+    double shortest = std::numeric_limits<double>::infinity();
+    for (int i = 0; i < 4; ++i) {  // the first chooses the kernel
+      const Stopwatch watch;
+      const at::Tensor dst = conv_bn_in(type, unit, src, /*residual=*/{}, true, true, kernels);
+      dst.backward(at::ones_like(dst));
+      shortest = std::min(shortest, watch.seconds());
+    }
+    return shortest;
+  };
+  return shortest_s(at::kBFloat16) < shortest_s(at::kFloat);
+}
+
 bool conv_bn_supports(const ConvBnUnit& unit, const at::Tensor& src) {
   return src.is_cpu() && unit.weight.scalar_type() == at::kFloat && unit.weight.size(0) % 16 == 0;
 }
@@ -369,15 +408,7 @@ at::Tensor conv_bn(const ConvBnUnit& unit, const at::Tensor& src, const at::Tens
   const at::ScalarType type = at::autocast::is_autocast_enabled(at::kCPU)
                                   ? at::autocast::get_autocast_dtype(at::kCPU)
                                   : at::kFloat;
-  const at::Tensor map = as_map(src, type);
-  const at::Tensor add = residual.defined() ? as_map(residual, type) : residual;
-  // What follows is in the types that it names.
-  const c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);
-  const ConvMethod method = kernels.method(
-      shape_of(map, unit.weight, unit.stride, unit.padding), type_of(map), training);
-  if (!training) return inference(unit, map, add, relu, method);
-  return ConvBn::apply(map, unit.weight, unit.gamma, unit.beta,
-                       add.defined() ? std::optional(add) : std::nullopt, relu, unit, method);
+  return conv_bn_in(type, unit, src, residual, relu, training, kernels);
 }
 
 }  // namespace skipway

@@ -2,7 +2,6 @@
 // choice of instructions, which Highway makes.
 #include "model/device.h"
 
-#include <ATen/ATen.h>
 #include <ATen/Context.h>
 #include <ATen/Parallel.h>
 #include <ATen/autocast_mode.h>
@@ -12,10 +11,9 @@
 #include <cstdint>
 #include <filesystem>
 #include <fstream>
-#include <limits>
 
-#include "base/clock.h"
 #include "base/error.h"
+#include "model/conv3x3.h"
 
 namespace skipway {
 namespace {
@@ -66,28 +64,6 @@ std::string processor_name() {
   return "CPU";
 }
 
-bool multiplies_bf16() {
-  const std::string set = instruction_set();
-  return set == "amx_bf16" || set == "avx512_bf16";
-}
-
-// Shortest of four passes forward and back through a convolution of the ResNet's first stage; the
-// first prepares the kernel.
-double convolution_s(at::ScalarType type) {
-  const auto options =
-      at::TensorOptions().dtype(type).memory_format(at::MemoryFormat::ChannelsLast);
-  const at::Tensor src = at::ones({16, 64, 32, 32}, options).requires_grad_(true);
-  const at::Tensor weight = at::ones({64, 64, 3, 3}, options).requires_grad_(true);
-  double shortest = std::numeric_limits<double>::infinity();
-  for (int i = 0; i < 4; ++i) {
-    const Stopwatch watch;
-    const at::Tensor dst = at::conv2d(src, weight, /*bias=*/{}, /*stride=*/1, /*padding=*/1);
-    dst.backward(at::ones_like(dst));
-    shortest = std::min(shortest, watch.seconds());
-  }
-  return shortest;
-}
-
 }  // namespace
 
 at::Device resolve_device(const std::string& name) {
@@ -132,10 +108,7 @@ std::string instruction_set() {
 at::ScalarType resolve_precision(const std::string& name, at::Device device) {
   if (name == "auto") {
     if (device.is_cuda()) return at::kBFloat16;  // not run on a GPU; fast on every one since Ampere
-    // Having the instruction is not enough: Intel's vdpbf16ps runs at half the rate of its fp32
-    // instruction, so that nothing but memory is gained and the conversions are lost.
-    const bool bf16 = multiplies_bf16() && convolution_s(at::kBFloat16) < convolution_s(at::kFloat);
-    return bf16 ? at::kBFloat16 : at::kFloat;
+    return bf16_is_faster("auto") ? at::kBFloat16 : at::kFloat;
   }
   if (name == "bf16") return at::kBFloat16;
   if (name == "fp32") return at::kFloat;

@@ -19,9 +19,9 @@ std::string describe_device(at::Device device);
 /// The widest of "avx2", "avx512", "avx512_bf16", "amx_bf16" that the processor has, else "sse".
 std::string instruction_set();
 
-/// "auto", "fp32", "bf16" -> the type of convolution operands. auto: bf16 where the processor
-/// multiplies it natively and a convolution measured now (some 0.1 s) is faster in it, else fp32.
-/// Keep the answer: a later measurement may give another. Errors: kUsage for another word.
+/// "auto", "fp32", "bf16" -> the type of the maps between layers. auto: the one in which a
+/// convolution measured now (some 0.2 s) is faster. Keep the answer: a later measurement may give
+/// another. Errors: kUsage for another word.
 at::ScalarType resolve_precision(const std::string& name, at::Device device);
 
 std::string precision_name(at::ScalarType type);

@@ -124,7 +124,7 @@ void validate_evaluation(const Config& c) {
 void validate_machine(const Config& c) {
   require_word("--precision", c.precision, {"auto", "fp32", "bf16"});
   require(is_device(c.device), "--device", '"' + c.device + '"', "auto, cpu or cuda:N");
-  require_word("--kernel", c.kernel, {"auto", "torch"});
+  require_word("--kernel", c.kernel, KernelChoice::words());
   require(c.threads >= 0, "--threads", c.threads, "0 (all cores) or more threads");
 }
 

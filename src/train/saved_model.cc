@@ -3,6 +3,7 @@
 
 #include <filesystem>
 #include <map>
+#include <nlohmann/json.hpp>
 
 #include "base/error.h"
 #include "base/log.h"
@@ -16,6 +17,14 @@ ResNet build(const NamedTensors& state, const std::map<std::string, std::string>
              const std::string& where, at::Device device) {
   ResNet model(spec_from_metadata(metadata, where), /*seed=*/0, device);
   model.load_state(state, where);
+  // The kernels of the run, so that its accuracy comes out again; without them, the fastest.
+  if (const auto found = metadata.find("kernels"); found != metadata.end()) {
+    const auto chosen = nlohmann::json::parse(found->second, nullptr, /*allow_exceptions=*/false);
+    std::map<std::string, std::string> kernels;
+    for (const auto& [shape, method] : chosen.items())
+      if (method.is_string()) kernels[shape] = method;
+    model.kernels().restore(std::move(kernels));
+  }
   return model;
 }
 
@@ -24,6 +33,7 @@ ResNet build(const NamedTensors& state, const std::map<std::string, std::string>
 std::string save_model(const RunFolder& run, const ResNet& model) {
   std::map<std::string, std::string> metadata = to_metadata(model.spec());
   metadata["format"] = "pt";  // what Python's readers look for
+  metadata["kernels"] = nlohmann::json(model.kernels().chosen()).dump();
   return write_safetensors(run.model(), model.state(), metadata);
 }
 

@@ -79,8 +79,8 @@ nlohmann::ordered_json end_line(const TrainResult& result) {
   for (size_t c = 0; c < result.classes.size(); ++c) {
     const auto& row = result.last.confusion[c];
     const int64_t n = std::accumulate(row.begin(), row.end(), int64_t{0});
-    line["per_class"][result.classes[c]] =
-        n ? rounded(static_cast<double>(row[c]) / static_cast<double>(n), 6) : 0.0;
+    auto& accuracy = line["per_class"][result.classes[c]];  // null: no images of the class
+    if (n > 0) accuracy = rounded(static_cast<double>(row[c]) / static_cast<double>(n), 6);
   }
   line["confusion"] = result.last.confusion;
   return line;
@@ -147,6 +147,7 @@ Trainer::Trainer(const Config& config, std::string config_toml, Dataset dataset,
       budget_(make_budget(config_, batches_.steps_per_epoch())),
       tensorboard_(run_.tensorboard()),
       total_steps_(budget_.total_steps(0, 0)) {
+  model_.kernels() = KernelChoice(config_.kernel);
   warn_of_flaws();
 }
 
@@ -182,6 +183,7 @@ TrainResult Trainer::run() {
   end_epoch(last);
   const std::string weights_sha256 = save_model(run_, model_);
   TrainResult done = result(last);
+  done.stop_signal = 0;  // a signal that comes now is too late to stop anything
   done.weights_sha256 = weights_sha256;
   run_.append_metrics(end_line(done));
   return done;
@@ -225,6 +227,7 @@ void Trainer::record_step(const Batch& batch, double loss, double step_s) {
   progress_.train_wall_s += step_s;
   ++progress_.step;
 
+  if (steps_of_process_ == 0) log_info("kernel: {}", kernel());  // the first step chose it
   if (++steps_of_process_ > kWarmupSteps) {
     // A short last batch of an epoch says little about the time of the others.
     if (images == config_.batch || step_images_per_s_.empty()) {
@@ -333,7 +336,8 @@ void Trainer::save() {
                                 {"accuracies", progress_.accuracies},
                                 {"best", progress_.best},
                                 {"best_epoch", progress_.best_epoch},
-                                {"train_images", batches_.image_count()}};
+                                {"train_images", batches_.image_count()},
+                                {"kernels", model_.kernels().chosen()}};
   checkpoint.metadata["progress"] = state.dump();
   save_checkpoint(run_, checkpoint);
   saved_at_s_ = run_wall_s();
@@ -368,6 +372,7 @@ void Trainer::restore() {
     progress_.accuracies = state.at("accuracies").get<std::vector<double>>();
     progress_.best = state.at("best");
     progress_.best_epoch = state.at("best_epoch");
+    model_.kernels().restore(state.at("kernels"));
   } catch (const nlohmann::json::exception& error) {
     fail(ErrorKind::kCheckpoint, "train", "could not read the progress kept in {}: {}", where,
          error.what());
@@ -436,7 +441,7 @@ double Trainer::run_wall_s() const { return earlier_wall_s_ + process_wall_s(); 
 std::string Trainer::precision() const { return precision_name(precision_); }
 
 std::string Trainer::kernel() const {
-  return device_.is_cpu() ? "torch/" + instruction_set() : "torch";
+  return device_.is_cpu() ? model_.kernels().in_use() : "torch";
 }
 
 }  // namespace skipway
