@@ -29,8 +29,9 @@ class E2eTrain : public testing::Test {
   }
   ProgramResult run(const std::vector<std::string>& args) { return run_program(args, options_); }
   ProgramResult train(std::vector<std::string> more, const std::string& epochs = "2") {
-    std::vector<std::string> args = {"train", "--data", "photos", "--batch",     "8",   "--epochs",
-                                     epochs,  "--lr",   "0.01",   "--precision", "fp32"};
+    std::vector<std::string> args = {"train",    "--data",   "photos",  "--batch", "8",
+                                     "--epochs", epochs,     "--lr",    "0.01",    "--precision",
+                                     "fp32",     "--kernel", "winograd"};
     args.insert(args.end(), more.begin(), more.end());
     return run(args);
   }

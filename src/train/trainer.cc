@@ -372,7 +372,7 @@ void Trainer::restore() {
     progress_.accuracies = state.at("accuracies").get<std::vector<double>>();
     progress_.best = state.at("best");
     progress_.best_epoch = state.at("best_epoch");
-    model_.kernels().restore(state.at("kernels"));
+    model_.kernels().restore(state.at("kernels").get<std::map<std::string, std::string>>());
   } catch (const nlohmann::json::exception& error) {
     fail(ErrorKind::kCheckpoint, "train", "could not read the progress kept in {}: {}", where,
          error.what());
