@@ -24,7 +24,8 @@ class KernelChoice {
   /// LibTorch's, both without measuring, so that two runs have the same bits.
   static const std::vector<std::string>& words();
 
-  explicit KernelChoice(std::string word = "auto") : word_(std::move(word)) {}
+  explicit KernelChoice(std::string word) : word_(std::move(word)) {}
+  const std::string& word() const { return word_; }
 
   /// Measures at the first call with a shape (n aside) and type, some hundredths of a second.
   /// `training`: forward and backward pass, else forward alone.

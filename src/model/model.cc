@@ -292,7 +292,8 @@ at::Tensor ResNet::add_buffer(const std::string& name, at::Tensor values) {
 at::Tensor ResNet::apply(Unit& unit, const at::Tensor& src, const at::Tensor& residual, bool relu,
                          bool training) {
   if (training) unit.num_batches_tracked.add_(1);
-  if (conv_bn_supports(unit, src)) return conv_bn(unit, src, residual, relu, training, kernels_);
+  if (kernels_.word() != "torch" && conv_bn_supports(unit, src))
+    return conv_bn(unit, src, residual, relu, training, kernels_);
   // In place where backward does not need what is overwritten: BatchNorm keeps its input, ReLU its
   // result, the addition nothing.
   const at::Tensor products = at::conv2d(src, unit.weight, /*bias=*/{}, unit.stride, unit.padding);

@@ -56,7 +56,7 @@ class ResNet {
   at::Tensor forward(const at::Tensor& images, bool training);
 
   const ModelSpec& spec() const { return spec_; }
-  /// Who computes the convolutions on a CPU.
+  /// Who computes the convolutions on a CPU; LibTorch, in operations of its own, until it is set.
   KernelChoice& kernels() { return kernels_; }
   const KernelChoice& kernels() const { return kernels_; }
   /// Trained tensors; each requires a gradient.
@@ -86,7 +86,7 @@ class ResNet {
 
   ModelSpec spec_;
   at::Device device_;
-  KernelChoice kernels_;
+  KernelChoice kernels_{"torch"};
   NamedTensors parameters_;
   NamedTensors buffers_;
   NamedTensors state_;  // both, in torchvision's order

@@ -23,6 +23,7 @@ ResNet build(const NamedTensors& state, const std::map<std::string, std::string>
     std::map<std::string, std::string> kernels;
     for (const auto& [shape, method] : chosen.items())
       if (method.is_string()) kernels[shape] = method;
+    if (!kernels.empty()) model.kernels() = KernelChoice("auto");
     model.kernels().restore(std::move(kernels));
   }
   return model;
