@@ -6,6 +6,8 @@
 #include <limits>
 #include <vector>
 
+#include "kernels/pieces.h"
+
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/batch_norm.cc"
 #include <hwy/foreach_target.h>  // includes this file once for each instruction set
@@ -203,7 +205,8 @@ HWY_EXPORT(backward_apply_of);
 template <class Part>
 void share_pixels(const Map& map, const Threads& threads, const Part& part) {
   threads.run([&](int thread) {
-    part(map.pixels * thread / threads.count, map.pixels * (thread + 1) / threads.count, thread);
+    const Share share(map.pixels, thread, threads.count);
+    part(share.begin, share.end, thread);
   });
 }
 

@@ -5,6 +5,8 @@
 #include <algorithm>
 #include <atomic>
 
+#include "kernels/pieces.h"
+
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/conv3x3.cc"
 #include <hwy/foreach_target.h>  // includes this file once for each instruction set
@@ -22,10 +24,7 @@ namespace skipway::kernels {
 constexpr int64_t kTilesOfBlock = 64;
 // Planes of a power of two would all begin in one set of the cache.
 constexpr int64_t kPlanePadding = 16;
-constexpr int64_t kAlignment = 64;  // bytes
-constexpr int64_t kWidest = 16;     // lanes
-
-constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+constexpr int64_t kWidest = 16;  // lanes
 
 // How a pass cuts its work: blocks of whole images, so that the overlapping patches of a gradient
 // are one thread's own.
@@ -90,14 +89,6 @@ struct Workspace {
 HWY_BEFORE_NAMESPACE();
 namespace skipway::kernels {
 namespace HWY_NAMESPACE {
-
-// What a thread does of `count` equal pieces.
-struct Range {
-  int64_t begin, end;
-};
-HWY_INLINE Range share_of(int64_t count, int thread, int threads) {
-  return {count * thread / threads, count * (thread + 1) / threads};
-}
 
 // A square of pixels of an NHWC map that may hang over the border, where it reads zeros.
 template <class T>
@@ -243,7 +234,7 @@ void block_to_points(const Source& source, const Conv3x3Shape& shape, const Bloc
 // bf16: words of two neighbouring c.
 template <class W>
 void weights_to_points(const Conv3x3Shape& s, const float* weights, int64_t plane, float* to,
-                       Range k_groups) {
+                       Share k_groups) {
   constexpr int64_t kGroup = 16;
   constexpr bool kFp32 = std::is_same_v<W, float>;
   const int64_t step = static_cast<int64_t>(lanes());
@@ -284,7 +275,7 @@ void weights_to_points(const Conv3x3Shape& s, const float* weights, int64_t plan
 // products. bf16: words of two neighbouring k.
 template <class W>
 void weights_to_points_transposed(const Conv3x3Shape& s, const float* weights, int64_t plane,
-                                  float* to, Range k_pairs) {
+                                  float* to, Share k_pairs) {
   const int64_t step = static_cast<int64_t>(lanes());
   constexpr bool kFp32 = std::is_same_v<W, float>;
   for (int64_t k = k_pairs.begin * 2; k < k_pairs.end * 2; k += 2) {
@@ -349,13 +340,8 @@ void block_from_points(const Conv3x3Shape& s, const Blocks& blocks, int64_t firs
       }
     }
     if constexpr (kSums) {
-      HWY_ALIGN float values[2][kWidest];
-      store(sum, values[0]);
-      store(sum_of_squares, values[1]);
-      for (int64_t i = 0; i < step; ++i) {
-        sums[channel + i] += static_cast<double>(values[0][i]);
-        sums[s.k + channel + i] += static_cast<double>(values[1][i]);
-      }
+      add_to(sums + channel, sum);
+      add_to(sums + s.k + channel, sum_of_squares);
     }
   }
 }
@@ -404,7 +390,7 @@ void block_from_points_adjoint(const Conv3x3Shape& s, const Blocks& blocks, int6
 
 // The gradient of the weights, summed over threads.
 void grad_weights_from_points(const Conv3x3Shape& s, const float* first_thread,
-                              int64_t thread_words, int threads, float* grad_weights, Range of_k) {
+                              int64_t thread_words, int threads, float* grad_weights, Share of_k) {
   const int64_t step = static_cast<int64_t>(lanes());
   for (int64_t k = of_k.begin; k < of_k.end; ++k) {
     for (int64_t c = 0; c < s.c; c += step) {
@@ -435,14 +421,14 @@ void forward_pass(const Conv3x3Shape& s, const ForwardArguments& a, float* scrat
   double* sums = reinterpret_cast<double*>(scratch + at.sums);
   threads.run([&](int thread) {
     weights_to_points<W>(s, a.weights, at.weights_plane, weights,
-                         share_of(s.k / 16, thread, threads.count));
+                         Share(s.k / 16, thread, threads.count));
   });
   threads.run([&](int thread) {
     if (thread >= workers) return;
     float* mine = scratch + thread * at.thread_words;
     double* my_sums = sums + thread * 2 * s.k;
     std::fill(my_sums, my_sums + 2 * s.k, 0.0);
-    const Range range = share_of(blocks.count, thread, workers);
+    const Share range(blocks.count, thread, workers);
     for (int64_t block = range.begin; block < range.end; ++block) {
       const int64_t image = block * blocks.images;
       const int64_t images = std::min(blocks.images, s.n - image);
@@ -489,13 +475,13 @@ void backward_pass(const Conv3x3Shape& s, const BackwardArguments& a, float* scr
   if (a.grad_src != nullptr) {
     threads.run([&](int thread) {
       weights_to_points_transposed<W>(s, a.weights, at.weights_plane, weights,
-                                      share_of(s.k / 2, thread, threads.count));
+                                      Share(s.k / 2, thread, threads.count));
     });
   }
   threads.run([&](int thread) {
     if (thread >= workers) return;
     float* mine = scratch + thread * at.thread_words;
-    const Range range = share_of(blocks.count, thread, workers);
+    const Share range(blocks.count, thread, workers);
     for (int64_t block = range.begin; block < range.end; ++block) {
       const int64_t image = block * blocks.images;
       const int64_t images = std::min(blocks.images, s.n - image);
@@ -537,7 +523,7 @@ void backward_pass(const Conv3x3Shape& s, const BackwardArguments& a, float* scr
   if (a.grad_weights == nullptr) return;
   threads.run([&](int thread) {
     grad_weights_from_points(s, scratch + at.grad_weights, at.thread_words, workers, a.grad_weights,
-                             share_of(s.k, thread, threads.count));
+                             Share(s.k, thread, threads.count));
   });
 }
 

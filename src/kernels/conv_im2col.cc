@@ -5,6 +5,8 @@
 #include <algorithm>
 #include <cstring>
 
+#include "kernels/pieces.h"
+
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/conv_im2col.cc"
 #include <hwy/foreach_target.h>  // includes this file once for each instruction set
@@ -18,7 +20,6 @@ namespace skipway::kernels {
 
 // Output pixels of a block. Few read the weights too often; many leave the cache.
 constexpr int64_t kPixelsForward = 64, kPixelsBackward = 256;
-constexpr int64_t kColumnsOfPanel = 64;
 
 // Scratch memory in words of four bytes.
 struct Im2colLayout {
@@ -30,7 +31,6 @@ struct Im2colLayout {
 
   Im2colLayout(const ConvShape& s, Pass pass, int threads) {
     const bool back = pass == Pass::kBackward;
-    const auto ceil_div = [](int64_t a, int64_t b) { return (a + b - 1) / b; };
     pixels_of_image = s.out_h() * s.out_w();
     images = std::clamp<int64_t>(ceil_div(back ? kPixelsBackward : kPixelsForward, pixels_of_image),
                                  1, std::max<int64_t>(1, ceil_div(s.n, threads)));
@@ -39,7 +39,7 @@ struct Im2colLayout {
     columns = ceil_div(depth, 16) * 16;
     const int64_t pixels = images * pixels_of_image;
     int64_t used = 0;
-    const auto take = [&used, ceil_div](int64_t words) {
+    const auto take = [&used](int64_t words) {
       const int64_t begin = used;
       used += ceil_div(words, 16) * 16;
       return begin;
@@ -97,9 +97,8 @@ template <class T>
 void copy_inputs(const ConvShape& s, const T* src, int64_t first_image, int64_t images,
                  const Im2colLayout& at, int64_t row_stride, int64_t panel_stride, float* to) {
   const int64_t step = static_cast<int64_t>(lanes());
-  const auto place = [&](int64_t column) HWY_ATTR {
-    return column / kColumnsOfPanel * panel_stride + column % kColumnsOfPanel;
-  };
+  const auto place = [&](int64_t column)
+                         HWY_ATTR { return column / kPanel * panel_stride + column % kPanel; };
   if (s.c % 16 == 0) {
     for_each_tap(
         s, first_image, images, [&](int64_t row, int64_t from, int64_t tap, bool inside) HWY_ATTR {
@@ -174,21 +173,9 @@ void finish_pixels(const ForwardArguments& a, int64_t k, int64_t first_pixel, in
       sum_of_squares = hn::MulAdd(v, v, sum_of_squares);
       store(v, dst + pixel * k + c);
     }
-    HWY_ALIGN float values[2][16];
-    store(sum, values[0]);
-    store(sum_of_squares, values[1]);
-    for (int64_t i = 0; i < step; ++i) {
-      sums[c + i] += static_cast<double>(values[0][i]);
-      sums[k + c + i] += static_cast<double>(values[1][i]);
-    }
+    add_to(sums + c, sum);
+    add_to(sums + k + c, sum_of_squares);
   }
-}
-
-struct Share {
-  int64_t begin, end;
-};
-HWY_INLINE Share share_of_blocks(int64_t count, int thread, int threads) {
-  return {count * thread / threads, count * (thread + 1) / threads};
 }
 
 template <class T>
@@ -198,7 +185,7 @@ void im2col_forward_pass(const ConvShape& s, const ForwardArguments& a, float* s
   float* weights = scratch + at.weights;  // [panel of 64 k][depth][k of the panel]
   double* sums = reinterpret_cast<double*>(scratch + at.sums);
   threads.run([&](int thread) {
-    const Share share = share_of_blocks(s.k, thread, threads.count);
+    const Share share(s.k, thread, threads.count);
     for (int64_t k = share.begin; k < share.end; ++k) {
       const int64_t panel = k / kPanel * kPanel, width = std::min(kPanel, s.k - panel);
       float* to = weights + panel * at.depth + k - panel;
@@ -209,11 +196,11 @@ void im2col_forward_pass(const ConvShape& s, const ForwardArguments& a, float* s
     float* mine = scratch + thread * at.thread_words;
     double* my_sums = sums + thread * 2 * s.k;
     std::fill(my_sums, my_sums + 2 * s.k, 0.0);
-    const Share share = share_of_blocks(at.count, thread, threads.count);
+    const Share share(at.count, thread, threads.count);
     for (int64_t block = share.begin; block < share.end; ++block) {
       const int64_t image = block * at.images, images = std::min(at.images, s.n - image);
       const int64_t pixels = images * at.pixels_of_image;
-      copy_inputs(s, static_cast<const T*>(a.src), image, images, at, at.columns, kColumnsOfPanel,
+      copy_inputs(s, static_cast<const T*>(a.src), image, images, at, at.columns, kPanel,
                   mine + at.matrix);
       multiply<Fma>({pixels, s.k, at.depth, mine + at.matrix, at.columns, 1, weights,
                      at.depth * kPanel, 0, mine + at.dst, s.k, false});
@@ -239,7 +226,7 @@ void im2col_backward_pass(const ConvShape& s, const BackwardArguments& a, float*
     if (thread >= workers) return;
     float* mine = scratch + thread * at.thread_words;
     float *matrix = mine + at.matrix, *dst = mine + at.dst;
-    const Share share = share_of_blocks(at.count, thread, workers);
+    const Share share(at.count, thread, workers);
     for (int64_t block = share.begin; block < share.end; ++block) {
       const int64_t image = block * at.images, images = std::min(at.images, s.n - image);
       const int64_t pixels = images * at.pixels_of_image;
@@ -251,16 +238,16 @@ void im2col_backward_pass(const ConvShape& s, const BackwardArguments& a, float*
       }
       if (a.grad_weights != nullptr) {
         // By panels of columns, which the product then reads one after another.
-        copy_inputs(s, static_cast<const T*>(a.src), image, images, at, kColumnsOfPanel,
-                    pixels * kColumnsOfPanel, matrix);
-        multiply<Fma>({s.k, at.columns, pixels, dst, 1, s.k, matrix, pixels * kColumnsOfPanel,
-                       kColumnsOfPanel, mine + at.grad_weights, at.columns, block > share.begin});
+        copy_inputs(s, static_cast<const T*>(a.src), image, images, at, kPanel, pixels * kPanel,
+                    matrix);
+        multiply<Fma>({s.k, at.columns, pixels, dst, 1, s.k, matrix, pixels * kPanel, kPanel,
+                       mine + at.grad_weights, at.columns, block > share.begin});
       }
     }
   });
   if (a.grad_weights == nullptr) return;
   threads.run([&](int thread) {
-    const Share share = share_of_blocks(s.k, thread, threads.count);
+    const Share share(s.k, thread, threads.count);
     for (int64_t k = share.begin; k < share.end; ++k) {
       const float* from = scratch + at.grad_weights + k * at.columns;
       float* to = a.grad_weights + k * at.depth;

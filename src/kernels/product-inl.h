@@ -9,13 +9,12 @@
 
 #include <algorithm>
 
+#include "kernels/pieces.h"
 #include "kernels/simd-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace skipway::kernels {
 namespace HWY_NAMESPACE {
-
-constexpr int64_t kPanel = 64;  // columns of B that lie together
 
 struct Fma {
   static HWY_INLINE V apply(V a, V b, V sum) { return hn::MulAdd(a, b, sum); }

@@ -52,6 +52,13 @@ HWY_INLINE void store_pair(V first, V second, float* to) {
   hn::StoreU(hn::BitCast(D(), pair(first, second)), D(), to);
 }
 
+// Adds each lane to a double of its own: what many pixels left in a register goes to sums of many.
+HWY_INLINE void add_to(double* sums, V v) {
+  HWY_ALIGN float values[16];
+  store(v, values);
+  for (size_t i = 0; i < lanes(); ++i) sums[i] += static_cast<double>(values[i]);
+}
+
 }  // namespace HWY_NAMESPACE
 }  // namespace skipway::kernels
 HWY_AFTER_NAMESPACE();

@@ -1,0 +1,19 @@
+// How kernels cut their work and their memory into pieces.
+#pragma once
+#include <cstdint>
+
+namespace skipway::kernels {
+
+/// Columns of a matrix that lie together, row by row: four vectors of AVX-512.
+constexpr int64_t kPanel = 64;
+
+constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+/// What one of `threads` threads does of `count` equal pieces.
+struct Share {
+  int64_t begin, end;
+  Share(int64_t count, int thread, int threads)
+      : begin(count * thread / threads), end(count * (thread + 1) / threads) {}
+};
+
+}  // namespace skipway::kernels
