@@ -138,6 +138,7 @@ class Parity : public testing::Test {
       auto& [model, images, labels] = cases[i];
       SCOPED_TRACE(model->spec().name + " with the stem " + model->spec().stem);
       NamedTensors ours;
+      model->kernels() = KernelChoice("winograd");  // as in training; fp64 stays with LibTorch
       const at::Tensor logits = model->forward(images, /*training=*/true);
       const at::Tensor loss = loss_of(logits, labels);
       loss.backward();

@@ -48,7 +48,8 @@ struct Im2colLayout {
     sums = take(threads * 2 * s.k * 2);  // doubles
     const int64_t shared = used;
     used = 0;
-    matrix = take(pixels * columns);
+    // Back, the inputs lie in whole panels, of which the last may be wider than its columns.
+    matrix = take(pixels * (back ? ceil_div(columns, kPanel) * kPanel : columns));
     dst = take(pixels * s.k);
     image = back ? take(s.h * s.w * s.c) : 0;
     grad_weights = back ? take(s.k * columns) : 0;
