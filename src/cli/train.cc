@@ -158,7 +158,8 @@ int train(const std::vector<std::string>& words) {
   Dataset dataset = prepare(config, arguments.quiet);
   if (config.precision == "auto") {
     // The run's config.toml holds the answer, so that a resumed run computes as the first did.
-    config.precision = precision_name(resolve_precision("auto", resolve_device(config.device)));
+    config.precision =
+        precision_name(resolve_precision("auto", resolve_device(config.device), config.kernel));
     arguments.origins["precision"] = "measured";
   }
   const RunFolder run = RunFolder::create(config.run_dir);

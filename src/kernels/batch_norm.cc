@@ -91,21 +91,26 @@ void channel_sums_part(int64_t begin, int64_t end, int64_t c, const void* src, d
 
 template <class T>
 void normalise_part(int64_t begin, int64_t end, int64_t c, const void* src, const float* scale,
-                    const float* shift, const void* residual, bool relu, void* dst) {
-  const T *from = static_cast<const T*>(src), *add = static_cast<const T*>(residual);
+                    const float* shift, const Residual& residual, bool relu, void* dst) {
+  const T *from = static_cast<const T*>(src), *add = static_cast<const T*>(residual.map);
   T* to = static_cast<T*>(dst);
-  V a[kGroup], b[kGroup];
+  V a[kGroup], b[kGroup], by_add[kGroup];
   const V floor = relu ? hn::Zero(D()) : hn::Set(D(), -std::numeric_limits<float>::infinity());
   const auto open = [&](int64_t channel, int j) HWY_ATTR {
     a[j] = load(scale + channel);
     b[j] = load(shift + channel);
+    by_add[j] = hn::Set(D(), 1.0f);
+    if (residual.scale == nullptr) return;
+    by_add[j] = load(residual.scale + channel);
+    b[j] = hn::Add(b[j], load(residual.shift + channel));
   };
   const auto close = [](int64_t, int) {};
   if (add != nullptr) {
     sweep(
         begin, end, c, open,
         [&](int64_t offset, int64_t, int j) HWY_ATTR {
-          const V v = hn::Add(hn::MulAdd(a[j], load(from + offset), b[j]), load(add + offset));
+          const V v = hn::MulAdd(by_add[j], load(add + offset),
+                                 hn::MulAdd(a[j], load(from + offset), b[j]));
           store(hn::Max(v, floor), to + offset);
         },
         close);
@@ -126,7 +131,7 @@ void backward_sums_part(int64_t begin, int64_t end, int64_t c, const void* grad_
           *from = static_cast<const T*>(src);
   T* to = static_cast<T*>(grad_src);
   const auto take = [&](int64_t offset, V g, V& sum, V& other) HWY_ATTR {
-    store(g, to + offset);
+    if (to != nullptr) store(g, to + offset);
     sum = hn::Add(sum, g);
     other = hn::MulAdd(g, load(from + offset), other);
   };
@@ -169,7 +174,7 @@ void channel_sums_of(Type type, int64_t begin, int64_t end, int64_t c, const voi
                       : channel_sums_part<Bf16>(begin, end, c, src, sums);
 }
 void normalise_of(Type type, int64_t begin, int64_t end, int64_t c, const void* src,
-                  const float* scale, const float* shift, const void* residual, bool relu,
+                  const float* scale, const float* shift, const Residual& residual, bool relu,
                   void* dst) {
   (type == Type::kFp32 ? normalise_part<float> : normalise_part<Bf16>)(begin, end, c, src, scale,
                                                                        shift, residual, relu, dst);
@@ -238,7 +243,7 @@ void channel_sums(const Map& map, const void* src, double* sum, double* sum_of_s
 }
 
 void normalise(const Map& map, const void* src, const float* scale, const float* shift,
-               const void* residual, bool relu, void* dst, const Threads& threads) {
+               const Residual& residual, bool relu, void* dst, const Threads& threads) {
   share_pixels(map, threads, [&](int64_t begin, int64_t end, int) {
     HWY_DYNAMIC_DISPATCH(normalise_of)
     (map.type, begin, end, map.c, src, scale, shift, residual, relu, dst);

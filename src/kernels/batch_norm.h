@@ -17,13 +17,21 @@ struct Map {
 void channel_sums(const Map& map, const void* src, double* sum, double* sum_of_squares,
                   const Threads& threads);
 
-/// dst = scale * src + shift (+ residual), then max(0, .) where `relu`. scale and shift [c];
-/// residual may be null; dst may be src.
+/// What normalise() adds: nothing, a map, or scale * map + shift [c] where the map is to be
+/// normalised too.
+struct Residual {
+  const void* map = nullptr;
+  const float *scale = nullptr, *shift = nullptr;
+};
+
+/// dst = scale * src + shift + residual, then max(0, .) where `relu`. scale and shift [c]; dst may
+/// be src.
 void normalise(const Map& map, const void* src, const float* scale, const float* shift,
-               const void* residual, bool relu, void* dst, const Threads& threads);
+               const Residual& residual, bool relu, void* dst, const Threads& threads);
 
 /// The gradient before ReLU, and the two sums that BatchNorm's backward pass needs.
-///   grad_src = grad_dst where dst > 0 (everywhere when dst is null), else 0;
+///   grad_src = grad_dst where dst > 0 (everywhere when dst is null), else 0; null: not wanted; may
+///   be grad_dst;
 ///   sum = its sum over pixels [c]; sum_with_src = the sum of grad_src * src [c].
 void backward_sums(const Map& map, const void* grad_dst, const void* dst, const void* src,
                    void* grad_src, double* sum, double* sum_with_src, const Threads& threads);

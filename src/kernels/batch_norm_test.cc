@@ -2,20 +2,10 @@
 
 #include <gtest/gtest.h>
 
-#include <cmath>
-#include <cstring>
-#include <random>
+#include "kernels/maps_for_test.h"
 
 namespace skipway::kernels {
 namespace {
-
-std::vector<float> random_values(int64_t count, uint64_t seed) {
-  std::mt19937_64 engine(seed);
-  std::normal_distribution<float> normal(0.3f);
-  std::vector<float> values(static_cast<size_t>(count));
-  for (float& v : values) v = normal(engine);
-  return values;
-}
 
 // Pixels that are no multiple of any block, channels in and out of groups of 64.
 class BatchNorm : public testing::TestWithParam<std::tuple<std::string, int64_t, int64_t>> {
@@ -27,9 +17,9 @@ class BatchNorm : public testing::TestWithParam<std::tuple<std::string, int64_t,
   const size_t count = static_cast<size_t>(map.pixels * map.c);
   const size_t c = static_cast<size_t>(map.c);
   const Threads threads{3, [](const auto& task) { task(2), task(0), task(1); }};
-  const std::vector<float> src = random_values(map.pixels * map.c, 1),
-                           other = random_values(map.pixels * map.c, 2),
-                           gate = random_values(map.pixels * map.c, 3);
+  const std::vector<float> src = random_values(map.pixels * map.c, 1, false, 0.3f),
+                           other = random_values(map.pixels * map.c, 2, false, 0.3f),
+                           gate = random_values(map.pixels * map.c, 3, false, 0.3f);
   const std::vector<float> a = random_values(map.c, 4), b = random_values(map.c, 5),
                            d = random_values(map.c, 6);
 };
@@ -48,15 +38,19 @@ TEST_P(BatchNorm, SumsAreTheSums) {
 }
 
 TEST_P(BatchNorm, NormaliseScalesShiftsAddsAndRectifies) {
+  const Residual residuals[] = {{}, {other.data()}, {other.data(), d.data(), a.data()}};
   for (const bool relu : {false, true}) {
-    for (const bool add : {false, true}) {
+    for (const Residual& residual : residuals) {
       std::vector<float> dst(count);
-      normalise(map, src.data(), a.data(), b.data(), add ? other.data() : nullptr, relu, dst.data(),
-                threads);
+      normalise(map, src.data(), a.data(), b.data(), residual, relu, dst.data(), threads);
       for (size_t i = 0; i < count; ++i) {
-        float want = a[i % c] * src[i] + b[i % c] + (add ? other[i] : 0);
+        float want = a[i % c] * src[i] + b[i % c];
+        if (residual.scale != nullptr)
+          want += d[i % c] * other[i] + a[i % c];
+        else if (residual.map != nullptr)
+          want += other[i];
         if (relu) want = std::max(want, 0.0f);
-        ASSERT_NEAR(dst[i], want, 1e-5) << i;
+        ASSERT_NEAR(dst[i], want, 2e-5) << i;
       }
     }
   }
@@ -74,6 +68,16 @@ TEST_P(BatchNorm, BackwardSumsGateTheGradient) {
       want_sum[i % c] += static_cast<double>(want);
       want_with_src[i % c] += static_cast<double>(want) * static_cast<double>(src[i]);
     }
+    // The sums alone, and in place.
+    std::vector<double> sum_alone(c), with_src_alone(c);
+    backward_sums(map, other.data(), gated ? gate.data() : nullptr, src.data(), nullptr,
+                  sum_alone.data(), with_src_alone.data(), threads);
+    EXPECT_EQ(sum_alone, sum);
+    EXPECT_EQ(with_src_alone, with_src);
+    std::vector<float> in_place = other;
+    backward_sums(map, in_place.data(), gated ? gate.data() : nullptr, src.data(), in_place.data(),
+                  sum_alone.data(), with_src_alone.data(), threads);
+    EXPECT_EQ(in_place, out);
     for (size_t i = 0; i < c; ++i) {
       EXPECT_NEAR(sum[i], want_sum[i], 1e-6 * static_cast<double>(map.pixels + 30));
       EXPECT_NEAR(with_src[i], want_with_src[i], 2e-6 * static_cast<double>(map.pixels + 30));
@@ -98,13 +102,13 @@ TEST(BatchNormBf16, RoundsToNearestAndKeepsZeros) {
   const std::vector<float> one(16, 1.0f), zero(16, 0.0f);
   std::vector<uint16_t> src(16, 0x3F81), dst(16);   // 1 + 2^-7
   std::vector<float> scale(16, 1.0f + 1.0f / 512);  // to 1.0098, nearest 1.0078
-  normalise(map, src.data(), scale.data(), zero.data(), nullptr, true, dst.data(), {});
+  normalise(map, src.data(), scale.data(), zero.data(), {}, true, dst.data(), {});
   EXPECT_EQ(dst[0], 0x3F81);
   scale.assign(16, 1.0f + 3.0f / 512);  // to 1.0137, nearest 1.015625
-  normalise(map, src.data(), scale.data(), zero.data(), nullptr, true, dst.data(), {});
+  normalise(map, src.data(), scale.data(), zero.data(), {}, true, dst.data(), {});
   EXPECT_EQ(dst[15], 0x3F82);
   scale.assign(16, -1.0f);
-  normalise(map, src.data(), scale.data(), zero.data(), nullptr, true, dst.data(), {});
+  normalise(map, src.data(), scale.data(), zero.data(), {}, true, dst.data(), {});
   EXPECT_EQ(dst[7], 0);
 }
 

@@ -12,6 +12,7 @@
 #include <hwy/foreach_target.h>  // includes this file once for each instruction set
 #include <hwy/highway.h>
 
+#include "kernels/fusion-inl.h"
 #include "kernels/product-inl.h"
 #include "kernels/transforms-inl.h"
 
@@ -64,7 +65,7 @@ struct Workspace {
     dst_plane = blocks.tiles * s.k / per_word + kPlanePadding;
     product_plane = blocks.tiles * (back ? s.c : s.k) + kPlanePadding;
     weights = take(36 * weights_plane);
-    sums = take(threads * 2 * s.k * 2);  // doubles
+    sums = take(threads * 2 * (back ? s.c : s.k) * 2);  // doubles
     const int64_t shared = used;
     used = 0;
     src = take(36 * src_plane);
@@ -129,41 +130,31 @@ struct Place {
 };
 
 // The patches that a forward pass reads.
-template <class T>
-struct Patches {
+template <class T, bool kNormalise>
+struct Patches : Source<T, kNormalise> {
   using Map = T;
   using Transform = ToPoints;
-  const T* src;
   int64_t channels;
 
+  template <class Arguments>
+  Patches(const Arguments& a, int64_t c) : Source<T, kNormalise>(a), channels(c) {}
+
   HWY_INLINE Window<T> window(const Conv3x3Shape& s, const Place& at) const {
-    return {src, s, channels, at.image, at.y - 1, at.x - 1, kPatch};
-  }
-  HWY_INLINE V pixel(const Window<T>& window, int64_t row, int64_t column, int64_t channel) const {
-    return load(window.first + window.offset(row, column) + channel);
+    return {this->src, s, channels, at.image, at.y - 1, at.x - 1, kPatch};
   }
 };
 
-// The tiles of a gradient; with `dst`, BatchNorm's backward pass is applied to what is read.
+// The tiles of a gradient.
 template <class T, bool kBatchNorm>
-struct GradientTiles {
+struct GradientTiles : Gradient<T, kBatchNorm> {
   using Map = T;
   using Transform = ToPointsAdjoint;
-  const T* grad;
   int64_t channels;
-  const T* dst;
-  const float *by_grad, *by_dst, *constant_term;
+
+  GradientTiles(const BackwardArguments& a, int64_t k) : Gradient<T, kBatchNorm>(a), channels(k) {}
 
   HWY_INLINE Window<T> window(const Conv3x3Shape& s, const Place& at) const {
-    return {grad, s, channels, at.image, at.y, at.x, kTile};
-  }
-  HWY_INLINE V pixel(const Window<T>& window, int64_t row, int64_t column, int64_t channel) const {
-    const T* from = window.first + window.offset(row, column) + channel;
-    const V value = load(from);
-    if constexpr (!kBatchNorm) return value;
-    return hn::MulAdd(load(by_grad + channel), value,
-                      hn::MulAdd(load(by_dst + channel), load(dst + (from - grad)),
-                                 load(constant_term + channel)));
+    return {this->grad, s, channels, at.image, at.y, at.x, kTile};
   }
 };
 
@@ -174,13 +165,15 @@ HWY_INLINE void tile_to_points(const Source& source, const Window<typename Sourc
   const auto store_at = [&](int row, int column, V v) HWY_ATTR { sink(row * kPatch + column, v); };
   if (window.full) {
     transform_2d<typename Source::Transform>(
-        [&](int row, int column) HWY_ATTR { return source.pixel(window, row, column, channel); },
+        [&](int row, int column) HWY_ATTR {
+          return source.at(window.first + window.offset(row, column) + channel, channel);
+        },
         store_at);
   } else {
     transform_2d<typename Source::Transform>(
         [&](int row, int column) HWY_ATTR {
-          return window.contains(row, column) ? source.pixel(window, row, column, channel)
-                                              : hn::Zero(D());
+          if (!window.contains(row, column)) return hn::Zero(D());
+          return source.at(window.first + window.offset(row, column) + channel, channel);
         },
         store_at);
   }
@@ -348,16 +341,18 @@ void block_from_points(const Conv3x3Shape& s, const Blocks& blocks, int64_t firs
 
 // Overlapping patches of a block added up to the gradient of src. A strip of six rows moves down
 // each image: its upper four are done after a row of tiles.
-template <class T>
+template <class Ending>
 void block_from_points_adjoint(const Conv3x3Shape& s, const Blocks& blocks, int64_t first_image,
                                int64_t images, const float* products, int64_t plane, float* strip,
-                               T* grad_src) {
+                               const Ending& grad_src) {
+  Ending ending = grad_src;
   const int64_t step = static_cast<int64_t>(lanes());
   const int64_t width = kTile * blocks.columns + 2;  // pixels of the strip
   const int64_t row_words = width * step;
   for (int64_t image = 0; image < images; ++image) {
     for (int64_t channel = 0; channel < s.c; channel += step) {
       std::fill(strip, strip + 6 * row_words, 0.0f);
+      ending.open(channel);
       for (int64_t tile_row = 0; tile_row < blocks.rows; ++tile_row) {
         for (int64_t tile_column = 0; tile_column < blocks.columns; ++tile_column) {
           const int64_t tile = (image * blocks.rows + tile_row) * blocks.columns + tile_column;
@@ -378,12 +373,13 @@ void block_from_points_adjoint(const Conv3x3Shape& s, const Blocks& blocks, int6
           const int64_t y = top + row;
           if (y < 0 || y >= s.h) continue;
           const float* done = strip + row * row_words + step;
-          T* out = grad_src + ((first_image + image) * s.h + y) * s.w * s.c + channel;
-          for (int64_t x = 0; x < s.w; ++x) store(load(done + x * step), out + x * s.c);
+          const int64_t to = ((first_image + image) * s.h + y) * s.w * s.c + channel;
+          for (int64_t x = 0; x < s.w; ++x) ending.put(to + x * s.c, load(done + x * step));
         }
         std::copy(strip + 4 * row_words, strip + 6 * row_words, strip);
         std::fill(strip + 2 * row_words, strip + 6 * row_words, 0.0f);
       }
+      ending.close(channel);
     }
   }
 }
@@ -433,8 +429,10 @@ void forward_pass(const Conv3x3Shape& s, const ForwardArguments& a, float* scrat
       const int64_t image = block * blocks.images;
       const int64_t images = std::min(blocks.images, s.n - image);
       const int64_t tiles = images * blocks.rows * blocks.columns;
-      block_to_points<W>(Patches<T>{static_cast<const T*>(a.src), s.c}, s, blocks, image, tiles,
-                         at.src_plane, mine + at.src, nullptr);
+      const auto read = [&](const auto& patches) {
+        block_to_points<W>(patches, s, blocks, image, tiles, at.src_plane, mine + at.src, nullptr);
+      };
+      a.src_scale != nullptr ? read(Patches<T, true>(a, s.c)) : read(Patches<T, false>(a, s.c));
       const int64_t depth = s.c / kPerWord;
       for (int64_t point = 0; point < kPoints; ++point) {
         multiply<Op>({tiles, s.k, depth, mine + at.src + point * at.src_plane, depth, 1,
@@ -452,14 +450,7 @@ void forward_pass(const Conv3x3Shape& s, const ForwardArguments& a, float* scrat
         finish(block_from_points<T, false, false>);
     }
   });
-  if (a.sum == nullptr) return;
-  for (int64_t k = 0; k < s.k; ++k) {
-    a.sum[k] = a.sum_of_squares[k] = 0;
-    for (int thread = 0; thread < workers; ++thread) {
-      a.sum[k] += sums[thread * 2 * s.k + k];
-      a.sum_of_squares[k] += sums[thread * 2 * s.k + s.k + k];
-    }
-  }
+  if (a.sum != nullptr) add_sums(sums, workers, s.k, a.sum, a.sum_of_squares);
 }
 
 template <class T, class W, class Op>
@@ -472,6 +463,7 @@ void backward_pass(const Conv3x3Shape& s, const BackwardArguments& a, float* scr
   const Workspace at(s, kOperands, Pass::kBackward, threads.count);
   const int workers = static_cast<int>(std::min<int64_t>(threads.count, blocks.count));
   float* weights = scratch + at.weights;
+  double* sums = reinterpret_cast<double*>(scratch + at.sums);
   if (a.grad_src != nullptr) {
     threads.run([&](int thread) {
       weights_to_points_transposed<W>(s, a.weights, at.weights_plane, weights,
@@ -481,6 +473,8 @@ void backward_pass(const Conv3x3Shape& s, const BackwardArguments& a, float* scr
   threads.run([&](int thread) {
     if (thread >= workers) return;
     float* mine = scratch + thread * at.thread_words;
+    double* my_sums = sums + thread * 2 * s.c;
+    std::fill(my_sums, my_sums + 2 * s.c, 0.0);
     const Share range(blocks.count, thread, workers);
     for (int64_t block = range.begin; block < range.end; ++block) {
       const int64_t image = block * blocks.images;
@@ -488,15 +482,11 @@ void backward_pass(const Conv3x3Shape& s, const BackwardArguments& a, float* scr
       const int64_t tiles = images * blocks.rows * blocks.columns;
       float* by_channel = kPairs && a.grad_src == nullptr ? nullptr : mine + at.dst;
       float* by_tile = kPairs && a.grad_weights != nullptr ? mine + at.dst_pairs : nullptr;
-      const T* grad = static_cast<const T*>(a.grad_dst);
-      if (a.dst != nullptr) {
-        block_to_points<W>(GradientTiles<T, true>{grad, s.k, static_cast<const T*>(a.dst),
-                                                  a.by_grad, a.by_dst, a.constant},
-                           s, blocks, image, tiles, at.dst_plane, by_channel, by_tile);
-      } else {
-        block_to_points<W>(GradientTiles<T, false>{grad, s.k, nullptr, nullptr, nullptr, nullptr},
-                           s, blocks, image, tiles, at.dst_plane, by_channel, by_tile);
-      }
+      const auto read = [&](const auto& gradient) {
+        block_to_points<W>(gradient, s, blocks, image, tiles, at.dst_plane, by_channel, by_tile);
+      };
+      a.dst != nullptr ? read(GradientTiles<T, true>(a, s.k))
+                       : read(GradientTiles<T, false>(a, s.k));
       if (a.grad_src != nullptr) {
         const int64_t depth = s.k / kPerWord;
         for (int64_t point = 0; point < kPoints; ++point) {
@@ -504,13 +494,20 @@ void backward_pass(const Conv3x3Shape& s, const BackwardArguments& a, float* scr
                         weights + point * at.weights_plane, depth * kPanel, 0,
                         mine + at.products + point * at.product_plane, s.c, false});
         }
-        block_from_points_adjoint<T>(s, blocks, image, images, mine + at.products, at.product_plane,
-                                     mine + at.strip, static_cast<T*>(a.grad_src));
+        const auto write = [&](const auto& grad_src) {
+          block_from_points_adjoint(s, blocks, image, images, mine + at.products, at.product_plane,
+                                    mine + at.strip, grad_src);
+        };
+        write_source_gradient<T>(a, s.c, my_sums, write);
       }
       if (a.grad_weights != nullptr) {
         float* src = mine + at.src;
-        block_to_points<W>(Patches<T>{static_cast<const T*>(a.src), s.c}, s, blocks, image, tiles,
-                           at.src_plane, kPairs ? nullptr : src, kPairs ? src : nullptr);
+        const auto read_source = [&](const auto& patches) {
+          block_to_points<W>(patches, s, blocks, image, tiles, at.src_plane, kPairs ? nullptr : src,
+                             kPairs ? src : nullptr);
+        };
+        a.src_scale != nullptr ? read_source(Patches<T, true>(a, s.c))
+                               : read_source(Patches<T, false>(a, s.c));
         const float* dst = mine + (kPairs ? at.dst_pairs : at.dst);
         for (int64_t point = 0; point < kPoints; ++point) {
           multiply<Op>({s.k, s.c, ceil_div(tiles, kPerWord), dst + point * at.dst_plane, 1, s.k,
@@ -520,6 +517,7 @@ void backward_pass(const Conv3x3Shape& s, const BackwardArguments& a, float* scr
       }
     }
   });
+  if (a.sum != nullptr) add_sums(sums, workers, s.c, a.sum, a.sum_with_src);
   if (a.grad_weights == nullptr) return;
   threads.run([&](int thread) {
     grad_weights_from_points(s, scratch + at.grad_weights, at.thread_words, workers, a.grad_weights,

@@ -50,7 +50,10 @@ enum class Pass { kForward, kBackward };
 size_t workspace_bytes(const Conv3x3Shape& shape, Numbers numbers, Pass pass, int threads);
 
 struct ForwardArguments {
-  const void* src = nullptr;       // [n,h,w,c]
+  const void* src = nullptr;  // [n,h,w,c]
+  // Or, where the BatchNorm and ReLU before this convolution are still to be applied to src, their
+  // coefficients [c]: what is convolved is max(0, src_scale * src + src_shift).
+  const float *src_scale = nullptr, *src_shift = nullptr;
   const float* weights = nullptr;  // [k,3,3,c]
   void* dst = nullptr;             // [n,h,w,k], overwritten
   // For BatchNorm in training, or null: sums over n, h and w of dst and of its square [k].
@@ -70,15 +73,20 @@ void forward(const Conv3x3Shape& shape, Numbers numbers, const ForwardArguments&
              void* workspace, const Threads& threads) noexcept;
 
 struct BackwardArguments {
-  const void* src = nullptr;       // [n,h,w,c], as in forward
-  const float* weights = nullptr;  // [k,3,3,c]
-  const void* grad_dst = nullptr;  // [n,h,w,k]
+  const void* src = nullptr;                               // [n,h,w,c], as in forward
+  const float *src_scale = nullptr, *src_shift = nullptr;  // as in forward
+  const float* weights = nullptr;                          // [k,3,3,c]
+  const void* grad_dst = nullptr;                          // [n,h,w,k]
   // Or, to apply a BatchNorm's backward pass on the way in, the convolution's result dst [n,h,w,k]
   // and three coefficients of each channel [k]: the gradient taken is
   //   by_grad * grad_dst + by_dst * dst + constant.
   const void* dst = nullptr;
   const float *by_grad = nullptr, *by_dst = nullptr, *constant = nullptr;
-  void* grad_src = nullptr;       // [n,h,w,c], overwritten; null: not wanted
+  void* grad_src = nullptr;  // [n,h,w,c], overwritten; null: not wanted
+  bool add = false;          // grad_src is added to instead; not with src_scale
+  // With src_scale: grad_src is the gradient before that ReLU, and these are its sums over pixels,
+  // alone and times src, that the BatchNorm's backward pass needs [c].
+  double *sum = nullptr, *sum_with_src = nullptr;
   float* grad_weights = nullptr;  // [k,3,3,c], overwritten; null: not wanted
 };
 

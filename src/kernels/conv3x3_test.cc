@@ -3,9 +3,10 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
-#include <cstring>
-#include <random>
 #include <thread>
+
+#include "kernels/maps_for_test.h"
+#include "kernels/reference.h"
 
 namespace skipway::kernels {
 namespace {
@@ -17,76 +18,6 @@ namespace {
 double tolerance(Numbers numbers) {
   if (numbers.products == Type::kBf16) return 2e-2;
   return numbers.maps == Type::kBf16 ? 1e-2 : 1e-5;
-}
-
-std::vector<float> random_values(int64_t count, uint64_t seed, bool rectified = false) {
-  std::mt19937_64 engine(seed);
-  std::normal_distribution<float> normal;
-  std::vector<float> values(static_cast<size_t>(count));
-  for (float& v : values) {
-    v = normal(engine);
-    if (rectified) v = std::max(v, 0.0f);
-  }
-  return values;
-}
-
-// A map in memory of either type.
-struct Stored {
-  Type type;
-  std::vector<float> wide;
-  std::vector<uint16_t> narrow;
-
-  Stored(Type t, const std::vector<float>& values) : type(t) {
-    if (t == Type::kFp32) wide = values;
-    for (const float v : values) {
-      uint32_t bits;
-      std::memcpy(&bits, &v, 4);
-      if (t == Type::kBf16) narrow.push_back(static_cast<uint16_t>((bits + 0x8000u) >> 16));
-    }
-  }
-  Stored(Type t, int64_t count) : Stored(t, std::vector<float>(static_cast<size_t>(count), -7)) {}
-
-  void* data() { return type == Type::kFp32 ? static_cast<void*>(wide.data()) : narrow.data(); }
-  std::vector<double> values() const {
-    std::vector<double> out(wide.begin(), wide.end());
-    for (const uint16_t half : narrow) {
-      const uint32_t bits = static_cast<uint32_t>(half) << 16;
-      float v;
-      std::memcpy(&v, &bits, 4);
-      out.push_back(static_cast<double>(v));
-    }
-    return out;
-  }
-};
-
-// The sums as they are defined, in float64. Calls term(index of src, of weights, of dst) for every
-// product of the convolution.
-template <class Term>
-void for_each_product(const Conv3x3Shape& s, const Term& term) {
-  for (int64_t n = 0; n < s.n; ++n)
-    for (int64_t y = 0; y < s.h; ++y)
-      for (int64_t x = 0; x < s.w; ++x)
-        for (int64_t r = 0; r < 3; ++r)
-          for (int64_t q = 0; q < 3; ++q) {
-            const int64_t from_y = y + r - 1, from_x = x + q - 1;
-            if (from_y < 0 || from_y >= s.h || from_x < 0 || from_x >= s.w) continue;
-            const int64_t from = ((n * s.h + from_y) * s.w + from_x) * s.c;
-            const int64_t to = ((n * s.h + y) * s.w + x) * s.k;
-            for (int64_t k = 0; k < s.k; ++k)
-              for (int64_t c = 0; c < s.c; ++c)
-                term(static_cast<size_t>(from + c),
-                     static_cast<size_t>((k * 9 + 3 * r + q) * s.c + c),
-                     static_cast<size_t>(to + k));
-          }
-}
-
-double relative_error(const std::vector<double>& got, const std::vector<double>& want) {
-  double difference = 0, norm = 0;
-  for (size_t i = 0; i < want.size(); ++i) {
-    difference += (got[i] - want[i]) * (got[i] - want[i]);
-    norm += want[i] * want[i];
-  }
-  return std::sqrt(difference / norm);
 }
 
 Threads two_threads() {
@@ -145,7 +76,17 @@ class Conv3x3 : public testing::TestWithParam<Case> {
   Conv3x3() { EXPECT_TRUE(use_instruction_set(GetParam().set)); }
   ~Conv3x3() override { use_instruction_set(instruction_sets().front()); }
 
+  void run_forward(const ForwardArguments& a) const {
+    Scratch scratch(s, numbers, Pass::kForward, threads.count);
+    forward(s, numbers, a, scratch.data(), threads);
+  }
+  void run_backward(const BackwardArguments& a) const {
+    Scratch scratch(s, numbers, Pass::kBackward, threads.count);
+    backward(s, numbers, a, scratch.data(), threads);
+  }
+
   const Conv3x3Shape s = GetParam().shape;
+  const ConvShape general{s.n, s.h, s.w, s.c, s.k, 3, 1, 1};
   const Numbers numbers = GetParam().numbers;
   const Type type = numbers.maps;
   const int64_t pixels = s.n * s.h * s.w;
@@ -155,25 +96,23 @@ class Conv3x3 : public testing::TestWithParam<Case> {
 
 TEST_P(Conv3x3, ForwardIsTheDirectSum) {
   Stored src(type, random_values(pixels * s.c, 2, /*rectified=*/true)), dst(type, pixels * s.k);
-  std::vector<double> want(static_cast<size_t>(pixels * s.k));
-  const std::vector<double> x = src.values();
-  for_each_product(s, [&](size_t from, size_t w, size_t to) {
-    want[to] += x[from] * static_cast<double>(weights[w]);
-  });
-  std::vector<double> sum(static_cast<size_t>(s.k)), squares(static_cast<size_t>(s.k));
-  Scratch scratch(s, numbers, Pass::kForward, threads.count);
+  std::vector<float> want(static_cast<size_t>(pixels * s.k));
+  std::vector<double> sum(static_cast<size_t>(s.k)), squares(sum);
   ForwardArguments a;
   a.src = src.data(), a.weights = weights.data(), a.dst = dst.data();
   a.sum = sum.data(), a.sum_of_squares = squares.data();
-  forward(s, numbers, a, scratch.data(), threads);
-  const std::vector<double> got = dst.values();
+  run_forward(a);
+  a.src = src.wide.data(), a.dst = want.data(), a.sum = nullptr;
+  reference_forward(general, Type::kFp32, a, threads);
+  const std::vector<float> got = dst.values_now();
   EXPECT_LT(relative_error(got, want), tolerance(numbers));
   RecordProperty("relative_error", std::to_string(relative_error(got, want)));
 
   std::vector<double> want_sum(sum.size()), want_squares(sum.size());
   for (size_t i = 0; i < got.size(); ++i) {
-    want_sum[i % sum.size()] += got[i];
-    want_squares[i % sum.size()] += got[i] * got[i];
+    const auto value = static_cast<double>(got[i]);
+    want_sum[i % sum.size()] += value;
+    want_squares[i % sum.size()] += value * value;
   }
   EXPECT_LT(relative_error(squares, want_squares), tolerance(numbers));
   double scale = 0;
@@ -186,86 +125,106 @@ TEST_P(Conv3x3, InferenceAddsBiasAndResidualAndRectifies) {
   Stored src(type, random_values(pixels * s.c, 2, true)), dst(type, pixels * s.k),
       residual(type, random_values(pixels * s.k, 3));
   const std::vector<float> bias = random_values(s.k, 4);
-  std::vector<double> want = residual.values();
-  const std::vector<double> x = src.values();
-  for_each_product(s, [&](size_t from, size_t w, size_t to) {
-    want[to] += x[from] * static_cast<double>(weights[w]);
-  });
-  for (size_t i = 0; i < want.size(); ++i)
-    want[i] = std::max(0.0, want[i] + static_cast<double>(bias[i % bias.size()]));
-  Scratch scratch(s, numbers, Pass::kForward, threads.count);
+  std::vector<float> want(static_cast<size_t>(pixels * s.k));
   ForwardArguments a;
   a.src = src.data(), a.weights = weights.data(), a.dst = dst.data();
   a.bias = bias.data(), a.residual = residual.data(), a.relu = true;
-  forward(s, numbers, a, scratch.data(), threads);
-  EXPECT_LT(relative_error(dst.values(), want), tolerance(numbers));
+  run_forward(a);
+  a.src = src.wide.data(), a.residual = residual.wide.data(), a.dst = want.data();
+  reference_forward(general, Type::kFp32, a, threads);
+  EXPECT_LT(relative_error(dst.values_now(), want), tolerance(numbers));
 }
 
 TEST_P(Conv3x3, BackwardIsTheDirectSumOfBothGradients) {
   Stored src(type, random_values(pixels * s.c, 2, true)),
       grad_dst(type, random_values(pixels * s.k, 5)), grad_src(type, pixels * s.c);
-  std::vector<float> grad_weights(weights.size(), -7);
-  std::vector<double> want_src(static_cast<size_t>(pixels * s.c)), want_weights(weights.size());
-  const std::vector<double> x = src.values(), g = grad_dst.values();
-  for_each_product(s, [&](size_t from, size_t w, size_t to) {
-    want_src[from] += g[to] * static_cast<double>(weights[w]);
-    want_weights[w] += g[to] * x[from];
-  });
-  Scratch scratch(s, numbers, Pass::kBackward, threads.count);
+  std::vector<float> grad_weights(weights.size(), -7), want_weights(weights.size());
+  std::vector<float> want_src(static_cast<size_t>(pixels * s.c));
   BackwardArguments a;
   a.src = src.data(), a.weights = weights.data(), a.grad_dst = grad_dst.data();
   a.grad_src = grad_src.data(), a.grad_weights = grad_weights.data();
-  backward(s, numbers, a, scratch.data(), threads);
-  const std::vector<double> got_weights(grad_weights.begin(), grad_weights.end());
-  EXPECT_LT(relative_error(grad_src.values(), want_src), tolerance(numbers));
-  EXPECT_LT(relative_error(got_weights, want_weights), tolerance(numbers));
-  RecordProperty("relative_error_data",
-                 std::to_string(relative_error(grad_src.values(), want_src)));
-  RecordProperty("relative_error_weights",
-                 std::to_string(relative_error(got_weights, want_weights)));
+  run_backward(a);
+  BackwardArguments r = a;
+  r.src = src.wide.data(), r.grad_dst = grad_dst.wide.data();
+  r.grad_src = want_src.data(), r.grad_weights = want_weights.data();
+  reference_backward(general, Type::kFp32, r, threads);
+  const double of_src = relative_error(grad_src.values_now(), want_src);
+  const double of_weights = relative_error(grad_weights, want_weights);
+  EXPECT_LT(of_src, tolerance(numbers));
+  EXPECT_LT(of_weights, tolerance(numbers));
+  RecordProperty("relative_error_data", std::to_string(of_src));
+  RecordProperty("relative_error_weights", std::to_string(of_weights));
 
   // Each alone gives the same bits.
   Stored alone(type, pixels * s.c);
   a.grad_src = alone.data(), a.grad_weights = nullptr;
-  backward(s, numbers, a, scratch.data(), threads);
-  EXPECT_EQ(alone.values(), grad_src.values());
+  run_backward(a);
+  EXPECT_EQ(alone.values_now(), grad_src.values_now());
   std::vector<float> weights_alone(weights.size(), -7);
   a.grad_src = nullptr, a.grad_weights = weights_alone.data();
-  backward(s, numbers, a, scratch.data(), threads);
+  run_backward(a);
   EXPECT_EQ(weights_alone, grad_weights);
 }
 
-TEST_P(Conv3x3, BackwardAppliesBatchNormOnTheWayIn) {
+// BatchNorm behind the convolution on the way in, BatchNorm and ReLU before it on the way out.
+TEST_P(Conv3x3, PassesThroughTheBatchNormsAroundIt) {
   // A constant that is not small beside the gradient is most of its transform at some points.
   constexpr double kTwice = 2;
-  Stored src(type, random_values(pixels * s.c, 2, true)),
-      grad_dst(type, random_values(pixels * s.k, 5)), dst(type, random_values(pixels * s.k, 6)),
-      grad_src(type, pixels * s.c);
-  const std::vector<float> by_grad = random_values(s.k, 7), by_dst = random_values(s.k, 8),
+  Stored src(type, random_values(pixels * s.c, 2)), dst(type, random_values(pixels * s.k, 6)),
+      grad_dst(type, random_values(pixels * s.k, 5)), grad_src(type, pixels * s.c),
+      forward_dst(type, pixels * s.k);
+  const std::vector<float> scale = random_values(s.c, 3), shift = random_values(s.c, 4),
+                           by_grad = random_values(s.k, 7), by_dst = random_values(s.k, 8),
                            constant = random_values(s.k, 9);
-  std::vector<float> grad_weights(weights.size(), -7);
-  std::vector<double> want_src(static_cast<size_t>(pixels * s.c)), want_weights(weights.size());
-  const std::vector<double> x = src.values(), g = grad_dst.values(), y = dst.values();
-  std::vector<double> applied(g.size());
-  for (size_t i = 0; i < g.size(); ++i) {
-    const size_t k = i % by_grad.size();
-    applied[i] = static_cast<double>(by_grad[k]) * g[i] + static_cast<double>(by_dst[k]) * y[i] +
-                 static_cast<double>(constant[k]);
-  }
-  for_each_product(s, [&](size_t from, size_t w, size_t to) {
-    want_src[from] += applied[to] * static_cast<double>(weights[w]);
-    want_weights[w] += applied[to] * x[from];
-  });
-  Scratch scratch(s, numbers, Pass::kBackward, threads.count);
+
+  std::vector<float> want_dst(static_cast<size_t>(pixels * s.k));
+  ForwardArguments f;
+  f.src = src.data(), f.src_scale = scale.data(), f.src_shift = shift.data();
+  f.weights = weights.data(), f.dst = forward_dst.data();
+  run_forward(f);
+  f.src = src.wide.data(), f.dst = want_dst.data();
+  reference_forward(general, Type::kFp32, f, threads);
+  EXPECT_LT(relative_error(forward_dst.values_now(), want_dst), tolerance(numbers));
+
+  std::vector<float> grad_weights(weights.size(), -7), want_weights(weights.size());
+  std::vector<float> want_src(static_cast<size_t>(pixels * s.c));
+  std::vector<double> sum(static_cast<size_t>(s.c)), with_src(sum), want_sum(sum), want_with(sum);
   BackwardArguments a;
-  a.src = src.data(), a.weights = weights.data(), a.grad_dst = grad_dst.data();
-  a.dst = dst.data(), a.by_grad = by_grad.data(), a.by_dst = by_dst.data();
-  a.constant = constant.data();
+  a.src = src.data(), a.src_scale = scale.data(), a.src_shift = shift.data();
+  a.weights = weights.data(), a.grad_dst = grad_dst.data(), a.dst = dst.data();
+  a.by_grad = by_grad.data(), a.by_dst = by_dst.data(), a.constant = constant.data();
   a.grad_src = grad_src.data(), a.grad_weights = grad_weights.data();
-  backward(s, numbers, a, scratch.data(), threads);
-  EXPECT_LT(relative_error(grad_src.values(), want_src), kTwice * tolerance(numbers));
-  EXPECT_LT(relative_error({grad_weights.begin(), grad_weights.end()}, want_weights),
-            kTwice * tolerance(numbers));
+  a.sum = sum.data(), a.sum_with_src = with_src.data();
+  run_backward(a);
+  BackwardArguments r = a;
+  r.src = src.wide.data(), r.grad_dst = grad_dst.wide.data(), r.dst = dst.wide.data();
+  r.grad_src = want_src.data(), r.grad_weights = want_weights.data();
+  r.sum = want_sum.data(), r.sum_with_src = want_with.data();
+  reference_backward(general, Type::kFp32, r, threads);
+  EXPECT_LT(relative_error(grad_src.values_now(), want_src), kTwice * tolerance(numbers));
+  EXPECT_LT(relative_error(grad_weights, want_weights), kTwice * tolerance(numbers));
+  // Sums of terms of both signs: an error counts against the terms, not against their sum.
+  double terms = 0;
+  for (const float g : want_src) terms += std::abs(static_cast<double>(g));
+  const double bound = kTwice * tolerance(numbers) * terms / static_cast<double>(s.c) + 1e-6;
+  for (size_t i = 0; i < sum.size(); ++i) {
+    EXPECT_NEAR(sum[i], want_sum[i], 2 * bound);
+    EXPECT_NEAR(with_src[i], want_with[i], 4 * bound);
+  }
+}
+
+TEST_P(Conv3x3, AddsToTheGradientThatIsThere) {
+  Stored grad_dst(type, random_values(pixels * s.k, 5)), alone(type, pixels * s.c),
+      added(type, random_values(pixels * s.c, 6));
+  std::vector<float> want = added.values_now();
+  BackwardArguments a;
+  a.weights = weights.data(), a.grad_dst = grad_dst.data(), a.grad_src = alone.data();
+  run_backward(a);
+  a.grad_src = added.data(), a.add = true;
+  run_backward(a);
+  const std::vector<float> addend = alone.values_now();
+  for (size_t i = 0; i < want.size(); ++i) want[i] += addend[i];
+  EXPECT_LT(relative_error(added.values_now(), want), type == Type::kFp32 ? 1e-6 : 4e-3);
 }
 
 TEST_P(Conv3x3, SameThreadsGiveSameBits) {
@@ -274,12 +233,11 @@ TEST_P(Conv3x3, SameThreadsGiveSameBits) {
   const auto run = [&] {
     Stored grad_src(type, pixels * s.c);
     std::vector<float> grad_weights(weights.size());
-    Scratch scratch(s, numbers, Pass::kBackward, threads.count);
     BackwardArguments a;
     a.src = src.data(), a.weights = weights.data(), a.grad_dst = grad_dst.data();
     a.grad_src = grad_src.data(), a.grad_weights = grad_weights.data();
-    backward(s, numbers, a, scratch.data(), threads);
-    return std::pair(grad_src.values(), grad_weights);
+    run_backward(a);
+    return std::pair(grad_src.values_now(), grad_weights);
   };
   EXPECT_EQ(run(), run());
 }

@@ -12,6 +12,7 @@
 #include <hwy/foreach_target.h>  // includes this file once for each instruction set
 #include <hwy/highway.h>
 
+#include "kernels/fusion-inl.h"
 #include "kernels/product-inl.h"
 
 #ifndef SKIPWAY_KERNELS_IM2COL_LAYOUT
@@ -45,7 +46,7 @@ struct Im2colLayout {
       return begin;
     };
     weights = take(s.k * columns);
-    sums = take(threads * 2 * s.k * 2);  // doubles
+    sums = take(threads * 2 * (back ? s.c : s.k) * 2);  // doubles
     const int64_t shared = used;
     used = 0;
     // Back, the inputs lie in whole panels, of which the last may be wider than its columns.
@@ -94,54 +95,50 @@ HWY_INLINE float widen(Bf16 v) {
 
 // Rows of all inputs of a pixel. Row r, column j is at r * row_stride + j / 64 * panel_stride +
 // j % 64; columns after the depth are zero.
-template <class T>
-void copy_inputs(const ConvShape& s, const T* src, int64_t first_image, int64_t images,
-                 const Im2colLayout& at, int64_t row_stride, int64_t panel_stride, float* to) {
+template <class T, bool kNormalise>
+void copy_inputs(const ConvShape& s, const Source<T, kNormalise>& source, int64_t first_image,
+                 int64_t images, const Im2colLayout& at, int64_t row_stride, int64_t panel_stride,
+                 float* to) {
   const int64_t step = static_cast<int64_t>(lanes());
   const auto place = [&](int64_t column)
                          HWY_ATTR { return column / kPanel * panel_stride + column % kPanel; };
   if (s.c % 16 == 0) {
-    for_each_tap(
-        s, first_image, images, [&](int64_t row, int64_t from, int64_t tap, bool inside) HWY_ATTR {
-          float* out = to + row * row_stride;
-          for (int64_t c = 0; c < s.c; c += step)
-            store(inside ? load(src + from + c) : hn::Zero(D()), out + place(tap * s.c + c));
-        });
+    for_each_tap(s, first_image, images,
+                 [&](int64_t row, int64_t from, int64_t tap, bool inside) HWY_ATTR {
+                   float* out = to + row * row_stride;
+                   for (int64_t c = 0; c < s.c; c += step)
+                     store(inside ? source.at(source.src + from + c, c) : hn::Zero(D()),
+                           out + place(tap * s.c + c));
+                 });
     return;
   }
   for_each_tap(s, first_image, images,
                [&](int64_t row, int64_t from, int64_t tap, bool inside) HWY_ATTR {
                  float* out = to + row * row_stride;
                  for (int64_t c = 0; c < s.c; ++c)
-                   out[place(tap * s.c + c)] = inside ? widen(src[from + c]) : 0;
+                   out[place(tap * s.c + c)] = inside ? widen(source.src[from + c]) : 0;
                  if (tap == 0)
                    for (int64_t column = at.depth; column < at.columns; ++column)
                      out[place(column)] = 0;
                });
 }
 
-// The gradient of some pixels, with BatchNorm's backward pass where it is asked for.
-template <class T>
-void copy_gradient(const BackwardArguments& a, int64_t k, int64_t first_pixel, int64_t pixels,
-                   float* to) {
+// The gradient of some pixels.
+template <class T, bool kBatchNorm>
+void copy_gradient(const Gradient<T, kBatchNorm>& gradient, int64_t k, int64_t first_pixel,
+                   int64_t pixels, float* to) {
   const int64_t step = static_cast<int64_t>(lanes());
-  const T* grad = static_cast<const T*>(a.grad_dst) + first_pixel * k;
-  const T* dst = static_cast<const T*>(a.dst) + (a.dst == nullptr ? 0 : first_pixel * k);
+  const T* grad = gradient.grad + first_pixel * k;
   for (int64_t pixel = 0; pixel < pixels; ++pixel)
-    for (int64_t c = 0; c < k; c += step) {
-      const int64_t i = pixel * k + c;
-      V v = load(grad + i);
-      if (a.dst != nullptr)
-        v = hn::MulAdd(load(a.by_grad + c), v,
-                       hn::MulAdd(load(a.by_dst + c), load(dst + i), load(a.constant + c)));
-      store(v, to + i);
-    }
+    for (int64_t c = 0; c < k; c += step)
+      store(gradient.at(grad + pixel * k + c, c), to + pixel * k + c);
 }
 
 // Gradients of all inputs of each pixel, added up to the gradient of src, image by image.
-template <class T>
+template <class Ending>
 void add_inputs(const ConvShape& s, const float* rows, int64_t first_image, int64_t images,
-                const Im2colLayout& at, float* sums, T* grad_src) {
+                const Im2colLayout& at, float* sums, const Ending& grad_src) {
+  Ending ending = grad_src;
   const int64_t step = static_cast<int64_t>(lanes()), of_image = s.h * s.w * s.c;
   for (int64_t image = 0; image < images; ++image) {
     std::fill(sums, sums + of_image, 0.0f);
@@ -152,8 +149,12 @@ void add_inputs(const ConvShape& s, const float* rows, int64_t first_image, int6
       for (int64_t c = 0; c < s.c; c += step)
         store(hn::Add(load(sums + to + c), load(from + c)), sums + to + c);
     });
-    T* out = grad_src + (first_image + image) * of_image;
-    for (int64_t i = 0; i < of_image; i += step) store(load(sums + i), out + i);
+    const int64_t first_value = (first_image + image) * of_image;
+    for (int64_t channel = 0; channel < s.c; channel += step) {
+      ending.open(channel);
+      for (int64_t i = channel; i < of_image; i += s.c) ending.put(first_value + i, load(sums + i));
+      ending.close(channel);
+    }
   }
 }
 
@@ -201,21 +202,16 @@ void im2col_forward_pass(const ConvShape& s, const ForwardArguments& a, float* s
     for (int64_t block = share.begin; block < share.end; ++block) {
       const int64_t image = block * at.images, images = std::min(at.images, s.n - image);
       const int64_t pixels = images * at.pixels_of_image;
-      copy_inputs(s, static_cast<const T*>(a.src), image, images, at, at.columns, kPanel,
-                  mine + at.matrix);
+      const auto read = [&](const auto& source) {
+        copy_inputs(s, source, image, images, at, at.columns, kPanel, mine + at.matrix);
+      };
+      a.src_scale != nullptr ? read(Source<T, true>(a)) : read(Source<T, false>(a));
       multiply<Fma>({pixels, s.k, at.depth, mine + at.matrix, at.columns, 1, weights,
                      at.depth * kPanel, 0, mine + at.dst, s.k, false});
       finish_pixels<T>(a, s.k, image * at.pixels_of_image, pixels, mine + at.dst, my_sums);
     }
   });
-  if (a.sum == nullptr) return;
-  for (int64_t k = 0; k < s.k; ++k) {
-    a.sum[k] = a.sum_of_squares[k] = 0;
-    for (int thread = 0; thread < threads.count; ++thread) {
-      a.sum[k] += sums[thread * 2 * s.k + k];
-      a.sum_of_squares[k] += sums[thread * 2 * s.k + s.k + k];
-    }
-  }
+  if (a.sum != nullptr) add_sums(sums, threads.count, s.k, a.sum, a.sum_of_squares);
 }
 
 template <class T>
@@ -223,29 +219,40 @@ void im2col_backward_pass(const ConvShape& s, const BackwardArguments& a, float*
                           const Threads& threads) {
   const Im2colLayout at(s, Pass::kBackward, threads.count);
   const int workers = static_cast<int>(std::min<int64_t>(threads.count, at.count));
+  double* sums = reinterpret_cast<double*>(scratch + at.sums);
   threads.run([&](int thread) {
     if (thread >= workers) return;
     float* mine = scratch + thread * at.thread_words;
+    double* my_sums = sums + thread * 2 * s.c;
+    std::fill(my_sums, my_sums + 2 * s.c, 0.0);
     float *matrix = mine + at.matrix, *dst = mine + at.dst;
     const Share share(at.count, thread, workers);
     for (int64_t block = share.begin; block < share.end; ++block) {
       const int64_t image = block * at.images, images = std::min(at.images, s.n - image);
       const int64_t pixels = images * at.pixels_of_image;
-      copy_gradient<T>(a, s.k, image * at.pixels_of_image, pixels, dst);
+      const auto read = [&](const auto& gradient) {
+        copy_gradient(gradient, s.k, image * at.pixels_of_image, pixels, dst);
+      };
+      a.dst != nullptr ? read(Gradient<T, true>(a)) : read(Gradient<T, false>(a));
       if (a.grad_src != nullptr) {
         multiply<Fma>({pixels, at.depth, s.k, dst, s.k, 1, a.weights, kPanel, at.depth, matrix,
                        at.columns, false});
-        add_inputs(s, matrix, image, images, at, mine + at.image, static_cast<T*>(a.grad_src));
+        write_source_gradient<T>(a, s.c, my_sums, [&](const auto& grad_src) {
+          add_inputs(s, matrix, image, images, at, mine + at.image, grad_src);
+        });
       }
       if (a.grad_weights != nullptr) {
         // By panels of columns, which the product then reads one after another.
-        copy_inputs(s, static_cast<const T*>(a.src), image, images, at, kPanel, pixels * kPanel,
-                    matrix);
+        const auto read_source = [&](const auto& source) {
+          copy_inputs(s, source, image, images, at, kPanel, pixels * kPanel, matrix);
+        };
+        a.src_scale != nullptr ? read_source(Source<T, true>(a)) : read_source(Source<T, false>(a));
         multiply<Fma>({s.k, at.columns, pixels, dst, 1, s.k, matrix, pixels * kPanel, kPanel,
                        mine + at.grad_weights, at.columns, block > share.begin});
       }
     }
   });
+  if (a.sum != nullptr) add_sums(sums, workers, s.c, a.sum, a.sum_with_src);
   if (a.grad_weights == nullptr) return;
   threads.run([&](int thread) {
     const Share share(s.k, thread, threads.count);

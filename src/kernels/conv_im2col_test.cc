@@ -2,49 +2,14 @@
 
 #include <gtest/gtest.h>
 
-#include <cmath>
 #include <cstddef>
-#include <random>
 #include <vector>
+
+#include "kernels/maps_for_test.h"
+#include "kernels/reference.h"
 
 namespace skipway::kernels {
 namespace {
-
-std::vector<float> random_values(int64_t count, uint64_t seed) {
-  std::mt19937_64 engine(seed);
-  std::normal_distribution<float> normal;
-  std::vector<float> values(static_cast<size_t>(count));
-  for (float& v : values) v = normal(engine);
-  return values;
-}
-
-// Calls term(index of src, of weights, of dst) for every product of the convolution.
-template <class Term>
-void for_each_product(const ConvShape& s, const Term& term) {
-  for (int64_t n = 0; n < s.n; ++n)
-    for (int64_t y = 0; y < s.out_h(); ++y)
-      for (int64_t x = 0; x < s.out_w(); ++x)
-        for (int64_t r = 0; r < s.size; ++r)
-          for (int64_t q = 0; q < s.size; ++q) {
-            const int64_t from_y = y * s.stride + r - s.padding;
-            const int64_t from_x = x * s.stride + q - s.padding;
-            if (from_y < 0 || from_y >= s.h || from_x < 0 || from_x >= s.w) continue;
-            for (int64_t k = 0; k < s.k; ++k)
-              for (int64_t c = 0; c < s.c; ++c)
-                term(static_cast<size_t>(((n * s.h + from_y) * s.w + from_x) * s.c + c),
-                     static_cast<size_t>(((k * s.size + r) * s.size + q) * s.c + c),
-                     static_cast<size_t>(((n * s.out_h() + y) * s.out_w() + x) * s.k + k));
-          }
-}
-
-double relative_error(const std::vector<float>& got, const std::vector<double>& want) {
-  double difference = 0, norm = 0;
-  for (size_t i = 0; i < want.size(); ++i) {
-    const double d = static_cast<double>(got[i]) - want[i];
-    difference += d * d, norm += want[i] * want[i];
-  }
-  return std::sqrt(difference / norm);
-}
 
 // As many bytes as were asked for, and none more that could be overwritten without a word.
 class Scratch {
@@ -75,6 +40,15 @@ class ConvIm2col : public testing::TestWithParam<Case> {
   ConvIm2col() { EXPECT_TRUE(use_instruction_set(std::get<0>(GetParam()))); }
   ~ConvIm2col() override { use_instruction_set(instruction_sets().front()); }
 
+  void run_forward(const ForwardArguments& a) const {
+    Scratch scratch(s, Pass::kForward, threads.count);
+    im2col_forward(s, Type::kFp32, a, scratch.data(), threads);
+  }
+  void run_backward(const BackwardArguments& a) const {
+    Scratch scratch(s, Pass::kBackward, threads.count);
+    im2col_backward(s, Type::kFp32, a, scratch.data(), threads);
+  }
+
   static constexpr double kTolerance = 1e-6;
   const ConvShape s = std::get<1>(GetParam());
   const Threads threads{2, [](const auto& task) { task(1), task(0); }};
@@ -84,35 +58,75 @@ class ConvIm2col : public testing::TestWithParam<Case> {
 };
 
 TEST_P(ConvIm2col, ForwardIsTheDirectSum) {
-  std::vector<float> dst(grad.size());
-  std::vector<double> want(dst.size());
-  for_each_product(s, [&](size_t from, size_t w, size_t to) {
-    want[to] += static_cast<double>(src[from]) * static_cast<double>(weights[w]);
-  });
-  Scratch scratch(s, Pass::kForward, threads.count);
+  std::vector<float> dst(grad.size()), want(grad.size());
   ForwardArguments a;
   a.src = src.data(), a.weights = weights.data(), a.dst = dst.data();
-  im2col_forward(s, Type::kFp32, a, scratch.data(), threads);
+  run_forward(a);
+  a.dst = want.data();
+  reference_forward(s, Type::kFp32, a, threads);
   EXPECT_LT(relative_error(dst, want), kTolerance);
 }
 
 TEST_P(ConvIm2col, BackwardIsTheDirectSumOfBothGradients) {
-  std::vector<float> grad_src(src.size()), grad_weights(weights.size());
-  std::vector<double> want_src(src.size()), want_weights(weights.size());
-  for_each_product(s, [&](size_t from, size_t w, size_t to) {
-    want_src[from] += static_cast<double>(grad[to]) * static_cast<double>(weights[w]);
-    want_weights[w] += static_cast<double>(grad[to]) * static_cast<double>(src[from]);
-  });
+  std::vector<float> grad_src(src.size()), want_src(src.size());
+  std::vector<float> grad_weights(weights.size()), want_weights(weights.size());
   const bool wants_src = s.c % 16 == 0;  // the stem's images need no gradient
-  Scratch scratch(s, Pass::kBackward, threads.count);
   BackwardArguments a;
   a.src = src.data(), a.weights = weights.data(), a.grad_dst = grad.data();
   a.grad_src = wants_src ? grad_src.data() : nullptr, a.grad_weights = grad_weights.data();
-  im2col_backward(s, Type::kFp32, a, scratch.data(), threads);
+  run_backward(a);
+  a.grad_src = want_src.data(), a.grad_weights = want_weights.data();
+  reference_backward(s, Type::kFp32, a, threads);
   EXPECT_LT(relative_error(grad_weights, want_weights), kTolerance);
   if (wants_src) {
     EXPECT_LT(relative_error(grad_src, want_src), kTolerance);
   }
+}
+
+// BatchNorm behind the convolution on the way in, BatchNorm and ReLU before it on the way out.
+TEST_P(ConvIm2col, PassesThroughTheBatchNormsAroundIt) {
+  if (s.c % 16 != 0) return;  // images have no BatchNorm before them
+  const std::vector<float> scale = random_values(s.c, 6), shift = random_values(s.c, 7),
+                           dst = random_values(static_cast<int64_t>(grad.size()), 8),
+                           by_grad = random_values(s.k, 9), by_dst = random_values(s.k, 10),
+                           constant = random_values(s.k, 11);
+  std::vector<float> forward_dst(grad.size()), want_dst(grad.size());
+  ForwardArguments f;
+  f.src = src.data(), f.src_scale = scale.data(), f.src_shift = shift.data();
+  f.weights = weights.data(), f.dst = forward_dst.data();
+  run_forward(f);
+  f.dst = want_dst.data();
+  reference_forward(s, Type::kFp32, f, threads);
+  EXPECT_LT(relative_error(forward_dst, want_dst), kTolerance);
+
+  std::vector<float> grad_src(src.size()), want_src(src.size());
+  std::vector<float> grad_weights(weights.size()), want_weights(weights.size());
+  std::vector<double> sum(scale.size()), with_src(sum), want_sum(sum), want_with_src(sum);
+  BackwardArguments a;
+  a.src = src.data(), a.src_scale = scale.data(), a.src_shift = shift.data();
+  a.weights = weights.data(), a.grad_dst = grad.data(), a.dst = dst.data();
+  a.by_grad = by_grad.data(), a.by_dst = by_dst.data(), a.constant = constant.data();
+  a.grad_src = grad_src.data(), a.grad_weights = grad_weights.data();
+  a.sum = sum.data(), a.sum_with_src = with_src.data();
+  run_backward(a);
+  a.grad_src = want_src.data(), a.grad_weights = want_weights.data();
+  a.sum = want_sum.data(), a.sum_with_src = want_with_src.data();
+  reference_backward(s, Type::kFp32, a, threads);
+  EXPECT_LT(relative_error(grad_src, want_src), kTolerance);
+  EXPECT_LT(relative_error(grad_weights, want_weights), kTolerance);
+  EXPECT_LT(relative_error(sum, want_sum), 1e-5);
+  EXPECT_LT(relative_error(with_src, want_with_src), 1e-5);
+}
+
+TEST_P(ConvIm2col, AddsToTheGradientThatIsThere) {
+  if (s.c % 16 != 0) return;
+  std::vector<float> alone(src.size()), added = src;
+  BackwardArguments a;
+  a.weights = weights.data(), a.grad_dst = grad.data(), a.grad_src = alone.data();
+  run_backward(a);
+  a.grad_src = added.data(), a.add = true;
+  run_backward(a);
+  for (size_t i = 0; i < src.size(); ++i) ASSERT_EQ(added[i], alone[i] + src[i]) << i;
 }
 
 INSTANTIATE_TEST_SUITE_P(

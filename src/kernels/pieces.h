@@ -16,4 +16,17 @@ struct Share {
       : begin(count * thread / threads), end(count * (thread + 1) / threads) {}
 };
 
+/// Adds up two sums a channel that each of `threads` threads left one after the other, in the order
+/// of threads.
+inline void add_sums(const double* of_threads, int threads, int64_t channels, double* sum,
+                     double* other) {
+  for (int64_t i = 0; i < channels; ++i) {
+    sum[i] = other[i] = 0;
+    for (int thread = 0; thread < threads; ++thread) {
+      sum[i] += of_threads[thread * 2 * channels + i];
+      other[i] += of_threads[thread * 2 * channels + channels + i];
+    }
+  }
+}
+
 }  // namespace skipway::kernels

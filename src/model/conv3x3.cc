@@ -14,6 +14,7 @@
 
 #include "base/clock.h"
 #include "kernels/batch_norm.h"
+#include "kernels/reference.h"
 
 namespace skipway {
 namespace {
@@ -27,7 +28,8 @@ using torch::autograd::variable_list;
 const std::pair<ConvMethod, const char*> kNames[] = {{ConvMethod::kWinograd, "winograd"},
                                                      {ConvMethod::kWinogradBf16, "winograd-bf16"},
                                                      {ConvMethod::kIm2col, "im2col"},
-                                                     {ConvMethod::kTorch, "torch"}};
+                                                     {ConvMethod::kTorch, "torch"},
+                                                     {ConvMethod::kReference, "reference"}};
 
 const char* name_of(ConvMethod method) {
   for (const auto& [known, name] : kNames)
@@ -71,40 +73,54 @@ kernels::Map pixels_of(const at::Tensor& tensor) {
 struct OwnKernel {
   ConvShape shape;
   kernels::Numbers numbers;
-  bool winograd;
+  ConvMethod method;
 
-  OwnKernel(const ConvShape& s, Type type, ConvMethod method)
+  OwnKernel(const ConvShape& s, Type type, ConvMethod m)
       : shape(s),
-        numbers{type, method == ConvMethod::kWinogradBf16 ? Type::kBf16 : Type::kFp32},
-        winograd(method != ConvMethod::kIm2col) {}
+        numbers{type, m == ConvMethod::kWinogradBf16 ? Type::kBf16 : Type::kFp32},
+        method(m) {}
 
   kernels::Conv3x3Shape shape_3x3() const { return {shape.n, shape.h, shape.w, shape.c, shape.k}; }
 
   at::Tensor workspace(Pass pass) const {
     const int threads = at::get_num_threads();
-    const size_t bytes = winograd ? kernels::workspace_bytes(shape_3x3(), numbers, pass, threads)
-                                  : kernels::im2col_workspace_bytes(shape, pass, threads);
+    const size_t bytes = method == ConvMethod::kIm2col
+                             ? kernels::im2col_workspace_bytes(shape, pass, threads)
+                             : kernels::workspace_bytes(shape_3x3(), numbers, pass, threads);
     return at::empty({static_cast<int64_t>(bytes)}, at::kByte);
   }
   void forward(const kernels::ForwardArguments& a) const {
-    const at::Tensor scratch = workspace(Pass::kForward);
-    if (winograd)
-      kernels::forward(shape_3x3(), numbers, a, scratch.mutable_data_ptr(), all_threads());
+    if (method == ConvMethod::kReference)
+      return kernels::reference_forward(shape, numbers.maps, a, all_threads());
+    const at::Tensor memory = workspace(Pass::kForward);
+    void* scratch = memory.mutable_data_ptr();
+    if (method == ConvMethod::kIm2col)
+      kernels::im2col_forward(shape, numbers.maps, a, scratch, all_threads());
     else
-      kernels::im2col_forward(shape, numbers.maps, a, scratch.mutable_data_ptr(), all_threads());
+      kernels::forward(shape_3x3(), numbers, a, scratch, all_threads());
   }
   void backward(const kernels::BackwardArguments& a) const {
-    const at::Tensor scratch = workspace(Pass::kBackward);
-    if (winograd)
-      kernels::backward(shape_3x3(), numbers, a, scratch.mutable_data_ptr(), all_threads());
+    if (method == ConvMethod::kReference)
+      return kernels::reference_backward(shape, numbers.maps, a, all_threads());
+    const at::Tensor memory = workspace(Pass::kBackward);
+    void* scratch = memory.mutable_data_ptr();
+    if (method == ConvMethod::kIm2col)
+      kernels::im2col_backward(shape, numbers.maps, a, scratch, all_threads());
     else
-      kernels::im2col_backward(shape, numbers.maps, a, scratch.mutable_data_ptr(), all_threads());
+      kernels::backward(shape_3x3(), numbers, a, scratch, all_threads());
   }
 };
 
-// The convolution and the sums that BatchNorm needs, [k] each.
+// The coefficients of a BatchNorm, [k] each: dst becomes scale * dst + shift.
+struct Affine {
+  const float *scale = nullptr, *shift = nullptr;
+};
+
+// The convolution and the sums that BatchNorm needs, [k] each. With `before`, of max(0,
+// before(src)), which LibTorch cannot.
 at::Tensor convolve(ConvMethod method, const ConvShape& s, const at::Tensor& src,
-                    const at::Tensor& weight, double* sum, double* sum_of_squares) {
+                    const Affine& before, const at::Tensor& weight, double* sum,
+                    double* sum_of_squares) {
   if (method == ConvMethod::kTorch) {
     at::Tensor dst = as_map(at::conv2d(src, weight.to(src.scalar_type()), {}, s.stride, s.padding),
                             src.scalar_type());
@@ -114,6 +130,7 @@ at::Tensor convolve(ConvMethod method, const ConvShape& s, const at::Tensor& src
   at::Tensor dst = new_map(src, {s.n, s.k, s.out_h(), s.out_w()});
   kernels::ForwardArguments a;
   a.src = src.const_data_ptr();
+  a.src_scale = before.scale, a.src_shift = before.shift;
   a.weights = weight.const_data_ptr<float>();
   a.dst = dst.mutable_data_ptr();
   a.sum = sum, a.sum_of_squares = sum_of_squares;
@@ -127,60 +144,70 @@ struct BackwardCoefficients {
   std::vector<float> by_grad, by_dst, constant;
 };
 
-// grad_src (undefined where not wanted) and grad_weight.
-std::pair<at::Tensor, at::Tensor> convolve_backward(ConvMethod method, const ConvShape& s,
-                                                    const at::Tensor& src, const at::Tensor& weight,
-                                                    const at::Tensor& grad, const at::Tensor& dst,
-                                                    const BackwardCoefficients& coefficients,
-                                                    bool wants_src) {
+// Two sums a channel, of a map and of it times another.
+struct TwoSums {
+  std::vector<double> sum, with_other;
+  explicit TwoSums(int64_t channels)
+      : sum(static_cast<size_t>(channels)), with_other(static_cast<size_t>(channels)) {}
+};
+
+// Gives grad_weight. grad_src is overwritten, or added to; undefined where not wanted. With
+// `before`, it is the gradient before that BatchNorm's ReLU, and its sums, alone and with src, are
+// left in `sums`.
+at::Tensor convolve_backward(ConvMethod method, const ConvShape& s, const at::Tensor& src,
+                             const Affine& before, const at::Tensor& weight, const at::Tensor& grad,
+                             const at::Tensor& dst, const BackwardCoefficients& coefficients,
+                             at::Tensor grad_src, bool add, TwoSums* sums) {
   const auto& [by_grad, by_dst, constant] = coefficients;
   if (method == ConvMethod::kTorch) {
     const at::Tensor grad_dst = new_map(dst, dst.sizes());
     kernels::backward_apply(pixels_of(dst), grad.const_data_ptr(), dst.const_data_ptr(),
                             by_grad.data(), by_dst.data(), constant.data(),
                             grad_dst.mutable_data_ptr(), all_threads());
-    const auto [grad_src, grad_weight, grad_bias] = at::convolution_backward(
+    const auto [of_src, of_weight, of_bias] = at::convolution_backward(
         grad_dst, src, weight.to(src.scalar_type()), /*bias_sizes=*/{}, {s.stride, s.stride},
         {s.padding, s.padding}, {1, 1}, /*transposed=*/false, {0, 0}, /*groups=*/1,
-        {wants_src, true, false});
-    return {grad_src, grad_weight.to(at::kFloat)};
+        {grad_src.defined(), true, false});
+    if (grad_src.defined()) add ? grad_src.add_(of_src) : grad_src.copy_(of_src);
+    return of_weight.to(at::kFloat);
   }
-  at::Tensor grad_src = wants_src ? new_map(src, src.sizes()) : at::Tensor();
   at::Tensor grad_weight = at::empty_like(weight);
   kernels::BackwardArguments a;
   a.src = src.const_data_ptr();
+  a.src_scale = before.scale, a.src_shift = before.shift;
   a.weights = weight.const_data_ptr<float>();
   a.grad_dst = grad.const_data_ptr();
   a.dst = dst.const_data_ptr();
   a.by_grad = by_grad.data(), a.by_dst = by_dst.data(), a.constant = constant.data();
-  a.grad_src = wants_src ? grad_src.mutable_data_ptr() : nullptr;
+  a.grad_src = grad_src.defined() ? grad_src.mutable_data_ptr() : nullptr;
+  a.add = add;
+  if (sums != nullptr) a.sum = sums->sum.data(), a.sum_with_src = sums->with_other.data();
   a.grad_weights = grad_weight.mutable_data_ptr<float>();
   OwnKernel(s, type_of(src), method).backward(a);
-  return {grad_src, grad_weight};
+  return grad_weight;
 }
 
 std::vector<ConvMethod> candidates(const ConvShape& s, Type type, const std::string& word) {
+  if (word == "torch") return {ConvMethod::kTorch};
+  if (word == "reference") return {ConvMethod::kReference};
   std::vector<ConvMethod> methods;
-  if (word != "torch") {
-    const bool is_3x3 = s.size == 3 && s.stride == 1 && s.padding == 1 &&
-                        kernels::refusal({s.n, s.h, s.w, s.c, s.k}).empty();
-    if (is_3x3) methods.push_back(ConvMethod::kWinograd);
-    if (word == "winograd" && is_3x3) return methods;
-    const auto sets = kernels::instruction_sets();
-    if (is_3x3 && type == Type::kBf16 && sets.front() == "avx512_bf16")
-      methods.push_back(ConvMethod::kWinogradBf16);
-    // Other channels have no gradient of the source; only the stem has others.
-    if (s.c % 16 == 0 || s.c == 3) methods.push_back(ConvMethod::kIm2col);
-  }
+  const bool is_3x3 = s.size == 3 && s.stride == 1 && s.padding == 1 &&
+                      kernels::refusal({s.n, s.h, s.w, s.c, s.k}).empty();
+  if (is_3x3) methods.push_back(ConvMethod::kWinograd);
+  if (word == "winograd" && is_3x3) return methods;
+  if (is_3x3 && type == Type::kBf16 && kernels::instruction_sets().front() == "avx512_bf16")
+    methods.push_back(ConvMethod::kWinogradBf16);
+  // Other channels have no gradient of the source; only the stem has others.
+  if (s.c % 16 == 0 || s.c == 3) methods.push_back(ConvMethod::kIm2col);
   // Without an instruction for it, oneDNN's bf16 is slower than anything by far.
   const bool slow = type == Type::kBf16 && !__builtin_cpu_supports("avx512bf16");
-  if (methods.empty() || word == "torch" || (word == "auto" && !slow))
-    methods.push_back(ConvMethod::kTorch);
+  if (methods.empty() || (word == "auto" && !slow)) methods.push_back(ConvMethod::kTorch);
   return methods;
 }
 
-// The shorter of two runs.
-double measure_method_s(ConvMethod method, const ConvShape& s, Type type, bool training) {
+// The shorter of two runs; of one, where that takes twice `best_s` already.
+double measure_method_s(ConvMethod method, const ConvShape& s, Type type, bool training,
+                        double best_s) {
   const auto options = at::TensorOptions().dtype(type == Type::kBf16 ? at::kBFloat16 : at::kFloat);
   const at::Tensor src =
       at::full({s.n, s.c, s.h, s.w}, 0.5, options.memory_format(at::MemoryFormat::ChannelsLast));
@@ -194,119 +221,254 @@ double measure_method_s(ConvMethod method, const ConvShape& s, Type type, bool t
   double shortest = std::numeric_limits<double>::infinity();
   for (int i = 0; i < 2; ++i) {
     const Stopwatch watch;
-    const at::Tensor dst = convolve(method, s, src, weight, sum.data(), squares.data());
-    if (training) convolve_backward(method, s, src, weight, dst, dst, coefficients, s.c % 16 == 0);
+    const at::Tensor dst = convolve(method, s, src, {}, weight, sum.data(), squares.data());
+    if (training) {
+      const at::Tensor grad_src = s.c % 16 == 0 ? new_map(src, src.sizes()) : at::Tensor();
+      convolve_backward(method, s, src, {}, weight, dst, dst, coefficients, grad_src, false,
+                        nullptr);
+    }
     shortest = std::min(shortest, watch.seconds());
+    if (shortest > 2 * best_s) break;
   }
   return shortest;
 }
 
-struct ConvBn : torch::autograd::Function<ConvBn> {
-  static at::Tensor forward(AutogradContext* context, const at::Tensor& src,
-                            const at::Tensor& weight, const at::Tensor& gamma,
-                            const at::Tensor& beta, const std::optional<at::Tensor>& residual,
-                            bool relu, const ConvBnUnit& unit, ConvMethod method) {
-    const auto channels = static_cast<size_t>(weight.size(0));
-    std::vector<double> sum(channels), squares(channels);
-    const ConvShape shape = shape_of(src, weight, unit.stride, unit.padding);
-    const at::Tensor dst = convolve(method, shape, src, weight, sum.data(), squares.data());
+// What the forward pass of a convolution with BatchNorm leaves for the backward pass.
+struct UnitRecord {
+  static constexpr int64_t kTensors = 5, kNumbers = 4;
 
-    const kernels::Map pixels = pixels_of(dst);
-    const auto n = static_cast<double>(pixels.pixels);
-    std::vector<float> scale(channels), shift(channels);
-    at::Tensor mean = at::empty_like(gamma), inverse_std = at::empty_like(gamma);
-    const float *g = gamma.const_data_ptr<float>(), *b = beta.const_data_ptr<float>();
-    float* running_mean = at::Tensor(unit.running_mean).mutable_data_ptr<float>();
-    float* running_var = at::Tensor(unit.running_var).mutable_data_ptr<float>();
-    for (size_t i = 0; i < channels; ++i) {
-      const double m = sum[i] / n, variance = std::max(0.0, squares[i] / n - m * m);
-      const double inverse = 1 / std::sqrt(variance + unit.eps);
-      const double factor = static_cast<double>(g[i]) * inverse;
-      mean.mutable_data_ptr<float>()[i] = static_cast<float>(m);
-      inverse_std.mutable_data_ptr<float>()[i] = static_cast<float>(inverse);
-      scale[i] = static_cast<float>(factor);
-      shift[i] = static_cast<float>(static_cast<double>(b[i]) - factor * m);
-      const auto move_towards = [&](float& running, double value) {
-        running = static_cast<float>((1 - unit.momentum) * static_cast<double>(running) +
-                                     unit.momentum * value);
-      };
-      move_towards(running_mean[i], m);
-      move_towards(running_var[i], n > 1 ? variance * n / (n - 1) : variance);
+  at::Tensor src;  // what it read
+  at::Tensor weight, gamma, dst;
+  at::Tensor statistics;  // [4,k]: mean, 1 / std, and the scale and shift that they come to
+  int64_t stride = 1, padding = 0;
+  ConvMethod method = ConvMethod::kTorch;
+  bool normalises_src = false;  // BatchNorm and ReLU of the unit before were applied in reading
+
+  kernels::Map pixels() const { return pixels_of(dst); }
+  ConvShape shape() const { return shape_of(src, weight, stride, padding); }
+  const float* statistic(int64_t row) const {
+    return statistics.const_data_ptr<float>() + row * statistics.size(1);
+  }
+  Affine affine() const { return {statistic(2), statistic(3)}; }
+};
+
+// The batch statistics, from sums over pixels of dst and of its square; the running ones move.
+at::Tensor batch_statistics(const ConvBnUnit& unit, int64_t pixels, const TwoSums& sums) {
+  const int64_t channels = unit.gamma.size(0);
+  const at::Tensor statistics = at::empty({4, channels}, unit.gamma.options());
+  float* row = statistics.mutable_data_ptr<float>();
+  const float *gamma = unit.gamma.const_data_ptr<float>(),
+              *beta = unit.beta.const_data_ptr<float>();
+  float* running_mean = unit.running_mean.mutable_data_ptr<float>();
+  float* running_var = unit.running_var.mutable_data_ptr<float>();
+  const auto n = static_cast<double>(pixels);
+  for (int64_t i = 0; i < channels; ++i) {
+    const auto at = static_cast<size_t>(i);
+    const double mean = sums.sum[at] / n;
+    const double variance = std::max(0.0, sums.with_other[at] / n - mean * mean);
+    const double inverse_std = 1 / std::sqrt(variance + unit.eps);
+    const double scale = static_cast<double>(gamma[i]) * inverse_std;
+    row[i] = static_cast<float>(mean);
+    row[channels + i] = static_cast<float>(inverse_std);
+    row[2 * channels + i] = static_cast<float>(scale);
+    row[3 * channels + i] = static_cast<float>(static_cast<double>(beta[i]) - scale * mean);
+    const auto move_towards = [&](float& running, double value) {
+      running = static_cast<float>((1 - unit.momentum) * static_cast<double>(running) +
+                                   unit.momentum * value);
+    };
+    move_towards(running_mean[i], mean);
+    move_towards(running_var[i], n > 1 ? variance * n / (n - 1) : variance);
+  }
+  return statistics;
+}
+
+// Gradients of gamma and beta, and what BatchNorm does to a gradient, from the sums over pixels of
+// the gradient behind it, alone and times dst:
+//   grad_dst = gamma / std * (grad - mean(grad) - normalised dst * mean(grad * normalised dst)).
+BackwardCoefficients batch_norm_backward(const UnitRecord& unit, const TwoSums& sums,
+                                         at::Tensor& grad_gamma, at::Tensor& grad_beta) {
+  const auto channels = static_cast<size_t>(unit.gamma.size(0));
+  grad_gamma = at::empty_like(unit.gamma), grad_beta = at::empty_like(unit.gamma);
+  const float* gamma = unit.gamma.const_data_ptr<float>();
+  BackwardCoefficients to{std::vector<float>(channels), std::vector<float>(channels),
+                          std::vector<float>(channels)};
+  const auto n = static_cast<double>(unit.pixels().pixels);
+  for (size_t i = 0; i < channels; ++i) {
+    const auto mean = static_cast<double>(unit.statistic(0)[i]);
+    const auto inverse_std = static_cast<double>(unit.statistic(1)[i]);
+    const double with_normalised = (sums.with_other[i] - mean * sums.sum[i]) * inverse_std;
+    grad_gamma.mutable_data_ptr<float>()[i] = static_cast<float>(with_normalised);
+    grad_beta.mutable_data_ptr<float>()[i] = static_cast<float>(sums.sum[i]);
+    const double by_grad = static_cast<double>(gamma[i]) * inverse_std;
+    const double by_dst = -by_grad * inverse_std * with_normalised / n;
+    to.by_grad[i] = static_cast<float>(by_grad);
+    to.by_dst[i] = static_cast<float>(by_dst);
+    to.constant[i] = static_cast<float>(-by_grad * sums.sum[i] / n - by_dst * mean);
+  }
+  return to;
+}
+
+// grad_src = grad where gate > 0 (everywhere where it is undefined); grad_src may be grad, or
+// undefined where only the sums are wanted.
+TwoSums gradient_sums(const at::Tensor& grad, const at::Tensor& gate, const at::Tensor& dst,
+                      const at::Tensor& grad_src) {
+  TwoSums sums(dst.size(1));
+  kernels::backward_sums(pixels_of(dst), grad.const_data_ptr(),
+                         gate.defined() ? gate.const_data_ptr() : nullptr, dst.const_data_ptr(),
+                         grad_src.defined() ? grad_src.mutable_data_ptr() : nullptr,
+                         sums.sum.data(), sums.with_other.data(), all_threads());
+  return sums;
+}
+
+// The whole chain is one operation of autograd, because its maps are shared: a unit reads what the
+// unit before wrote and normalises it in reading, and gradients are added where they lie.
+struct ConvChainFunction : torch::autograd::Function<ConvChainFunction> {
+  // `tensors`: src, then weight, gamma and beta of each unit, of the downsample last; for autograd
+  // to see.
+  static at::Tensor forward(AutogradContext* context, const at::TensorList& tensors,
+                            const ConvChain* chain, KernelChoice* kernels) {
+    const at::Tensor& src = tensors[0];
+    std::vector<UnitRecord> records;
+    const auto run = [&](const ConvBnUnit& unit, const at::Tensor& from, const UnitRecord* before) {
+      UnitRecord r;
+      r.weight = unit.weight, r.gamma = unit.gamma;
+      r.stride = unit.stride, r.padding = unit.padding;
+      r.src = from;
+      r.method = kernels->method(r.shape(), type_of(from), true);
+      r.normalises_src = before != nullptr && r.method != ConvMethod::kTorch;
+      if (before != nullptr && !r.normalises_src) {
+        r.src = new_map(from, from.sizes());
+        kernels::normalise(before->pixels(), from.const_data_ptr(), before->affine().scale,
+                           before->affine().shift, {}, /*relu=*/true, r.src.mutable_data_ptr(),
+                           all_threads());
+      }
+      TwoSums sums(unit.gamma.size(0));
+      r.dst = convolve(r.method, r.shape(), r.src, r.normalises_src ? before->affine() : Affine{},
+                       r.weight, sums.sum.data(), sums.with_other.data());
+      r.statistics = batch_statistics(unit, r.pixels().pixels, sums);
+      records.push_back(r);
+    };
+    for (const ConvBnUnit& unit : chain->units) {
+      if (records.empty()) {
+        run(unit, src, nullptr);
+      } else {
+        const UnitRecord before = records.back();
+        run(unit, before.dst, &before);
+      }
     }
-    at::Tensor result = new_map(dst, dst.sizes());
-    kernels::normalise(pixels, dst.const_data_ptr(), scale.data(), shift.data(),
-                       residual ? residual->const_data_ptr() : nullptr, relu,
-                       result.mutable_data_ptr(), all_threads());
-    context->save_for_backward(
-        {src, weight, gamma, dst, relu ? result : at::Tensor(), mean, inverse_std});
-    context->saved_data["stride"] = unit.stride;
-    context->saved_data["padding"] = unit.padding;
-    context->saved_data["method"] = static_cast<int64_t>(method);
-    context->saved_data["residual"] = residual.has_value();
+    const UnitRecord last = records.back();
+    kernels::Residual residual;
+    if (chain->downsample) {
+      run(*chain->downsample, src, nullptr);
+      const UnitRecord& down = records.back();
+      residual = {down.dst.const_data_ptr(), down.affine().scale, down.affine().shift};
+    } else if (chain->residual) {
+      residual.map = src.const_data_ptr();
+    }
+    const at::Tensor result = new_map(last.dst, last.dst.sizes());
+    kernels::normalise(last.pixels(), last.dst.const_data_ptr(), last.affine().scale,
+                       last.affine().shift, residual, /*relu=*/true, result.mutable_data_ptr(),
+                       all_threads());
+    keep(context, *chain, records, result);
     return result;
   }
 
   static variable_list backward(AutogradContext* context, const variable_list& gradients) {
-    const auto saved = context->get_saved_variables();
-    const at::Tensor &src = saved[0], &weight = saved[1], &gamma = saved[2], &dst = saved[3],
-                     &result = saved[4];
-    const float *mean = saved[5].const_data_ptr<float>(),
-                *inverse_std = saved[6].const_data_ptr<float>();
-    const kernels::Map pixels = pixels_of(dst);
-    const auto channels = static_cast<size_t>(pixels.c);
-    const at::Tensor grad_result = as_map(gradients[0], dst.scalar_type());
-    at::Tensor grad = new_map(dst, dst.sizes());  // behind the ReLU
-    std::vector<double> sum(channels), sum_with_dst(channels);
-    kernels::backward_sums(pixels, grad_result.const_data_ptr(),
-                           result.defined() ? result.const_data_ptr() : nullptr,
-                           dst.const_data_ptr(), grad.mutable_data_ptr(), sum.data(),
-                           sum_with_dst.data(), all_threads());
+    const auto [records, result, residual, downsample] = kept(context);
+    const auto units = records.size() - (downsample ? 1 : 0);
+    const bool wants_src = context->needs_input_grad(0);
+    variable_list out(1 + 3 * records.size() + 2);  // as forward's arguments
 
-    // grad_dst = gamma / std * (grad - mean(grad) - normalised dst * mean(grad * normalised dst)).
-    at::Tensor grad_gamma = at::empty_like(gamma), grad_beta = at::empty_like(gamma);
-    const float* g = gamma.const_data_ptr<float>();
-    BackwardCoefficients coefficients{std::vector<float>(channels), std::vector<float>(channels),
-                                      std::vector<float>(channels)};
-    const auto n = static_cast<double>(pixels.pixels);
-    for (size_t i = 0; i < channels; ++i) {
-      const double m = static_cast<double>(mean[i]), inverse = static_cast<double>(inverse_std[i]);
-      const double with_normalised = (sum_with_dst[i] - m * sum[i]) * inverse;
-      grad_gamma.mutable_data_ptr<float>()[i] = static_cast<float>(with_normalised);
-      grad_beta.mutable_data_ptr<float>()[i] = static_cast<float>(sum[i]);
-      const double by_grad = static_cast<double>(g[i]) * inverse;
-      const double by_dst = -by_grad * inverse * with_normalised / n;
-      coefficients.by_grad[i] = static_cast<float>(by_grad);
-      coefficients.by_dst[i] = static_cast<float>(by_dst);
-      coefficients.constant[i] = static_cast<float>(-by_grad * sum[i] / n - by_dst * m);
+    at::Tensor grad = new_map(result, result.sizes());
+    TwoSums sums = gradient_sums(as_map(gradients[0], result.scalar_type()), result,
+                                 records[units - 1].dst, grad);
+    // Through one unit; `grad` is the gradient behind its BatchNorm, and `sums` are of it.
+    const auto back = [&](size_t i, const Affine& before, const at::Tensor& grad_src, bool add,
+                          TwoSums* sums_of_src) {
+      const UnitRecord& unit = records[i];
+      variable_list::iterator to = out.begin() + 1 + static_cast<std::ptrdiff_t>(3 * i);
+      const BackwardCoefficients coefficients = batch_norm_backward(unit, sums, to[1], to[2]);
+      to[0] = convolve_backward(unit.method, unit.shape(), unit.src, before, unit.weight, grad,
+                                unit.dst, coefficients, grad_src, add, sums_of_src);
+    };
+
+    at::Tensor grad_src;  // of the chain
+    if (downsample) {
+      const TwoSums of_last = sums;
+      sums = gradient_sums(grad, {}, records.back().dst, {});
+      if (wants_src) grad_src = new_map(records.back().src, records.back().src.sizes());
+      back(units, {}, grad_src, false, nullptr);
+      sums = of_last;
+    } else if (residual) {
+      grad_src = grad;  // by the time that something is added, no unit reads it any more
+    } else if (wants_src) {
+      grad_src = new_map(records.front().src, records.front().src.sizes());
     }
+    for (size_t i = units; --i > 0;) {
+      const UnitRecord& before = records[i - 1];
+      const at::Tensor of_before = new_map(before.dst, before.dst.sizes());
+      TwoSums sums_of_before(before.dst.size(1));
+      if (records[i].normalises_src) {
+        back(i, before.affine(), of_before, false, &sums_of_before);
+      } else {
+        back(i, {}, of_before, false, nullptr);
+        sums_of_before = gradient_sums(of_before, records[i].src, before.dst, of_before);
+      }
+      grad = of_before, sums = sums_of_before;
+    }
+    back(0, {}, grad_src, residual || downsample, nullptr);
+    if (wants_src) out[0] = grad_src;
+    return out;
+  }
 
-    const ConvShape shape = shape_of(src, weight, context->saved_data["stride"].toInt(),
-                                     context->saved_data["padding"].toInt());
-    const auto method = static_cast<ConvMethod>(context->saved_data["method"].toInt());
-    const auto [grad_src, grad_weight] =
-        convolve_backward(method, shape, src, weight, grad, dst, coefficients,
-                          /*wants_src=*/context->needs_input_grad(0));
-    const bool to_residual =
-        context->saved_data["residual"].toBool() && context->needs_input_grad(4);
-    return {grad_src,     grad_weight,  grad_gamma,  grad_beta, to_residual ? grad : at::Tensor(),
-            at::Tensor(), at::Tensor(), at::Tensor()};
+ private:
+  struct Kept {
+    std::vector<UnitRecord> records;
+    at::Tensor result;
+    bool residual, downsample;
+  };
+
+  static void keep(AutogradContext* context, const ConvChain& chain,
+                   const std::vector<UnitRecord>& records, const at::Tensor& result) {
+    variable_list tensors = {result};
+    std::vector<int64_t> numbers = {chain.residual, chain.downsample.has_value()};
+    for (const UnitRecord& r : records) {
+      tensors.insert(tensors.end(), {r.src, r.weight, r.gamma, r.dst, r.statistics});
+      numbers.insert(numbers.end(),
+                     {r.stride, r.padding, static_cast<int64_t>(r.method), r.normalises_src});
+    }
+    context->save_for_backward(tensors);
+    context->saved_data["numbers"] = numbers;
+  }
+
+  static Kept kept(AutogradContext* context) {
+    const variable_list tensors = context->get_saved_variables();
+    const std::vector<int64_t> numbers = context->saved_data["numbers"].toIntVector();
+    Kept kept{{}, tensors[0], numbers[0] != 0, numbers[1] != 0};
+    auto number = numbers.begin() + 2;
+    for (auto tensor = tensors.begin() + 1; tensor != tensors.end();
+         tensor += UnitRecord::kTensors, number += UnitRecord::kNumbers) {
+      kept.records.push_back({tensor[0], tensor[1], tensor[2], tensor[3], tensor[4], number[0],
+                              number[1], static_cast<ConvMethod>(number[2]), number[3] != 0});
+    }
+    return kept;
   }
 };
 
 // BatchNorm folded into the convolution.
 at::Tensor inference(const ConvBnUnit& unit, const at::Tensor& src, const at::Tensor& residual,
-                     bool relu, ConvMethod method) {
-  const at::NoGradGuard no_grad;
+                     bool relu, KernelChoice& kernels) {
   const at::Tensor scale = unit.gamma / (unit.running_var + unit.eps).sqrt();
   const at::Tensor shift = unit.beta - unit.running_mean * scale;
   const ConvShape shape = shape_of(src, unit.weight, unit.stride, unit.padding);
+  const ConvMethod method = kernels.method(shape, type_of(src), false);
   const void* add = residual.defined() ? residual.const_data_ptr() : nullptr;
   if (method == ConvMethod::kTorch) {
     at::Tensor dst =
         as_map(at::conv2d(src, unit.weight.to(src.scalar_type()), {}, unit.stride, unit.padding),
                src.scalar_type());
     kernels::normalise(pixels_of(dst), dst.const_data_ptr(), scale.const_data_ptr<float>(),
-                       shift.const_data_ptr<float>(), add, relu, dst.mutable_data_ptr(),
+                       shift.const_data_ptr<float>(), {add}, relu, dst.mutable_data_ptr(),
                        all_threads());
     return dst;
   }
@@ -324,23 +486,37 @@ at::Tensor inference(const ConvBnUnit& unit, const at::Tensor& src, const at::Te
   return dst;
 }
 
-at::Tensor conv_bn_in(at::ScalarType type, const ConvBnUnit& unit, const at::Tensor& src,
-                      const at::Tensor& residual, bool relu, bool training, KernelChoice& kernels) {
+at::Tensor inference(const ConvChain& chain, const at::Tensor& src, KernelChoice& kernels) {
+  const at::NoGradGuard no_grad;
+  at::Tensor residual = chain.residual ? src : at::Tensor();
+  if (chain.downsample) residual = inference(*chain.downsample, src, {}, /*relu=*/false, kernels);
+  at::Tensor x = src;
+  for (const ConvBnUnit& unit : chain.units) {
+    const bool last = &unit == &chain.units.back();
+    x = inference(unit, x, last ? residual : at::Tensor(), /*relu=*/true, kernels);
+  }
+  return x;
+}
+
+at::Tensor conv_chain_in(at::ScalarType type, const ConvChain& chain, const at::Tensor& src,
+                         bool training, KernelChoice& kernels) {
   const at::Tensor map = as_map(src, type);
-  const at::Tensor add = residual.defined() ? as_map(residual, type) : residual;
   // What follows is in the types that it names.
   const c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);
-  const ConvMethod method =
-      kernels.method(shape_of(map, unit.weight, unit.stride, unit.padding), type_of(map), training);
-  if (!training) return inference(unit, map, add, relu, method);
-  return ConvBn::apply(map, unit.weight, unit.gamma, unit.beta,
-                       add.defined() ? std::optional(add) : std::nullopt, relu, unit, method);
+  if (!training) return inference(chain, map, kernels);
+  std::vector<at::Tensor> tensors = {map};
+  const auto take = [&](const ConvBnUnit& unit) {
+    tensors.insert(tensors.end(), {unit.weight, unit.gamma, unit.beta});
+  };
+  for (const ConvBnUnit& unit : chain.units) take(unit);
+  if (chain.downsample) take(*chain.downsample);
+  return ConvChainFunction::apply(at::TensorList(tensors), &chain, &kernels);
 }
 
 }  // namespace
 
 const std::vector<std::string>& KernelChoice::words() {
-  static const std::vector<std::string> all = {"auto", "winograd", "torch"};
+  static const std::vector<std::string> all = {"auto", "winograd", "torch", "reference"};
   return all;
 }
 
@@ -353,11 +529,14 @@ ConvMethod KernelChoice::method(const ConvShape& s, Type type, bool training) {
   for (const ConvMethod method : methods)
     if (chosen == name_of(method)) return method;
   constexpr double kMargin = 0.85;
+  constexpr int64_t kImages = 128;  // enough to tell
   ConvMethod best = methods.front();
   if (methods.size() > 1) {
     double shortest = std::numeric_limits<double>::infinity();
     for (const ConvMethod method : methods) {
-      const double seconds = measure_method_s(method, s, type, training);
+      ConvShape part = s;
+      part.n = std::min(s.n, kImages);
+      const double seconds = measure_method_s(method, part, type, training, shortest);
       // By a margin, so that the noise of a measurement does not choose: the same run on the same
       // machine should take the same kernels.
       if (seconds < kMargin * shortest) best = method, shortest = seconds;
@@ -388,13 +567,14 @@ bool bf16_is_faster(const std::string& word) {
   unit.padding = 1;
   unit.gamma = at::ones({kChannels}), unit.beta = at::zeros({kChannels});
   unit.running_mean = at::zeros({kChannels}), unit.running_var = at::ones({kChannels});
+  const ConvChain block{{unit, unit}, /*residual=*/true, std::nullopt};
   const auto shortest_s = [&](at::ScalarType type) {
     const at::Tensor src = as_map(at::ones({kImages, kChannels, kSide, kSide}), type);
     KernelChoice kernels(word);
     double shortest = std::numeric_limits<double>::infinity();
     for (int i = 0; i < 4; ++i) {  // the first chooses the kernel
       const Stopwatch watch;
-      const at::Tensor dst = conv_bn_in(type, unit, src, /*residual=*/{}, true, true, kernels);
+      const at::Tensor dst = conv_chain_in(type, block, src, true, kernels);
       dst.backward(at::ones_like(dst));
       shortest = std::min(shortest, watch.seconds());
     }
@@ -403,16 +583,20 @@ bool bf16_is_faster(const std::string& word) {
   return shortest_s(at::kBFloat16) < shortest_s(at::kFloat);
 }
 
-bool conv_bn_supports(const ConvBnUnit& unit, const at::Tensor& src) {
-  return src.is_cpu() && unit.weight.scalar_type() == at::kFloat && unit.weight.size(0) % 16 == 0;
+bool conv_chain_supports(const ConvChain& chain, const at::Tensor& src) {
+  const auto fits = [](const ConvBnUnit& unit) {
+    return unit.weight.scalar_type() == at::kFloat && unit.weight.size(0) % 16 == 0;
+  };
+  return src.is_cpu() && std::all_of(chain.units.begin(), chain.units.end(), fits) &&
+         (!chain.downsample || fits(*chain.downsample));
 }
 
-at::Tensor conv_bn(const ConvBnUnit& unit, const at::Tensor& src, const at::Tensor& residual,
-                   bool relu, bool training, KernelChoice& kernels) {
+at::Tensor conv_chain(const ConvChain& chain, const at::Tensor& src, bool training,
+                      KernelChoice& kernels) {
   const at::ScalarType type = at::autocast::is_autocast_enabled(at::kCPU)
                                   ? at::autocast::get_autocast_dtype(at::kCPU)
                                   : at::kFloat;
-  return conv_bn_in(type, unit, src, residual, relu, training, kernels);
+  return conv_chain_in(type, chain, src, training, kernels);
 }
 
 }  // namespace skipway

@@ -1,9 +1,11 @@
-// A convolution with the BatchNorm, residual addition and ReLU after it, as one differentiable
-// operation on the CPU: the adapter between LibTorch's autograd and src/kernels. Not for GPUs.
+// Convolutions in a row, each with its BatchNorm and ReLU, and the residual connection around them,
+// as one differentiable operation on the CPU: the adapter between LibTorch's autograd and
+// src/kernels. Not for GPUs.
 #pragma once
 #include <ATen/core/Tensor.h>
 
 #include <map>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -12,16 +14,18 @@
 namespace skipway {
 
 /// Who computes a convolution. "winograd" multiplies in fp32, "winograd-bf16" in bf16, "im2col" is
-/// the matrix product of all inputs, "torch" is LibTorch, which asks oneDNN.
-enum class ConvMethod { kWinograd, kWinogradBf16, kIm2col, kTorch };
+/// the matrix product of all inputs, "torch" is LibTorch, which asks oneDNN, "reference" the sum as
+/// it is defined.
+enum class ConvMethod { kWinograd, kWinogradBf16, kIm2col, kTorch, kReference };
 
 /// Which method each layer's shape takes, by measuring it when it first comes. Kept with a run, so
 /// that a resumed run computes as the first did.
 class KernelChoice {
  public:
-  /// The words that `--kernel` takes: auto measures all, and takes a later one of the list above
-  /// for a gain of 15 % only; winograd takes Skipway's own, with products in fp32, and torch
-  /// LibTorch's, both without measuring, so that two runs have the same bits.
+  /// The words that `--kernel` takes: auto measures all but the reference, and takes a later one of
+  /// the list above for a gain of 15 % only; winograd takes Skipway's own, with products in fp32,
+  /// torch LibTorch's, and reference the slow sums that the others are held to, all three without
+  /// measuring, so that two runs have the same bits.
   static const std::vector<std::string>& words();
 
   explicit KernelChoice(std::string word) : word_(std::move(word)) {}
@@ -47,22 +51,29 @@ struct ConvBnUnit {
   int64_t stride = 1, padding = 0;
   at::Tensor gamma, beta;                // [k], fp32
   at::Tensor running_mean, running_var;  // [k], fp32
+  at::Tensor num_batches_tracked;        // int64, kept for torchvision; nothing here reads it
   double eps = 1e-5, momentum = 0.1;
 };
 
-/// Whether maps in bf16 make a convolution of the ResNet's first stage, with its BatchNorm, faster
-/// than maps in fp32: both are measured, with the kernels that `word` allows, in some 0.2 s.
+/// A residual block, or the stem.
+struct ConvChain {
+  std::vector<ConvBnUnit> units;         // two or more where there is a residual connection
+  bool residual = false;                 // from the source to before the last ReLU, …
+  std::optional<ConvBnUnit> downsample;  // … through this one where there is one
+};
+
+/// Whether maps in bf16 make a block of the ResNet's first stage faster than maps in fp32: both are
+/// measured, with the kernels that `word` allows, in some 0.2 s.
 bool bf16_is_faster(const std::string& word);
 
-/// Whether conv_bn() can take it: CPU, fp32 parameters, output channels in multiples of 16.
-bool conv_bn_supports(const ConvBnUnit& unit, const at::Tensor& src);
+/// Whether conv_chain() can take it: CPU, fp32 parameters, output channels in multiples of 16.
+bool conv_chain_supports(const ConvChain& chain, const at::Tensor& src);
 
-/// relu(batch_norm(conv2d(src, weight)) + residual), each of the last two where asked for.
-/// Shapes: src [n,c,h,w], residual [n,k,h',w'] or undefined -> [n,k,h',w'], channels_last, in the
-/// type that autocast gives, else fp32. `training`: batch statistics, which update the running
-/// ones; gradients flow to src, weight, gamma, beta and residual. Else running statistics and no
-/// gradients.
-at::Tensor conv_bn(const ConvBnUnit& unit, const at::Tensor& src, const at::Tensor& residual,
-                   bool relu, bool training, KernelChoice& kernels);
+/// Each unit is relu(batch_norm(conv2d(x, weight))), where the last one adds the residual before
+/// its relu. Shapes: src [n,c,h,w] -> [n,k,h',w'], channels_last, in the type that autocast gives,
+/// else fp32. `training`: batch statistics, which update the running ones; gradients flow to src
+/// and every weight, gamma and beta. Else running statistics and no gradients.
+at::Tensor conv_chain(const ConvChain& chain, const at::Tensor& src, bool training,
+                      KernelChoice& kernels);
 
 }  // namespace skipway

@@ -105,10 +105,11 @@ std::string instruction_set() {
   return "sse";
 }
 
-at::ScalarType resolve_precision(const std::string& name, at::Device device) {
+at::ScalarType resolve_precision(const std::string& name, at::Device device,
+                                 const std::string& kernel) {
   if (name == "auto") {
     if (device.is_cuda()) return at::kBFloat16;  // not run on a GPU; fast on every one since Ampere
-    return bf16_is_faster("auto") ? at::kBFloat16 : at::kFloat;
+    return bf16_is_faster(kernel) ? at::kBFloat16 : at::kFloat;
   }
   if (name == "bf16") return at::kBFloat16;
   if (name == "fp32") return at::kFloat;

@@ -19,10 +19,11 @@ std::string describe_device(at::Device device);
 /// The widest of "avx2", "avx512", "avx512_bf16", "amx_bf16" that the processor has, else "sse".
 std::string instruction_set();
 
-/// "auto", "fp32", "bf16" -> the type of the maps between layers. auto: the one in which a
-/// convolution measured now (some 0.2 s) is faster. Keep the answer: a later measurement may give
-/// another. Errors: kUsage for another word.
-at::ScalarType resolve_precision(const std::string& name, at::Device device);
+/// "auto", "fp32", "bf16" -> the type of the maps between layers. auto: the one in which a residual
+/// block measured now (some 0.2 s), with the kernels that the word `kernel` allows, is faster. Keep
+/// the answer: a later measurement may give another. Errors: kUsage for another word.
+at::ScalarType resolve_precision(const std::string& name, at::Device device,
+                                 const std::string& kernel = "auto");
 
 std::string precision_name(at::ScalarType type);
 

@@ -240,7 +240,7 @@ ResNet::ResNet(const ModelSpec& spec, uint64_t seed, at::Device device)
 
   const auto make_unit = [&](const std::string& conv, const std::string& bn,
                              const ConvShape& shape) {
-    Unit unit;
+    ConvBnUnit unit;
     unit.weight = add_parameter(conv + ".weight", init.conv(shape));
     unit.stride = shape.stride;
     unit.padding = shape.padding;
@@ -252,9 +252,10 @@ ResNet::ResNet(const ModelSpec& spec, uint64_t seed, at::Device device)
     return unit;
   };
 
-  stem_ = make_unit("conv1", "bn1", net.stem);
+  stem_.units = {make_unit("conv1", "bn1", net.stem)};
   for (const BlockShape& shape : net.blocks) {
-    Block block;
+    ConvChain block;
+    block.residual = true;
     for (size_t i = 0; i < shape.convs.size(); ++i) {
       block.units.push_back(make_unit(fmt::format("{}.conv{}", shape.name, i + 1),
                                       fmt::format("{}.bn{}", shape.name, i + 1), shape.convs[i]));
@@ -289,34 +290,37 @@ at::Tensor ResNet::add_buffer(const std::string& name, at::Tensor values) {
   return buffer;
 }
 
-at::Tensor ResNet::apply(Unit& unit, const at::Tensor& src, const at::Tensor& residual, bool relu,
-                         bool training) {
-  if (training) unit.num_batches_tracked.add_(1);
-  if (kernels_.word() != "torch" && conv_bn_supports(unit, src))
-    return conv_bn(unit, src, residual, relu, training, kernels_);
-  // In place where backward does not need what is overwritten: BatchNorm keeps its input, ReLU its
-  // result, the addition nothing.
-  const at::Tensor products = at::conv2d(src, unit.weight, /*bias=*/{}, unit.stride, unit.padding);
-  at::Tensor dst = at::batch_norm(products, unit.gamma, unit.beta, unit.running_mean,
-                                  unit.running_var, training, unit.momentum, unit.eps,
-                                  /*cudnn_enabled=*/true);
-  if (residual.defined()) dst.add_(residual);
-  return relu ? dst.relu_() : dst;
+at::Tensor ResNet::apply(ConvChain& chain, const at::Tensor& src, bool training) {
+  if (training) {
+    for (ConvBnUnit& unit : chain.units) unit.num_batches_tracked.add_(1);
+    if (chain.downsample) chain.downsample->num_batches_tracked.add_(1);
+  }
+  if (kernels_.word() != "torch" && conv_chain_supports(chain, src))
+    return conv_chain(chain, src, training, kernels_);
+
+  const auto conv_bn = [&](const ConvBnUnit& unit, const at::Tensor& x) {
+    const at::Tensor products = at::conv2d(x, unit.weight, /*bias=*/{}, unit.stride, unit.padding);
+    return at::batch_norm(products, unit.gamma, unit.beta, unit.running_mean, unit.running_var,
+                          training, unit.momentum, unit.eps, /*cudnn_enabled=*/true);
+  };
+  at::Tensor residual = chain.residual ? src : at::Tensor();
+  if (chain.downsample) residual = conv_bn(*chain.downsample, src);
+  at::Tensor x = src;
+  for (const ConvBnUnit& unit : chain.units) {
+    x = conv_bn(unit, x);
+    // In place where backward does not need what is overwritten: BatchNorm keeps its input, ReLU
+    // its result, the addition nothing.
+    if (&unit == &chain.units.back() && residual.defined()) x.add_(residual);
+    x.relu_();
+  }
+  return x;
 }
 
 at::Tensor ResNet::forward(const at::Tensor& images, bool training) {
   at::Tensor x = images.contiguous(at::MemoryFormat::ChannelsLast);  // [n,3,h,w]
-  x = apply(stem_, x, /*residual=*/{}, /*relu=*/true, training);
+  x = apply(stem_, x, training);
   if (spec_.stem == "imagenet") x = at::max_pool2d(x, 3, /*stride=*/2, /*padding=*/1);
-
-  for (Block& block : blocks_) {
-    const at::Tensor residual =
-        block.downsample ? apply(*block.downsample, x, {}, /*relu=*/false, training) : x;
-    at::Tensor y = x;
-    for (size_t i = 0; i + 1 < block.units.size(); ++i)
-      y = apply(block.units[i], y, {}, /*relu=*/true, training);
-    x = apply(block.units.back(), y, residual, /*relu=*/true, training);
-  }
+  for (ConvChain& block : blocks_) x = apply(block, x, training);
 
   // Outside autocast: a thousandth of the work, and bf16 logits would often be equal.
   const c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);

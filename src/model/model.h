@@ -70,19 +70,9 @@ class ResNet {
   void load_state(const NamedTensors& state, const std::string& where);
 
  private:
-  /// A convolution and the BatchNorm after it.
-  struct Unit : ConvBnUnit {
-    at::Tensor num_batches_tracked;
-  };
-  struct Block {
-    std::vector<Unit> units;         // two of 3x3, or 1x1, 3x3, 1x1
-    std::optional<Unit> downsample;  // where the block changes the shape
-  };
-
   at::Tensor add_parameter(const std::string& name, at::Tensor values);
   at::Tensor add_buffer(const std::string& name, at::Tensor values);
-  at::Tensor apply(Unit& unit, const at::Tensor& src, const at::Tensor& residual, bool relu,
-                   bool training);
+  at::Tensor apply(ConvChain& chain, const at::Tensor& src, bool training);
 
   ModelSpec spec_;
   at::Device device_;
@@ -90,8 +80,8 @@ class ResNet {
   NamedTensors parameters_;
   NamedTensors buffers_;
   NamedTensors state_;  // both, in torchvision's order
-  Unit stem_;
-  std::vector<Block> blocks_;
+  ConvChain stem_;
+  std::vector<ConvChain> blocks_;  // two units of 3x3, or 1x1, 3x3, 1x1
   at::Tensor fc_weight_, fc_bias_;
 };
 

@@ -148,7 +148,7 @@ TEST(Validate, RefusesUnknownWordsAndListsTheKnown) {
   expect_refused(&Config::precision, "fp8", "--precision", "auto, fp32, bf16");
   for (const char* device : {"gpu", "cuda:", "cuda:x", "cuda:-1"})
     expect_refused(&Config::device, device, "--device", device);
-  expect_refused(&Config::kernel, "x", "--kernel", "auto, winograd, torch");
+  expect_refused(&Config::kernel, "x", "--kernel", "auto, winograd, torch, reference");
 }
 
 TEST(Validate, RefusesMilestonesThatAreNotEpochs) {
