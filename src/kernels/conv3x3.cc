@@ -21,8 +21,8 @@
 namespace skipway::kernels {
 
 // 64 tiles of 64 channels at 36 points are 590 KB in fp32: two such buffers and the transformed
-// weights stay in 2 MB. Fewer tiles would read the weights too often.
-constexpr int64_t kTilesOfBlock = 64;
+// weights stay in 2 MB. With more channels they do not, and more tiles read the weights less often.
+constexpr int64_t tiles_of_block(int64_t channels) { return channels <= 64 ? 64 : 128; }
 // Planes of a power of two would all begin in one set of the cache.
 constexpr int64_t kPlanePadding = 16;
 constexpr int64_t kWidest = 16;  // lanes
@@ -37,7 +37,8 @@ struct Blocks {
   Blocks(const Conv3x3Shape& s, int threads) {
     rows = ceil_div(s.h, 4), columns = ceil_div(s.w, 4);
     const int64_t share = std::max<int64_t>(1, ceil_div(s.n, threads));
-    images = std::clamp<int64_t>(ceil_div(kTilesOfBlock, rows * columns), 1, share);
+    images =
+        std::clamp<int64_t>(ceil_div(tiles_of_block(std::max(s.c, s.k)), rows * columns), 1, share);
     count = ceil_div(s.n, images);
     tiles = ceil_div(images * rows * columns, 2) * 2;
   }

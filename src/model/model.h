@@ -95,7 +95,9 @@ struct ModelCost {
 /// activation_bytes counts each tensor that backward needs once: the images, every convolution's
 /// result (BatchNorm's input), every ReLU's result (the next convolution's input), max-pool's
 /// result and its int64 indices, and the features before the last layer (fp32). Not counted:
-/// BatchNorm's saved statistics, and the passing buffers of the step. Errors: as ResNet.
+/// BatchNorm's saved statistics, and the passing buffers of the step. This is what LibTorch's
+/// operations keep; Skipway's kernels normalise in reading and keep no ReLU's result inside of a
+/// block. Errors: as ResNet.
 ModelCost model_cost(const ModelSpec& spec, int64_t bytes_per_value);
 
 }  // namespace skipway

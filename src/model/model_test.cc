@@ -193,6 +193,7 @@ TEST(ResNet, TrainingUpdatesStatisticsAndEvaluationLeavesThem) {
 
 TEST(ResNet, Bf16KeepsStatisticsGradientsAndLogitsInFp32) {
   ResNet model(tiny_spec(), 1), exact(tiny_spec(), 1);
+  model.kernels() = KernelChoice("winograd");  // as in training
   const at::Tensor images = random_images(8, 8), labels = at::arange(8);
   for (const bool training : {true, false}) {
     const at::Tensor reference = exact.forward(images, training);

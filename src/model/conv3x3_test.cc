@@ -1,0 +1,209 @@
+#include "model/conv3x3.h"
+
+#include <ATen/ATen.h>
+#include <ATen/core/grad_mode.h>
+#include <fmt/format.h>
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <functional>
+
+#include "base/for_test.h"
+#include "base/tensors.h"
+#include "model/device.h"
+
+namespace skipway {
+namespace {
+
+// As in layer1.0, layer2.0, and a bottleneck with its stride on the 3x3.
+struct Block {
+  const char* name;
+  int64_t in, out, stride;
+  bool bottleneck;
+};
+
+ConvBnUnit make_unit(int64_t in, int64_t out, int64_t size, int64_t stride) {
+  ConvBnUnit unit;
+  unit.weight = at::empty({out, in, size, size}, at::kFloat, at::MemoryFormat::ChannelsLast);
+  unit.weight.copy_(at::randn({out, in, size, size}) /
+                    std::sqrt(static_cast<double>(in * size * size)));
+  unit.weight.set_requires_grad(true);
+  unit.stride = stride, unit.padding = size / 2;
+  unit.gamma = (at::rand({out}) + .5).set_requires_grad(true);
+  unit.beta = at::randn({out}).set_requires_grad(true);
+  unit.running_mean = at::zeros({out}), unit.running_var = at::ones({out});
+  return unit;
+}
+
+ConvChain make_chain(const Block& block) {
+  at::manual_seed(1);
+  ConvChain chain;
+  chain.residual = true;
+  if (block.bottleneck) {
+    chain.units = {make_unit(block.in, 32, 1, 1), make_unit(32, 32, 3, block.stride),
+                   make_unit(32, block.out, 1, 1)};
+  } else {
+    chain.units = {make_unit(block.in, block.out, 3, block.stride),
+                   make_unit(block.out, block.out, 3, 1)};
+  }
+  if (block.in != block.out) chain.downsample = make_unit(block.in, block.out, 1, block.stride);
+  return chain;
+}
+
+// The chain in LibTorch's operations.
+at::Tensor by_autograd(const ConvChain& chain, const at::Tensor& src) {
+  const auto conv_bn = [](const ConvBnUnit& unit, const at::Tensor& x) {
+    return at::batch_norm(at::conv2d(x, unit.weight, {}, unit.stride, unit.padding), unit.gamma,
+                          unit.beta, unit.running_mean, unit.running_var, true, unit.momentum,
+                          unit.eps, false);
+  };
+  at::Tensor x = src;
+  for (const ConvBnUnit& unit : chain.units) {
+    x = conv_bn(unit, x);
+    if (&unit != &chain.units.back()) x = x.relu();
+  }
+  return (x + (chain.downsample ? conv_bn(*chain.downsample, src) : src)).relu();
+}
+
+struct Result {
+  at::Tensor dst;
+  NamedTensors gradients, statistics;
+};
+
+// Weighs the results, so that no gradient is zero for reasons of symmetry.
+Result run(const Block& block,
+           const std::function<at::Tensor(const ConvChain&, const at::Tensor&)>& f) {
+  const ConvChain chain = make_chain(block);
+  at::manual_seed(2);
+  const at::Tensor src = at::randn({3, block.in, 10, 10})
+                             .contiguous(at::MemoryFormat::ChannelsLast)
+                             .set_requires_grad(true);
+  Result result;
+  result.dst = f(chain, src);
+  (result.dst.to(at::kFloat) * at::randn(result.dst.sizes())).sum().backward();
+  result.gradients.emplace_back("src", src.grad());
+  const auto take = [&](const std::string& name, const ConvBnUnit& unit) {
+    result.gradients.emplace_back(name + ".weight", unit.weight.grad());
+    result.gradients.emplace_back(name + ".gamma", unit.gamma.grad());
+    result.gradients.emplace_back(name + ".beta", unit.beta.grad());
+    result.statistics.emplace_back(name + ".mean", unit.running_mean);
+    result.statistics.emplace_back(name + ".var", unit.running_var);
+  };
+  for (size_t i = 0; i < chain.units.size(); ++i) take(std::to_string(i), chain.units[i]);
+  if (chain.downsample) take("downsample", *chain.downsample);
+  return result;
+}
+
+double relative_error(const at::Tensor& got, const at::Tensor& want) {
+  return ((got.to(at::kFloat) - want).norm() / want.norm()).item<double>();
+}
+
+const Block kBlocks[] = {{"same", 32, 32, 1, false},
+                         {"wider", 32, 48, 2, false},
+                         {"bottleneck", 64, 64, 1, true},
+                         {"wider bottleneck", 64, 96, 2, true}};
+
+// The methods that may stand beside each other: a unit that LibTorch convolves gets a map that is
+// normalised already, others do it themselves.
+KernelChoice mixed(const std::string& of_3x3, const std::string& of_others) {
+  KernelChoice choice("auto");
+  std::map<std::string, std::string> chosen;
+  for (const char* type : {"fp32", "bf16"})
+    for (const int in : {32, 48, 64})
+      for (const int out : {32, 48, 64, 96})
+        for (const int size : {1, 3})
+          for (const int stride : {1, 2})
+            for (const int side : {5, 10})
+              chosen[fmt::format("{}x{} stride {}, {} to {} channels, {}x{}, {}", size, size,
+                                 stride, in, out, side, side, type)] =
+                  size == 3 && stride == 1 ? of_3x3 : of_others;
+  choice.restore(chosen);
+  return choice;
+}
+
+TEST(ConvChain, GradientsAndStatisticsAreAutograds) {
+  for (const Block& block : kBlocks) {
+    const Result want = run(block, by_autograd);
+    for (const char* of_3x3 : {"winograd", "torch", "reference"}) {
+      for (const char* of_others : {"im2col", "torch", "reference"}) {
+        const Result got = run(block, [&](const ConvChain& chain, const at::Tensor& src) {
+          KernelChoice kernels = mixed(of_3x3, of_others);
+          return conv_chain(chain, src, /*training=*/true, kernels);
+        });
+        const std::string what = fmt::format("{}, {}, {}", block.name, of_3x3, of_others);
+        EXPECT_LT(relative_error(got.dst, want.dst), 1e-5) << what;
+        for (size_t i = 0; i < want.gradients.size(); ++i)
+          EXPECT_LT(relative_error(got.gradients[i].second, want.gradients[i].second), 1e-4)
+              << what << ", " << want.gradients[i].first;
+        for (size_t i = 0; i < want.statistics.size(); ++i)
+          EXPECT_LT(relative_error(got.statistics[i].second, want.statistics[i].second), 1e-5)
+              << what << ", " << want.statistics[i].first;
+      }
+    }
+  }
+}
+
+TEST(ConvChain, Bf16IsAsExactAsLibTorchs) {
+  const auto in_bf16 = [](const auto& f) {
+    return [f](const ConvChain& chain, const at::Tensor& src) {
+      const PrecisionScope scope(at::kCPU, at::kBFloat16);
+      return f(chain, src);
+    };
+  };
+  constexpr double kMargin =
+      1.5;  // the errors are few large ones, where a ReLU takes the other side
+  for (const Block& block : kBlocks) {
+    const Result want = run(block, by_autograd);
+    const Result torch = run(block, in_bf16(by_autograd));
+    const Result got = run(block, in_bf16([](const ConvChain& chain, const at::Tensor& src) {
+                             KernelChoice kernels("winograd");
+                             return conv_chain(chain, src, /*training=*/true, kernels);
+                           }));
+    EXPECT_EQ(got.dst.scalar_type(), at::kBFloat16);
+    EXPECT_LT(relative_error(got.dst, want.dst), kMargin * relative_error(torch.dst, want.dst));
+    for (size_t i = 0; i < want.gradients.size(); ++i) {
+      const at::Tensor& exact = want.gradients[i].second;
+      EXPECT_LT(relative_error(got.gradients[i].second, exact),
+                kMargin * relative_error(torch.gradients[i].second, exact))
+          << block.name << ", " << want.gradients[i].first;
+    }
+  }
+}
+
+TEST(ConvChain, InferenceFoldsTheStatisticsOfTheRun) {
+  for (const Block& block : kBlocks) {
+    const ConvChain chain = make_chain(block);
+    const at::Tensor src = at::randn({3, block.in, 10, 10});
+    by_autograd(chain, src);  // moves the statistics
+    const at::NoGradGuard no_grad;
+    const auto conv_bn = [](const ConvBnUnit& unit, const at::Tensor& x) {
+      return at::batch_norm(at::conv2d(x, unit.weight, {}, unit.stride, unit.padding), unit.gamma,
+                            unit.beta, unit.running_mean, unit.running_var, false, 0, unit.eps,
+                            false);
+    };
+    at::Tensor x = src;
+    for (const ConvBnUnit& unit : chain.units) {
+      x = conv_bn(unit, x);
+      if (&unit != &chain.units.back()) x = x.relu();
+    }
+    const at::Tensor want = (x + (chain.downsample ? conv_bn(*chain.downsample, src) : src)).relu();
+    for (const char* word : {"winograd", "torch", "reference"}) {
+      KernelChoice kernels(word);
+      EXPECT_LT(relative_error(conv_chain(chain, src, false, kernels), want), 1e-5)
+          << block.name << ", " << word;
+    }
+  }
+}
+
+TEST(KernelChoice, MeasuresOnceAndKeepsTheAnswer) {
+  KernelChoice kernels("auto");
+  const kernels::ConvShape shape{2, 8, 8, 32, 32, 3, 1, 1};
+  const ConvMethod method = kernels.method(shape, kernels::Type::kFp32, true);
+  ASSERT_EQ(kernels.chosen().size(), 1u);
+  KernelChoice resumed("auto");
+  resumed.restore(kernels.chosen());
+  EXPECT_EQ(resumed.method(shape, kernels::Type::kFp32, true), method);
+}
+
+}  // namespace
+}  // namespace skipway
