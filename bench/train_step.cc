@@ -27,7 +27,7 @@ int main(int argc, char** argv) {
 
   at::set_num_threads(static_cast<int>(threads));
   prepare_allocator();
-  const at::ScalarType precision = resolve_precision(precision_word, at::kCPU);
+  const at::ScalarType precision = resolve_precision(precision_word, at::kCPU, kernel);
   ModelSpec spec;
   spec.name = model_name;
   ResNet model(spec, 0);

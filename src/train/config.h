@@ -106,9 +106,10 @@ void visit(ConfigType& c, Visitor&& visitor) {
       "precision", c.precision,
       "type of the maps between layers: fp32, bf16, or auto, the faster of the two as measured");
   visitor("device", c.device, "auto, cpu or cuda:N");
-  visitor("kernel", c.kernel,
-          "convolutions by winograd (Skipway's own kernels), torch (LibTorch's), reference (slow sums "
-          "as they are defined), or auto, the fastest for each layer");
+  visitor(
+      "kernel", c.kernel,
+      "convolutions by winograd (Skipway's own kernels), torch (LibTorch's), reference (slow sums "
+      "as they are defined), or auto, the fastest for each layer");
   visitor("threads", c.threads, "threads; 0: all cores this process may use");
   visitor("seed", c.seed, "all random numbers are a function of it");
   visitor("deterministic", c.deterministic, "refuse operations without a deterministic form");
