@@ -1,6 +1,9 @@
-// One row of the training-step benchmark: the model, loss, backward pass and optimizer that `train`
-// uses, on random images. Prints one JSON object: seconds of each timed step and the peak memory of
-// the process. Not the driver; see bench/train_step.
+// One row of the benchmarks of training steps and of inference: the model, loss, backward pass and
+// optimizer that `train` uses, or the forward pass of `predict`, on random images. Prints one JSON
+// object: seconds of each timed step and the peak memory of the process. Not the drivers; see
+// bench/train_step and bench/inference.
+#include <ATen/core/grad_mode.h>
+
 #include <CLI/CLI.hpp>
 #include <iostream>
 
@@ -15,7 +18,9 @@ int main(int argc, char** argv) {
   using namespace skipway;
   int64_t batch_size = 128, threads = 2, warmup = 2, steps = 8;
   std::string precision_word = "bf16", model_name = "resnet18", kernel = "auto";
-  CLI::App app("Times training steps");
+  bool inference = false;
+  CLI::App app("Times training steps, or forward passes");
+  app.add_flag("--inference", inference);
   app.add_option("--batch", batch_size);
   app.add_option("--precision", precision_word);
   app.add_option("--model", model_name);
@@ -42,17 +47,24 @@ int main(int argc, char** argv) {
 
   nlohmann::json times_s = nlohmann::json::array();
   for (int64_t step = 0; step < warmup + steps; ++step) {
+    const Batch ready = inference ? batches.at_step(step) : Batch();
     const Stopwatch watch;
-    const Batch batch = batches.at_step(step);
-    at::Tensor loss;
-    {
+    if (inference) {
+      const at::NoGradGuard no_grad;
       const PrecisionScope scope(at::kCPU, precision);
-      loss = at::cross_entropy_loss(model.forward(batch.images, true), batch.labels, {},
-                                    at::Reduction::Mean, -100, 0.1);
+      model.forward(ready.images, false);
+    } else {
+      const Batch batch = batches.at_step(step);
+      at::Tensor loss;
+      {
+        const PrecisionScope scope(at::kCPU, precision);
+        loss = at::cross_entropy_loss(model.forward(batch.images, true), batch.labels, {},
+                                      at::Reduction::Mean, -100, 0.1);
+      }
+      loss.backward();
+      loss.item<double>();
+      optimizer.step(0.1);
     }
-    loss.backward();
-    loss.item<double>();
-    optimizer.step(0.1);
     if (step >= warmup) times_s.push_back(watch.seconds());
   }
   std::cout << nlohmann::json{{"step_s", times_s},

@@ -1,4 +1,4 @@
-"""One row of the training-step benchmark in PyTorch: ResNet-18 for CIFAR, SGD, eager mode. Not the driver; see bench/train_step.
+"""One row of the training-step benchmark in PyTorch: ResNets for CIFAR, SGD. Not the driver; see bench/train_step.
 
 Prints one JSON object: seconds of each timed step and the peak memory of the process.
 """
@@ -13,40 +13,50 @@ from torch import nn
 from torch.nn import functional as F
 
 
-class Block(nn.Module):
-    """Two 3x3 convolutions and a skip connection."""
+def conv_bn(c_in, c_out, size, stride):
+    return nn.Sequential(nn.Conv2d(c_in, c_out, size, stride, size // 2, bias=False), nn.BatchNorm2d(c_out))
 
-    def __init__(self, c_in, c_out, stride):
+
+class Block(nn.Module):
+    """Convolutions and a skip connection: two of 3x3, or 1x1, 3x3 and 1x1 to four times the width."""
+
+    def __init__(self, c_in, width, stride, bottleneck):
         super().__init__()
-        self.conv1 = nn.Conv2d(c_in, c_out, 3, stride, 1, bias=False)
-        self.bn1 = nn.BatchNorm2d(c_out)
-        self.conv2 = nn.Conv2d(c_out, c_out, 3, 1, 1, bias=False)
-        self.bn2 = nn.BatchNorm2d(c_out)
-        self.downsample = None
-        if stride != 1 or c_in != c_out:
-            self.downsample = nn.Sequential(nn.Conv2d(c_in, c_out, 1, stride, bias=False), nn.BatchNorm2d(c_out))
+        if bottleneck:
+            c_out = 4 * width
+            self.units = nn.ModuleList([conv_bn(c_in, width, 1, 1), conv_bn(width, width, 3, stride), conv_bn(width, c_out, 1, 1)])
+        else:
+            c_out = width
+            self.units = nn.ModuleList([conv_bn(c_in, width, 3, stride), conv_bn(width, width, 3, 1)])
+        self.downsample = conv_bn(c_in, c_out, 1, stride) if stride != 1 or c_in != c_out else None
 
     def forward(self, x):
         skip = x if self.downsample is None else self.downsample(x)
-        x = F.relu(self.bn1(self.conv1(x)), inplace=True)
-        return F.relu(self.bn2(self.conv2(x)).add_(skip), inplace=True)
+        for unit in self.units[:-1]:
+            x = F.relu(unit(x), inplace=True)
+        return F.relu(self.units[-1](x).add_(skip), inplace=True)
 
 
-def resnet18():
+def resnet(name):
     """The CIFAR form: 3x3 stem of stride 1, no max-pool, ten classes."""
-    layers = [nn.Conv2d(3, 64, 3, 1, 1, bias=False), nn.BatchNorm2d(64), nn.ReLU(inplace=True)]
+    counts = {"resnet18": (2, 2, 2, 2), "resnet34": (3, 4, 6, 3), "resnet50": (3, 4, 6, 3)}[name]
+    bottleneck = name == "resnet50"
+    layers = [conv_bn(3, 64, 3, 1), nn.ReLU(inplace=True)]
     c_in = 64
-    for c_out, stride in ((64, 1), (128, 2), (256, 2), (512, 2)):
-        layers += [Block(c_in, c_out, stride), Block(c_out, c_out, 1)]
-        c_in = c_out
-    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(512, 10))
+    for width, stride, count in zip((64, 128, 256, 512), (1, 2, 2, 2), counts):
+        for i in range(count):
+            layers.append(Block(c_in, width, stride if i == 0 else 1, bottleneck))
+            c_in = 4 * width if bottleneck else width
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(c_in, 10))
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", choices=["resnet18", "resnet34", "resnet50"], default="resnet18")
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--precision", choices=["bf16", "fp32"], default="bf16")
     parser.add_argument("--layout", choices=["channels_last", "contiguous"], default="channels_last")
+    parser.add_argument("--compile", action="store_true")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--warmup", type=int, default=2)
     parser.add_argument("--steps", type=int, default=8)
@@ -55,7 +65,8 @@ def main():
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
     layout = torch.channels_last if args.layout == "channels_last" else torch.contiguous_format
-    model = resnet18().to(memory_format=layout).train()
+    model = resnet(args.model).to(memory_format=layout).train()
+    forward = torch.compile(model) if args.compile else model
     # The fused optimizer is the fastest of PyTorch's on CPUs.
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=5e-4, nesterov=True, fused=True)
     images = torch.randn(args.batch, 3, 32, 32).to(memory_format=layout)
@@ -65,7 +76,7 @@ def main():
     for step in range(args.warmup + args.steps):
         start = time.perf_counter()
         with torch.autocast("cpu", torch.bfloat16, enabled=args.precision == "bf16"):
-            loss = F.cross_entropy(model(images), labels, label_smoothing=0.1)
+            loss = F.cross_entropy(forward(images), labels, label_smoothing=0.1)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()

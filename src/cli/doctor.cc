@@ -161,6 +161,7 @@ Check check_step(at::Device device) {
   try {
     ModelSpec spec;
     ResNet model(spec, /*seed=*/0, device);
+    model.kernels() = KernelChoice("auto");  // as in training
     const at::ScalarType precision = resolve_precision("auto", device);
     const auto options = at::TensorOptions().device(device);
     const at::Tensor images = at::linspace(-1, 1, kImages * 3 * 32 * 32, options)

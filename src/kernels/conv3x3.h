@@ -1,6 +1,6 @@
-// 3x3, stride-1, pad-1 convolutions for training on CPUs by Winograd F(4x4,3x3): raw NHWC pointers
-// in, raw pointers out, memory and threads from the caller. No LibTorch in here. docs/kernels.md
-// explains the algorithm and its numbers.
+// 3x3 convolutions with a padding of 1, stride 1 or 2, for training on CPUs by Winograd's
+// algorithm: raw NHWC pointers in, raw pointers out, memory and threads from the caller. No
+// LibTorch in here. docs/kernels.md explains the algorithm and its numbers.
 #pragma once
 #include <cstddef>
 #include <cstdint>
@@ -19,11 +19,16 @@ constexpr int64_t bytes_of(Type type) { return type == Type::kFp32 ? 4 : 2; }
 /// transforms themselves are fp32 always. fp32 maps are multiplied in fp32.
 struct Numbers {
   Type maps = Type::kFp32, products = Type::kFp32;
+  Type operands() const { return maps == Type::kFp32 ? Type::kFp32 : products; }
 };
 
-struct Conv3x3Shape {
-  int64_t n = 0, h = 0, w = 0;  // images, rows, columns
+struct ConvShape {
+  int64_t n = 0, h = 0, w = 0;  // images, rows, columns of the source
   int64_t c = 0, k = 0;         // input and output channels
+  int64_t size = 3, stride = 1, padding = 1;
+
+  int64_t out_h() const { return (h + 2 * padding - size) / stride + 1; }
+  int64_t out_w() const { return (w + 2 * padding - size) / stride + 1; }
 };
 
 /// Calls `task(thread)` for every thread below `threads`, at once, and returns when all have.
@@ -32,8 +37,9 @@ struct Threads {
   std::function<void(const std::function<void(int)>& task)> run = [](const auto& task) { task(0); };
 };
 
-/// Why a shape is not for these kernels, or nothing: channels must be multiples of 16.
-std::string refusal(const Conv3x3Shape& shape);
+/// Why a shape is not for these kernels, or nothing: 3x3, padding 1, stride 1 or 2, channels in
+/// multiples of 16.
+std::string refusal(const ConvShape& shape);
 
 /// Names of the instruction sets that this machine can run, best first: "avx512_bf16", "avx512",
 /// "avx2", "scalar".
@@ -47,7 +53,7 @@ bool use_instruction_set(const std::string& name);
 enum class Pass { kForward, kBackward };
 
 /// Bytes of scratch memory that a pass needs, aligned to 64.
-size_t workspace_bytes(const Conv3x3Shape& shape, Numbers numbers, Pass pass, int threads);
+size_t workspace_bytes(const ConvShape& shape, Numbers numbers, Pass pass, int threads);
 
 struct ForwardArguments {
   const void* src = nullptr;  // [n,h,w,c]
@@ -55,7 +61,8 @@ struct ForwardArguments {
   // coefficients [c]: what is convolved is max(0, src_scale * src + src_shift).
   const float *src_scale = nullptr, *src_shift = nullptr;
   const float* weights = nullptr;  // [k,3,3,c]
-  void* dst = nullptr;             // [n,h,w,k], overwritten
+  const void* prepared = nullptr;  // or what prepare() made of them
+  void* dst = nullptr;             // [n,out_h,out_w,k], overwritten
   // For BatchNorm in training, or null: sums over n, h and w of dst and of its square [k].
   double* sum = nullptr;
   double* sum_of_squares = nullptr;
@@ -69,15 +76,21 @@ struct ForwardArguments {
 /// Numbers: relative L2 error of dst against a float64 direct sum at most 1e-5 in fp32, 1.0 % with
 /// bf16 products and 0.2 % with bf16 maps alone, on ReLU-like maps. Same bits for the same number
 /// of threads. Source:  Lavin & Gray, arXiv:1509.09308, section 4.
-void forward(const Conv3x3Shape& shape, Numbers numbers, const ForwardArguments& arguments,
+void forward(const ConvShape& shape, Numbers numbers, const ForwardArguments& arguments,
              void* workspace, const Threads& threads) noexcept;
+
+/// Transforms the weights [k,3,3,c] once for many forward passes, of any number of images, into
+/// prepared_bytes(), aligned to 64.
+size_t prepared_bytes(const ConvShape& shape, Numbers numbers);
+void prepare(const ConvShape& shape, Numbers numbers, const float* weights, void* prepared,
+             const Threads& threads) noexcept;
 
 struct BackwardArguments {
   const void* src = nullptr;                               // [n,h,w,c], as in forward
   const float *src_scale = nullptr, *src_shift = nullptr;  // as in forward
   const float* weights = nullptr;                          // [k,3,3,c]
   const void* grad_dst = nullptr;                          // [n,h,w,k]
-  // Or, to apply a BatchNorm's backward pass on the way in, the convolution's result dst [n,h,w,k]
+  // Or, to apply a BatchNorm's backward pass on the way in, the convolution's result dst
   // and three coefficients of each channel [k]: the gradient taken is
   //   by_grad * grad_dst + by_dst * dst + constant.
   const void* dst = nullptr;
@@ -92,7 +105,7 @@ struct BackwardArguments {
 
 /// Gradients of both operands, by the adjoint of the forward algorithm: the transformed gradient
 /// is made once and used for both. Numbers as forward; bf16 rounds it once.
-void backward(const Conv3x3Shape& shape, Numbers numbers, const BackwardArguments& arguments,
+void backward(const ConvShape& shape, Numbers numbers, const BackwardArguments& arguments,
               void* workspace, const Threads& threads) noexcept;
 
 }  // namespace skipway::kernels

@@ -1,5 +1,6 @@
-// Times each pass of ResNet-18's 3x3 stride-1 layers, in both types. Prints a table: milliseconds
-// (shortest and median), and the GFLOP/s that a direct convolution would need to be as fast.
+// Times each pass of ResNet-18's 3x3 layers behind the stem, in both types. Prints a table:
+// milliseconds (shortest and median), and the GFLOP/s that a direct convolution would need to be as
+// fast.
 //   skipway_kernels_bench [images] [threads] [repeats] [instruction set]
 #include <algorithm>
 #include <chrono>
@@ -57,18 +58,24 @@ int main(int argc, char** argv) {
                                                  {"bf16", {Type::kBf16, Type::kBf16}}};
   for (const auto& [word, numbers] : all) {
     double total = 0;
-    for (const Conv3x3Shape& s :
-         {Conv3x3Shape{images, 32, 32, 64, 64}, Conv3x3Shape{images, 16, 16, 128, 128},
-          Conv3x3Shape{images, 8, 8, 256, 256}, Conv3x3Shape{images, 4, 4, 512, 512}}) {
-      const auto map = static_cast<size_t>(s.n * s.h * s.w * s.c * bytes_of(numbers.maps));
-      const auto src = memory(map), dst = memory(map), grad_src = memory(map);
+    for (const ConvShape& s :
+         {ConvShape{images, 32, 32, 64, 64}, ConvShape{images, 32, 32, 64, 128, 3, 2},
+          ConvShape{images, 16, 16, 128, 128}, ConvShape{images, 16, 16, 128, 256, 3, 2},
+          ConvShape{images, 8, 8, 256, 256}, ConvShape{images, 8, 8, 256, 512, 3, 2},
+          ConvShape{images, 4, 4, 512, 512}}) {
+      const int layers = s.stride == 2 ? 1 : s.c == 64 ? 4 : 3;
+      const auto src_bytes = static_cast<size_t>(s.n * s.h * s.w * s.c * bytes_of(numbers.maps));
+      const auto dst_bytes =
+          static_cast<size_t>(s.n * s.out_h() * s.out_w() * s.k * bytes_of(numbers.maps));
+      const auto src = memory(src_bytes), dst = memory(dst_bytes), grad_src = memory(src_bytes);
       const auto weights = memory(static_cast<size_t>(s.k * 9 * s.c * 4)),
                  grad_weights = memory(static_cast<size_t>(s.k * 9 * s.c * 4));
-      const double flop = 2.0 * 9 * static_cast<double>(s.n * s.h * s.w * s.c * s.k);
+      const double flop = 2.0 * 9 * static_cast<double>(s.n * s.out_h() * s.out_w() * s.c * s.k);
       const auto show = [&](const char* name, double passes, const std::vector<double>& ms) {
-        std::printf("%-9s %4ld, %2ldx%-5ld %-9s %9.2f %9.2f %9.0f\n", word, s.c, s.h, s.w, name,
-                    ms.front(), ms[ms.size() / 2], passes * flop / ms.front() / 1e6);
-        total += ms.front() * (s.c == 64 ? 4 : 3);
+        std::printf("%-9s %4ld, %2ldx%-2ld /%ld %-9s %9.2f %9.2f %9.0f\n", word, s.c, s.h, s.w,
+                    s.stride, name, ms.front(), ms[ms.size() / 2],
+                    passes * flop / ms.front() / 1e6);
+        total += ms.front() * layers;
       };
       std::vector<double> sums(static_cast<size_t>(2 * s.k));
       ForwardArguments f;
@@ -82,14 +89,14 @@ int main(int argc, char** argv) {
       b.src = src.get(), b.weights = f.weights, b.grad_dst = dst.get(), b.grad_src = grad_src.get();
       const auto run = [&] { backward(s, numbers, b, scratch.get(), threads); };
       const auto data = times_ms(repeats, run);
-      show("data", 1, data), total -= data.front() * (s.c == 64 ? 4 : 3);
+      show("data", 1, data), total -= data.front() * layers;
       b.grad_weights = static_cast<float*>(grad_weights.get());
       b.grad_src = nullptr;
       const auto of_weights = times_ms(repeats, run);
-      show("weights", 1, of_weights), total -= of_weights.front() * (s.c == 64 ? 4 : 3);
+      show("weights", 1, of_weights), total -= of_weights.front() * layers;
       b.grad_src = grad_src.get();
       show("both", 2, times_ms(repeats, run));
     }
-    std::printf("%-9s the 13 layers of a step: %.0f ms\n", word, total);
+    std::printf("%-9s the 16 layers of a step: %.0f ms\n", word, total);
   }
 }

@@ -30,7 +30,7 @@ Threads two_threads() {
 
 class Scratch {
  public:
-  Scratch(const Conv3x3Shape& s, Numbers numbers, Pass pass, int threads)
+  Scratch(const ConvShape& s, Numbers numbers, Pass pass, int threads)
       : memory_(workspace_bytes(s, numbers, pass, threads) + 64, std::byte{0xFF}) {}
   void* data() {
     void* at = memory_.data();
@@ -43,31 +43,35 @@ class Scratch {
 };
 
 struct Case {
-  Conv3x3Shape shape;
+  ConvShape shape;
   Numbers numbers;
   std::string set;
 };
 
 std::vector<Case> cases() {
-  const std::vector<Conv3x3Shape> shapes = {
-      {2, 32, 32, 64, 64}, {3, 16, 16, 128, 128}, {5, 8, 8, 256, 256},
-      {3, 4, 4, 512, 512}, {1, 1, 1, 16, 16},     {3, 5, 7, 16, 48},
-      {1, 2, 2, 32, 16},   {7, 4, 4, 80, 96},     {2, 14, 13, 64, 32},
+  const std::vector<ConvShape> shapes = {
+      {2, 32, 32, 64, 64},        {3, 16, 16, 128, 128},       {5, 8, 8, 256, 256},
+      {3, 4, 4, 512, 512},        {1, 1, 1, 16, 16},           {3, 5, 7, 16, 48},
+      {1, 2, 2, 32, 16},          {7, 4, 4, 80, 96},           {2, 14, 13, 64, 32},
+      {5, 32, 32, 16, 16},  // several blocks a thread
+      {2, 32, 32, 64, 128, 3, 2}, {3, 16, 16, 128, 256, 3, 2}, {4, 8, 8, 256, 512, 3, 2},
+      {1, 1, 1, 16, 16, 3, 2},    {3, 5, 7, 16, 48, 3, 2},     {1, 2, 3, 32, 16, 3, 2},
+      {5, 32, 32, 32, 16, 3, 2},  {3, 4, 4, 144, 208},         {2, 8, 8, 144, 208, 3, 2},
   };
   std::vector<Case> all;
   for (const std::string& set : instruction_sets())
     for (const Numbers numbers :
          {Numbers{}, Numbers{Type::kBf16, Type::kFp32}, Numbers{Type::kBf16, Type::kBf16}})
-      for (const Conv3x3Shape& shape : shapes) all.push_back({shape, numbers, set});
+      for (const ConvShape& shape : shapes) all.push_back({shape, numbers, set});
   return all;
 }
 
 std::string case_name(const testing::TestParamInfo<Case>& info) {
-  const Conv3x3Shape& s = info.param.shape;
+  const ConvShape& s = info.param.shape;
   std::string name = info.param.set + (info.param.numbers.maps == Type::kFp32       ? "_fp32"
                                        : info.param.numbers.products == Type::kFp32 ? "_bf16maps"
                                                                                     : "_bf16");
-  for (const int64_t v : {s.n, s.h, s.w, s.c, s.k}) name += "_" + std::to_string(v);
+  for (const int64_t v : {s.n, s.h, s.w, s.c, s.k, s.stride}) name += "_" + std::to_string(v);
   return name;
 }
 
@@ -85,25 +89,24 @@ class Conv3x3 : public testing::TestWithParam<Case> {
     backward(s, numbers, a, scratch.data(), threads);
   }
 
-  const Conv3x3Shape s = GetParam().shape;
-  const ConvShape general{s.n, s.h, s.w, s.c, s.k, 3, 1, 1};
+  const ConvShape s = GetParam().shape;
   const Numbers numbers = GetParam().numbers;
   const Type type = numbers.maps;
-  const int64_t pixels = s.n * s.h * s.w;
+  const int64_t pixels = s.n * s.h * s.w, out_pixels = s.n * s.out_h() * s.out_w();
   const Threads threads = two_threads();
   const std::vector<float> weights = random_values(s.k * 9 * s.c, 1);
 };
 
 TEST_P(Conv3x3, ForwardIsTheDirectSum) {
-  Stored src(type, random_values(pixels * s.c, 2, /*rectified=*/true)), dst(type, pixels * s.k);
-  std::vector<float> want(static_cast<size_t>(pixels * s.k));
+  Stored src(type, random_values(pixels * s.c, 2, /*rectified=*/true)), dst(type, out_pixels * s.k);
+  std::vector<float> want(static_cast<size_t>(out_pixels * s.k));
   std::vector<double> sum(static_cast<size_t>(s.k)), squares(sum);
   ForwardArguments a;
   a.src = src.data(), a.weights = weights.data(), a.dst = dst.data();
   a.sum = sum.data(), a.sum_of_squares = squares.data();
   run_forward(a);
   a.src = src.wide.data(), a.dst = want.data(), a.sum = nullptr;
-  reference_forward(general, Type::kFp32, a, threads);
+  reference_forward(s, Type::kFp32, a, threads);
   const std::vector<float> got = dst.values_now();
   EXPECT_LT(relative_error(got, want), tolerance(numbers));
   RecordProperty("relative_error", std::to_string(relative_error(got, want)));
@@ -116,28 +119,33 @@ TEST_P(Conv3x3, ForwardIsTheDirectSum) {
   }
   EXPECT_LT(relative_error(squares, want_squares), tolerance(numbers));
   double scale = 0;
-  for (const double square : want_squares) scale += std::sqrt(square * static_cast<double>(pixels));
+  for (const double square : want_squares)
+    scale += std::sqrt(square * static_cast<double>(out_pixels));
   for (size_t i = 0; i < sum.size(); ++i)
     EXPECT_NEAR(sum[i], want_sum[i], tolerance(numbers) * scale / static_cast<double>(s.k));
 }
 
 TEST_P(Conv3x3, InferenceAddsBiasAndResidualAndRectifies) {
-  Stored src(type, random_values(pixels * s.c, 2, true)), dst(type, pixels * s.k),
-      residual(type, random_values(pixels * s.k, 3));
+  Stored src(type, random_values(pixels * s.c, 2, true)), dst(type, out_pixels * s.k),
+      residual(type, random_values(out_pixels * s.k, 3));
   const std::vector<float> bias = random_values(s.k, 4);
-  std::vector<float> want(static_cast<size_t>(pixels * s.k));
+  std::vector<float> want(static_cast<size_t>(out_pixels * s.k));
   ForwardArguments a;
   a.src = src.data(), a.weights = weights.data(), a.dst = dst.data();
   a.bias = bias.data(), a.residual = residual.data(), a.relu = true;
+  std::vector<float> prepared(prepared_bytes(s, numbers) / sizeof(float));
+  prepare(s, numbers, weights.data(), prepared.data(), threads);
+  a.weights = nullptr, a.prepared = prepared.data();
   run_forward(a);
+  a.weights = weights.data();
   a.src = src.wide.data(), a.residual = residual.wide.data(), a.dst = want.data();
-  reference_forward(general, Type::kFp32, a, threads);
+  reference_forward(s, Type::kFp32, a, threads);
   EXPECT_LT(relative_error(dst.values_now(), want), tolerance(numbers));
 }
 
 TEST_P(Conv3x3, BackwardIsTheDirectSumOfBothGradients) {
   Stored src(type, random_values(pixels * s.c, 2, true)),
-      grad_dst(type, random_values(pixels * s.k, 5)), grad_src(type, pixels * s.c);
+      grad_dst(type, random_values(out_pixels * s.k, 5)), grad_src(type, pixels * s.c);
   std::vector<float> grad_weights(weights.size(), -7), want_weights(weights.size());
   std::vector<float> want_src(static_cast<size_t>(pixels * s.c));
   BackwardArguments a;
@@ -147,7 +155,7 @@ TEST_P(Conv3x3, BackwardIsTheDirectSumOfBothGradients) {
   BackwardArguments r = a;
   r.src = src.wide.data(), r.grad_dst = grad_dst.wide.data();
   r.grad_src = want_src.data(), r.grad_weights = want_weights.data();
-  reference_backward(general, Type::kFp32, r, threads);
+  reference_backward(s, Type::kFp32, r, threads);
   const double of_src = relative_error(grad_src.values_now(), want_src);
   const double of_weights = relative_error(grad_weights, want_weights);
   EXPECT_LT(of_src, tolerance(numbers));
@@ -170,20 +178,20 @@ TEST_P(Conv3x3, BackwardIsTheDirectSumOfBothGradients) {
 TEST_P(Conv3x3, PassesThroughTheBatchNormsAroundIt) {
   // A constant that is not small beside the gradient is most of its transform at some points.
   constexpr double kTwice = 2;
-  Stored src(type, random_values(pixels * s.c, 2)), dst(type, random_values(pixels * s.k, 6)),
-      grad_dst(type, random_values(pixels * s.k, 5)), grad_src(type, pixels * s.c),
-      forward_dst(type, pixels * s.k);
+  Stored src(type, random_values(pixels * s.c, 2)), dst(type, random_values(out_pixels * s.k, 6)),
+      grad_dst(type, random_values(out_pixels * s.k, 5)), grad_src(type, pixels * s.c),
+      forward_dst(type, out_pixels * s.k);
   const std::vector<float> scale = random_values(s.c, 3), shift = random_values(s.c, 4),
                            by_grad = random_values(s.k, 7), by_dst = random_values(s.k, 8),
                            constant = random_values(s.k, 9);
 
-  std::vector<float> want_dst(static_cast<size_t>(pixels * s.k));
+  std::vector<float> want_dst(static_cast<size_t>(out_pixels * s.k));
   ForwardArguments f;
   f.src = src.data(), f.src_scale = scale.data(), f.src_shift = shift.data();
   f.weights = weights.data(), f.dst = forward_dst.data();
   run_forward(f);
   f.src = src.wide.data(), f.dst = want_dst.data();
-  reference_forward(general, Type::kFp32, f, threads);
+  reference_forward(s, Type::kFp32, f, threads);
   EXPECT_LT(relative_error(forward_dst.values_now(), want_dst), tolerance(numbers));
 
   std::vector<float> grad_weights(weights.size(), -7), want_weights(weights.size());
@@ -200,7 +208,7 @@ TEST_P(Conv3x3, PassesThroughTheBatchNormsAroundIt) {
   r.src = src.wide.data(), r.grad_dst = grad_dst.wide.data(), r.dst = dst.wide.data();
   r.grad_src = want_src.data(), r.grad_weights = want_weights.data();
   r.sum = want_sum.data(), r.sum_with_src = want_with.data();
-  reference_backward(general, Type::kFp32, r, threads);
+  reference_backward(s, Type::kFp32, r, threads);
   EXPECT_LT(relative_error(grad_src.values_now(), want_src), kTwice * tolerance(numbers));
   EXPECT_LT(relative_error(grad_weights, want_weights), kTwice * tolerance(numbers));
   // Sums of terms of both signs: an error counts against the terms, not against their sum.
@@ -214,7 +222,7 @@ TEST_P(Conv3x3, PassesThroughTheBatchNormsAroundIt) {
 }
 
 TEST_P(Conv3x3, AddsToTheGradientThatIsThere) {
-  Stored grad_dst(type, random_values(pixels * s.k, 5)), alone(type, pixels * s.c),
+  Stored grad_dst(type, random_values(out_pixels * s.k, 5)), alone(type, pixels * s.c),
       added(type, random_values(pixels * s.c, 6));
   std::vector<float> want = added.values_now();
   BackwardArguments a;
@@ -229,7 +237,7 @@ TEST_P(Conv3x3, AddsToTheGradientThatIsThere) {
 
 TEST_P(Conv3x3, SameThreadsGiveSameBits) {
   Stored src(type, random_values(pixels * s.c, 2, true)),
-      grad_dst(type, random_values(pixels * s.k, 5));
+      grad_dst(type, random_values(out_pixels * s.k, 5));
   const auto run = [&] {
     Stored grad_src(type, pixels * s.c);
     std::vector<float> grad_weights(weights.size());
@@ -249,6 +257,8 @@ TEST(Conv3x3Refusal, NamesTheReason) {
   EXPECT_NE(refusal({2, 8, 8, 3, 64}), "");
   EXPECT_NE(refusal({2, 8, 8, 64, 20}), "");
   EXPECT_NE(refusal({0, 8, 8, 64, 64}), "");
+  EXPECT_NE(refusal({2, 8, 8, 64, 64, 1, 1, 0}), "");
+  EXPECT_NE(refusal({2, 8, 8, 64, 64, 3, 3, 1}), "");
   EXPECT_FALSE(use_instruction_set("z80"));
 }
 

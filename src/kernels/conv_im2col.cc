@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <utility>
 
 #include "kernels/pieces.h"
 
@@ -159,12 +160,12 @@ void add_inputs(const ConvShape& s, const float* rows, int64_t first_image, int6
 }
 
 template <class T>
-void finish_pixels(const ForwardArguments& a, int64_t k, int64_t first_pixel, int64_t pixels,
-                   const float* products, double* sums) {
+void finish_pixels(const ForwardArguments& a, int64_t k, std::pair<int64_t, int64_t> channels,
+                   int64_t first_pixel, int64_t pixels, const float* products, double* sums) {
   const int64_t step = static_cast<int64_t>(lanes());
   T* dst = static_cast<T*>(a.dst) + first_pixel * k;
   const T* residual = static_cast<const T*>(a.residual) + (a.residual ? first_pixel * k : 0);
-  for (int64_t c = 0; c < k; c += step) {
+  for (int64_t c = channels.first; c < channels.second; c += step) {
     V sum = hn::Zero(D()), sum_of_squares = hn::Zero(D());
     const V bias = a.bias != nullptr ? load(a.bias + c) : hn::Zero(D());
     for (int64_t pixel = 0; pixel < pixels; ++pixel) {
@@ -180,35 +181,53 @@ void finish_pixels(const ForwardArguments& a, int64_t k, int64_t first_pixel, in
   }
 }
 
-template <class T>
-void im2col_forward_pass(const ConvShape& s, const ForwardArguments& a, float* scratch,
+// [k,depth] -> [panel of 64 k][depth][k of the panel]
+void im2col_prepare_pass(const ConvShape& s, const float* weights, float* to,
                          const Threads& threads) {
-  const Im2colLayout at(s, Pass::kForward, threads.count);
-  float* weights = scratch + at.weights;  // [panel of 64 k][depth][k of the panel]
-  double* sums = reinterpret_cast<double*>(scratch + at.sums);
+  const int64_t depth = s.size * s.size * s.c;
   threads.run([&](int thread) {
     const Share share(s.k, thread, threads.count);
     for (int64_t k = share.begin; k < share.end; ++k) {
       const int64_t panel = k / kPanel * kPanel, width = std::min(kPanel, s.k - panel);
-      float* to = weights + panel * at.depth + k - panel;
-      for (int64_t i = 0; i < at.depth; ++i) to[i * width] = a.weights[k * at.depth + i];
+      for (int64_t i = 0; i < depth; ++i)
+        to[panel * depth + k - panel + i * width] = weights[k * depth + i];
     }
   });
+}
+
+template <class T>
+void im2col_forward_pass(const ConvShape& s, const ForwardArguments& a, float* scratch,
+                         const Threads& threads) {
+  const Im2colLayout at(s, Pass::kForward, threads.count);
+  const float* weights = static_cast<const float*>(a.prepared);
+  if (weights == nullptr) {
+    im2col_prepare_pass(s, a.weights, scratch + at.weights, threads);
+    weights = scratch + at.weights;
+  }
+  double* sums = reinterpret_cast<double*>(scratch + at.sums);
+  // Where there are fewer blocks than threads, these share the columns of each.
+  const int64_t panels = ceil_div(s.k, kPanel);
+  const bool shared = at.count < std::min<int64_t>(panels, threads.count);
   threads.run([&](int thread) {
     float* mine = scratch + thread * at.thread_words;
     double* my_sums = sums + thread * 2 * s.k;
     std::fill(my_sums, my_sums + 2 * s.k, 0.0);
-    const Share share(at.count, thread, threads.count);
-    for (int64_t block = share.begin; block < share.end; ++block) {
+    const Share of_blocks(at.count, shared ? 0 : thread, shared ? 1 : threads.count);
+    const Share of_panels(panels, shared ? thread : 0, shared ? threads.count : 1);
+    const int64_t first = of_panels.begin * kPanel, last = std::min(s.k, of_panels.end * kPanel);
+    if (first == last) return;
+    for (int64_t block = of_blocks.begin; block < of_blocks.end; ++block) {
       const int64_t image = block * at.images, images = std::min(at.images, s.n - image);
       const int64_t pixels = images * at.pixels_of_image;
       const auto read = [&](const auto& source) {
         copy_inputs(s, source, image, images, at, at.columns, kPanel, mine + at.matrix);
       };
       a.src_scale != nullptr ? read(Source<T, true>(a)) : read(Source<T, false>(a));
-      multiply<Fma>({pixels, s.k, at.depth, mine + at.matrix, at.columns, 1, weights,
-                     at.depth * kPanel, 0, mine + at.dst, s.k, false});
-      finish_pixels<T>(a, s.k, image * at.pixels_of_image, pixels, mine + at.dst, my_sums);
+      multiply<Fma>({pixels, last - first, at.depth, mine + at.matrix, at.columns, 1,
+                     weights + first * at.depth, at.depth * kPanel, 0, mine + at.dst + first, s.k,
+                     false});
+      finish_pixels<T>(a, s.k, {first, last}, image * at.pixels_of_image, pixels, mine + at.dst,
+                       my_sums);
     }
   });
   if (a.sum != nullptr) add_sums(sums, threads.count, s.k, a.sum, a.sum_of_squares);
@@ -285,6 +304,7 @@ HWY_AFTER_NAMESPACE();
 #if HWY_ONCE
 namespace skipway::kernels {
 namespace {
+HWY_EXPORT(im2col_prepare_pass);
 HWY_EXPORT(run_im2col_forward);
 HWY_EXPORT(run_im2col_backward);
 }  // namespace
@@ -297,6 +317,16 @@ void im2col_forward(const ConvShape& shape, Type maps, const ForwardArguments& a
                     void* workspace, const Threads& threads) noexcept {
   HWY_DYNAMIC_DISPATCH(run_im2col_forward)
   (shape, maps, arguments, static_cast<float*>(workspace), threads);
+}
+
+size_t im2col_prepared_bytes(const ConvShape& shape) {
+  return static_cast<size_t>(shape.k * shape.size * shape.size * shape.c) * sizeof(float);
+}
+
+void im2col_prepare(const ConvShape& shape, const float* weights, void* prepared,
+                    const Threads& threads) noexcept {
+  HWY_DYNAMIC_DISPATCH(im2col_prepare_pass)
+  (shape, weights, static_cast<float*>(prepared), threads);
 }
 
 void im2col_backward(const ConvShape& shape, Type maps, const BackwardArguments& arguments,

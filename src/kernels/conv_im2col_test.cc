@@ -61,10 +61,20 @@ TEST_P(ConvIm2col, ForwardIsTheDirectSum) {
   std::vector<float> dst(grad.size()), want(grad.size());
   ForwardArguments a;
   a.src = src.data(), a.weights = weights.data(), a.dst = dst.data();
+  std::vector<double> sum(static_cast<size_t>(s.k)), squares(sum), want_sum(sum), want_squares(sum);
+  a.sum = sum.data(), a.sum_of_squares = squares.data();
   run_forward(a);
-  a.dst = want.data();
+  a.dst = want.data(), a.sum = want_sum.data(), a.sum_of_squares = want_squares.data();
   reference_forward(s, Type::kFp32, a, threads);
   EXPECT_LT(relative_error(dst, want), kTolerance);
+  EXPECT_LT(relative_error(sum, want_sum), 1e-5);
+  EXPECT_LT(relative_error(squares, want_squares), 1e-5);
+  std::vector<float> prepared(weights.size()), again(dst.size());
+  ASSERT_EQ(im2col_prepared_bytes(s), prepared.size() * sizeof(float));
+  im2col_prepare(s, weights.data(), prepared.data(), threads);
+  a.weights = nullptr, a.prepared = prepared.data(), a.dst = again.data();
+  run_forward(a);
+  EXPECT_EQ(again, dst);
 }
 
 TEST_P(ConvIm2col, BackwardIsTheDirectSumOfBothGradients) {
@@ -131,13 +141,13 @@ TEST_P(ConvIm2col, AddsToTheGradientThatIsThere) {
 
 INSTANTIATE_TEST_SUITE_P(
     All, ConvIm2col,
-    testing::Combine(testing::ValuesIn(instruction_sets()),
-                     testing::Values(ConvShape{5, 8, 8, 3, 64, 3, 1, 1},    // CIFAR's stem
-                                     ConvShape{3, 15, 15, 3, 64, 7, 2, 3},  // ImageNet's
-                                     ConvShape{5, 8, 8, 64, 128, 3, 2, 1},
-                                     ConvShape{3, 7, 5, 16, 48, 3, 2, 1},
-                                     ConvShape{3, 8, 8, 64, 128, 1, 2, 0},
-                                     ConvShape{2, 4, 4, 80, 32, 1, 1, 0})));
+    testing::Combine(
+        testing::ValuesIn(instruction_sets()),
+        testing::Values(ConvShape{5, 8, 8, 3, 64, 3, 1, 1},    // CIFAR's stem
+                        ConvShape{3, 15, 15, 3, 64, 7, 2, 3},  // ImageNet's
+                        ConvShape{5, 8, 8, 64, 128, 3, 2, 1}, ConvShape{3, 7, 5, 16, 48, 3, 2, 1},
+                        ConvShape{3, 8, 8, 64, 128, 1, 2, 0}, ConvShape{2, 4, 4, 80, 32, 1, 1, 0},
+                        ConvShape{1, 4, 4, 32, 144, 3, 1, 1})));  // threads share columns
 
 }  // namespace
 }  // namespace skipway::kernels

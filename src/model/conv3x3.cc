@@ -10,7 +10,9 @@
 
 #include <cmath>
 #include <limits>
+#include <memory>
 #include <optional>
+#include <utility>
 
 #include "base/clock.h"
 #include "kernels/batch_norm.h"
@@ -80,13 +82,11 @@ struct OwnKernel {
         numbers{type, m == ConvMethod::kWinogradBf16 ? Type::kBf16 : Type::kFp32},
         method(m) {}
 
-  kernels::Conv3x3Shape shape_3x3() const { return {shape.n, shape.h, shape.w, shape.c, shape.k}; }
-
   at::Tensor workspace(Pass pass) const {
     const int threads = at::get_num_threads();
     const size_t bytes = method == ConvMethod::kIm2col
                              ? kernels::im2col_workspace_bytes(shape, pass, threads)
-                             : kernels::workspace_bytes(shape_3x3(), numbers, pass, threads);
+                             : kernels::workspace_bytes(shape, numbers, pass, threads);
     return at::empty({static_cast<int64_t>(bytes)}, at::kByte);
   }
   void forward(const kernels::ForwardArguments& a) const {
@@ -97,7 +97,21 @@ struct OwnKernel {
     if (method == ConvMethod::kIm2col)
       kernels::im2col_forward(shape, numbers.maps, a, scratch, all_threads());
     else
-      kernels::forward(shape_3x3(), numbers, a, scratch, all_threads());
+      kernels::forward(shape, numbers, a, scratch, all_threads());
+  }
+  // What a forward pass may be given instead of the weights.
+  at::Tensor prepare(const at::Tensor& weights) const {
+    if (method == ConvMethod::kReference) return weights;
+    const size_t bytes = method == ConvMethod::kIm2col ? kernels::im2col_prepared_bytes(shape)
+                                                       : kernels::prepared_bytes(shape, numbers);
+    const at::Tensor prepared = at::empty({static_cast<int64_t>(bytes)}, at::kByte);
+    if (method == ConvMethod::kIm2col)
+      kernels::im2col_prepare(shape, weights.const_data_ptr<float>(), prepared.mutable_data_ptr(),
+                              all_threads());
+    else
+      kernels::prepare(shape, numbers, weights.const_data_ptr<float>(), prepared.mutable_data_ptr(),
+                       all_threads());
+    return prepared;
   }
   void backward(const kernels::BackwardArguments& a) const {
     if (method == ConvMethod::kReference)
@@ -107,7 +121,7 @@ struct OwnKernel {
     if (method == ConvMethod::kIm2col)
       kernels::im2col_backward(shape, numbers.maps, a, scratch, all_threads());
     else
-      kernels::backward(shape_3x3(), numbers, a, scratch, all_threads());
+      kernels::backward(shape, numbers, a, scratch, all_threads());
   }
 };
 
@@ -191,8 +205,7 @@ std::vector<ConvMethod> candidates(const ConvShape& s, Type type, const std::str
   if (word == "torch") return {ConvMethod::kTorch};
   if (word == "reference") return {ConvMethod::kReference};
   std::vector<ConvMethod> methods;
-  const bool is_3x3 = s.size == 3 && s.stride == 1 && s.padding == 1 &&
-                      kernels::refusal({s.n, s.h, s.w, s.c, s.k}).empty();
+  const bool is_3x3 = kernels::refusal(s).empty();
   if (is_3x3) methods.push_back(ConvMethod::kWinograd);
   if (word == "winograd" && is_3x3) return methods;
   if (is_3x3 && type == Type::kBf16 && kernels::instruction_sets().front() == "avx512_bf16")
@@ -205,28 +218,89 @@ std::vector<ConvMethod> candidates(const ConvShape& s, Type type, const std::str
   return methods;
 }
 
+// Which values of its tensors a unit has: LibTorch counts the changes that its own operations make,
+// batch_statistics() those of the running statistics.
+std::vector<int64_t> versions(const ConvBnUnit& unit) {
+  std::vector<int64_t> all;
+  for (const at::Tensor* tensor :
+       {&unit.weight, &unit.gamma, &unit.beta, &unit.running_mean, &unit.running_var})
+    all.push_back(tensor->_version());
+  return all;
+}
+
+const FoldedConv& folded(ConvBnUnit& unit, const ConvShape& shape, at::ScalarType type,
+                         ConvMethod method) {
+  std::vector<int64_t> now = versions(unit);
+  if (unit.folded != nullptr && unit.folded->versions == now && unit.folded->type == type &&
+      unit.folded->method == method)
+    return *unit.folded;
+  const at::Tensor scale = unit.gamma / (unit.running_var + unit.eps).sqrt();
+  const at::Tensor weights =
+      (unit.weight * scale.view({-1, 1, 1, 1})).contiguous(at::MemoryFormat::ChannelsLast);
+  const at::Tensor bias = unit.beta - unit.running_mean * scale;
+  const bool torch = method == ConvMethod::kTorch;
+  unit.folded = std::make_shared<const FoldedConv>(
+      FoldedConv{std::move(now), type, method,
+                 torch ? weights.to(type)
+                       : OwnKernel(shape, type == at::kFloat ? Type::kFp32 : Type::kBf16, method)
+                             .prepare(weights),
+                 torch ? bias.to(type) : bias});
+  return *unit.folded;
+}
+
+at::Tensor infer(const FoldedConv& conv, const ConvShape& shape, const at::Tensor& src,
+                 const at::Tensor& residual, bool relu) {
+  if (conv.method == ConvMethod::kTorch) {
+    at::Tensor dst = as_map(at::conv2d(src, conv.weights, conv.bias, shape.stride, shape.padding),
+                            src.scalar_type());
+    if (residual.defined()) dst.add_(residual);
+    return relu ? dst.relu_() : dst;
+  }
+  at::Tensor dst = new_map(src, {shape.n, shape.k, shape.out_h(), shape.out_w()});
+  kernels::ForwardArguments a;
+  a.src = src.const_data_ptr();
+  if (conv.method == ConvMethod::kReference)
+    a.weights = conv.weights.const_data_ptr<float>();
+  else
+    a.prepared = conv.weights.const_data_ptr();
+  a.dst = dst.mutable_data_ptr();
+  a.bias = conv.bias.const_data_ptr<float>();
+  a.residual = residual.defined() ? residual.const_data_ptr() : nullptr;
+  a.relu = relu;
+  OwnKernel(shape, type_of(src), conv.method).forward(a);
+  return dst;
+}
+
 // The shorter of two runs; of one, where that takes twice `best_s` already.
 double measure_method_s(ConvMethod method, const ConvShape& s, Type type, bool training,
                         double best_s) {
   const auto options = at::TensorOptions().dtype(type == Type::kBf16 ? at::kBFloat16 : at::kFloat);
   const at::Tensor src =
       at::full({s.n, s.c, s.h, s.w}, 0.5, options.memory_format(at::MemoryFormat::ChannelsLast));
-  const at::Tensor weight =
-      at::full({s.k, s.c, s.size, s.size}, 0.01,
-               at::TensorOptions().memory_format(at::MemoryFormat::ChannelsLast));
+  ConvBnUnit unit;
+  unit.weight = at::full({s.k, s.c, s.size, s.size}, 0.01,
+                         at::TensorOptions().memory_format(at::MemoryFormat::ChannelsLast));
+  unit.gamma = unit.running_var = at::ones({s.k});
+  unit.beta = unit.running_mean = at::zeros({s.k});
   const auto k = static_cast<size_t>(s.k);
   std::vector<double> sum(k), squares(k);
   const BackwardCoefficients coefficients{std::vector<float>(k, 1), std::vector<float>(k),
                                           std::vector<float>(k)};
+  const at::Tensor grad_src = training && s.c % 16 == 0 ? new_map(src, src.sizes()) : at::Tensor();
+  const auto run = [&] {
+    if (!training) {
+      infer(folded(unit, s, src.scalar_type(), method), s, src, {}, true);
+      return;
+    }
+    const at::Tensor dst = convolve(method, s, src, {}, unit.weight, sum.data(), squares.data());
+    convolve_backward(method, s, src, {}, unit.weight, dst, dst, coefficients, grad_src, false,
+                      nullptr);
+  };
+  if (!training) run();  // prepares the weights
   double shortest = std::numeric_limits<double>::infinity();
   for (int i = 0; i < 2; ++i) {
     const Stopwatch watch;
-    const at::Tensor dst = convolve(method, s, src, {}, weight, sum.data(), squares.data());
-    if (training) {
-      const at::Tensor grad_src = s.c % 16 == 0 ? new_map(src, src.sizes()) : at::Tensor();
-      convolve_backward(method, s, src, {}, weight, dst, dst, coefficients, grad_src, false,
-                        nullptr);
-    }
+    run();
     shortest = std::min(shortest, watch.seconds());
     if (shortest > 2 * best_s) break;
   }
@@ -261,6 +335,7 @@ at::Tensor batch_statistics(const ConvBnUnit& unit, int64_t pixels, const TwoSum
               *beta = unit.beta.const_data_ptr<float>();
   float* running_mean = unit.running_mean.mutable_data_ptr<float>();
   float* running_var = unit.running_var.mutable_data_ptr<float>();
+  unit.running_mean.unsafeGetTensorImpl()->bump_version();
   const auto n = static_cast<double>(pixels);
   for (int64_t i = 0; i < channels; ++i) {
     const auto at = static_cast<size_t>(i);
@@ -326,7 +401,7 @@ struct ConvChainFunction : torch::autograd::Function<ConvChainFunction> {
   // `tensors`: src, then weight, gamma and beta of each unit, of the downsample last; for autograd
   // to see.
   static at::Tensor forward(AutogradContext* context, const at::TensorList& tensors,
-                            const ConvChain* chain, KernelChoice* kernels) {
+                            const ConvChain& chain, KernelChoice& kernels) {
     const at::Tensor& src = tensors[0];
     std::vector<UnitRecord> records;
     const auto run = [&](const ConvBnUnit& unit, const at::Tensor& from, const UnitRecord* before) {
@@ -334,7 +409,7 @@ struct ConvChainFunction : torch::autograd::Function<ConvChainFunction> {
       r.weight = unit.weight, r.gamma = unit.gamma;
       r.stride = unit.stride, r.padding = unit.padding;
       r.src = from;
-      r.method = kernels->method(r.shape(), type_of(from), true);
+      r.method = kernels.method(r.shape(), type_of(from), true);
       r.normalises_src = before != nullptr && r.method != ConvMethod::kTorch;
       if (before != nullptr && !r.normalises_src) {
         r.src = new_map(from, from.sizes());
@@ -348,7 +423,7 @@ struct ConvChainFunction : torch::autograd::Function<ConvChainFunction> {
       r.statistics = batch_statistics(unit, r.pixels().pixels, sums);
       records.push_back(r);
     };
-    for (const ConvBnUnit& unit : chain->units) {
+    for (const ConvBnUnit& unit : chain.units) {
       if (records.empty()) {
         run(unit, src, nullptr);
       } else {
@@ -358,18 +433,18 @@ struct ConvChainFunction : torch::autograd::Function<ConvChainFunction> {
     }
     const UnitRecord last = records.back();
     kernels::Residual residual;
-    if (chain->downsample) {
-      run(*chain->downsample, src, nullptr);
+    if (chain.downsample) {
+      run(*chain.downsample, src, nullptr);
       const UnitRecord& down = records.back();
       residual = {down.dst.const_data_ptr(), down.affine().scale, down.affine().shift};
-    } else if (chain->residual) {
+    } else if (chain.residual) {
       residual.map = src.const_data_ptr();
     }
     const at::Tensor result = new_map(last.dst, last.dst.sizes());
     kernels::normalise(last.pixels(), last.dst.const_data_ptr(), last.affine().scale,
                        last.affine().shift, residual, /*relu=*/true, result.mutable_data_ptr(),
                        all_threads());
-    keep(context, *chain, records, result);
+    keep(context, chain, records, result);
     return result;
   }
 
@@ -455,62 +530,39 @@ struct ConvChainFunction : torch::autograd::Function<ConvChainFunction> {
   }
 };
 
-// BatchNorm folded into the convolution.
-at::Tensor inference(const ConvBnUnit& unit, const at::Tensor& src, const at::Tensor& residual,
-                     bool relu, KernelChoice& kernels) {
-  const at::Tensor scale = unit.gamma / (unit.running_var + unit.eps).sqrt();
-  const at::Tensor shift = unit.beta - unit.running_mean * scale;
+at::Tensor infer(ConvBnUnit& unit, const at::Tensor& src, const at::Tensor& residual, bool relu,
+                 KernelChoice& kernels) {
   const ConvShape shape = shape_of(src, unit.weight, unit.stride, unit.padding);
   const ConvMethod method = kernels.method(shape, type_of(src), false);
-  const void* add = residual.defined() ? residual.const_data_ptr() : nullptr;
-  if (method == ConvMethod::kTorch) {
-    at::Tensor dst =
-        as_map(at::conv2d(src, unit.weight.to(src.scalar_type()), {}, unit.stride, unit.padding),
-               src.scalar_type());
-    kernels::normalise(pixels_of(dst), dst.const_data_ptr(), scale.const_data_ptr<float>(),
-                       shift.const_data_ptr<float>(), {add}, relu, dst.mutable_data_ptr(),
-                       all_threads());
-    return dst;
-  }
-  const at::Tensor folded =
-      (unit.weight * scale.view({-1, 1, 1, 1})).contiguous(at::MemoryFormat::ChannelsLast);
-  at::Tensor dst = new_map(src, {shape.n, shape.k, shape.out_h(), shape.out_w()});
-  kernels::ForwardArguments a;
-  a.src = src.const_data_ptr();
-  a.weights = folded.const_data_ptr<float>();
-  a.dst = dst.mutable_data_ptr();
-  a.bias = shift.const_data_ptr<float>();
-  a.residual = add;
-  a.relu = relu;
-  OwnKernel(shape, type_of(src), method).forward(a);
-  return dst;
+  return infer(folded(unit, shape, src.scalar_type(), method), shape, src, residual, relu);
 }
 
-at::Tensor inference(const ConvChain& chain, const at::Tensor& src, KernelChoice& kernels) {
+at::Tensor infer(ConvChain& chain, const at::Tensor& src, KernelChoice& kernels) {
   const at::NoGradGuard no_grad;
   at::Tensor residual = chain.residual ? src : at::Tensor();
-  if (chain.downsample) residual = inference(*chain.downsample, src, {}, /*relu=*/false, kernels);
+  if (chain.downsample) residual = infer(*chain.downsample, src, {}, /*relu=*/false, kernels);
   at::Tensor x = src;
-  for (const ConvBnUnit& unit : chain.units) {
+  for (ConvBnUnit& unit : chain.units) {
     const bool last = &unit == &chain.units.back();
-    x = inference(unit, x, last ? residual : at::Tensor(), /*relu=*/true, kernels);
+    x = infer(unit, x, last ? residual : at::Tensor(), /*relu=*/true, kernels);
   }
   return x;
 }
 
-at::Tensor conv_chain_in(at::ScalarType type, const ConvChain& chain, const at::Tensor& src,
+at::Tensor conv_chain_in(at::ScalarType type, ConvChain& chain, const at::Tensor& src,
                          bool training, KernelChoice& kernels) {
   const at::Tensor map = as_map(src, type);
   // What follows is in the types that it names.
   const c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);
-  if (!training) return inference(chain, map, kernels);
+  if (!training) return infer(chain, map, kernels);
   std::vector<at::Tensor> tensors = {map};
-  const auto take = [&](const ConvBnUnit& unit) {
+  const auto take = [&](ConvBnUnit& unit) {
     tensors.insert(tensors.end(), {unit.weight, unit.gamma, unit.beta});
+    unit.folded.reset();  // the weights are about to change
   };
-  for (const ConvBnUnit& unit : chain.units) take(unit);
+  for (ConvBnUnit& unit : chain.units) take(unit);
   if (chain.downsample) take(*chain.downsample);
-  return ConvChainFunction::apply(at::TensorList(tensors), &chain, &kernels);
+  return ConvChainFunction::apply(at::TensorList(tensors), std::as_const(chain), kernels);
 }
 
 }  // namespace
@@ -521,9 +573,10 @@ const std::vector<std::string>& KernelChoice::words() {
 }
 
 ConvMethod KernelChoice::method(const ConvShape& s, Type type, bool training) {
-  const std::string key =
-      fmt::format("{}x{} stride {}, {} to {} channels, {}x{}, {}", s.size, s.size, s.stride, s.c,
-                  s.k, s.h, s.w, type == Type::kBf16 ? "bf16" : "fp32");
+  constexpr int64_t kFew = 8;  // images, for which weights count more than maps
+  const std::string key = fmt::format(
+      "{}x{} stride {}, {} to {} channels, {}x{}, {}{}", s.size, s.size, s.stride, s.c, s.k, s.h,
+      s.w, type == Type::kBf16 ? "bf16" : "fp32", !training && s.n <= kFew ? ", few images" : "");
   const std::vector<ConvMethod> methods = candidates(s, type, word_);
   std::string& chosen = chosen_[key];
   for (const ConvMethod method : methods)
@@ -567,7 +620,7 @@ bool bf16_is_faster(const std::string& word) {
   unit.padding = 1;
   unit.gamma = at::ones({kChannels}), unit.beta = at::zeros({kChannels});
   unit.running_mean = at::zeros({kChannels}), unit.running_var = at::ones({kChannels});
-  const ConvChain block{{unit, unit}, /*residual=*/true, std::nullopt};
+  ConvChain block{{unit, unit}, /*residual=*/true, std::nullopt};
   const auto shortest_s = [&](at::ScalarType type) {
     const at::Tensor src = as_map(at::ones({kImages, kChannels, kSide, kSide}), type);
     KernelChoice kernels(word);
@@ -591,7 +644,7 @@ bool conv_chain_supports(const ConvChain& chain, const at::Tensor& src) {
          (!chain.downsample || fits(*chain.downsample));
 }
 
-at::Tensor conv_chain(const ConvChain& chain, const at::Tensor& src, bool training,
+at::Tensor conv_chain(ConvChain& chain, const at::Tensor& src, bool training,
                       KernelChoice& kernels) {
   const at::ScalarType type = at::autocast::is_autocast_enabled(at::kCPU)
                                   ? at::autocast::get_autocast_dtype(at::kCPU)

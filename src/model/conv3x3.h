@@ -4,7 +4,9 @@
 #pragma once
 #include <ATen/core/Tensor.h>
 
+#include <cstdint>
 #include <map>
+#include <memory>
 #include <optional>
 #include <string>
 #include <vector>
@@ -31,7 +33,8 @@ class KernelChoice {
   explicit KernelChoice(std::string word) : word_(std::move(word)) {}
   const std::string& word() const { return word_; }
 
-  /// Measures at the first call with a shape (n aside) and type, some hundredths of a second.
+  /// Measures at the first call with a shape and type, some hundredths of a second. The number of
+  /// images counts only where inference has few.
   /// `training`: forward and backward pass, else forward alone.
   ConvMethod method(const kernels::ConvShape& shape, kernels::Type type, bool training);
 
@@ -46,6 +49,15 @@ class KernelChoice {
   std::map<std::string, std::string> chosen_;
 };
 
+/// A convolution with its BatchNorm folded in, for many images.
+struct FoldedConv {
+  std::vector<int64_t> versions;  // of the tensors that it was made of
+  at::ScalarType type;
+  ConvMethod method;
+  at::Tensor weights;  // as the method wants them
+  at::Tensor bias;     // [k]
+};
+
 struct ConvBnUnit {
   at::Tensor weight;  // [k,c,r,r], fp32, channels_last
   int64_t stride = 1, padding = 0;
@@ -53,6 +65,7 @@ struct ConvBnUnit {
   at::Tensor running_mean, running_var;  // [k], fp32
   at::Tensor num_batches_tracked;        // int64, kept for torchvision; nothing here reads it
   double eps = 1e-5, momentum = 0.1;
+  std::shared_ptr<const FoldedConv> folded;  // of the last inference; nobody else reads it
 };
 
 /// A residual block, or the stem.
@@ -73,7 +86,7 @@ bool conv_chain_supports(const ConvChain& chain, const at::Tensor& src);
 /// its relu. Shapes: src [n,c,h,w] -> [n,k,h',w'], channels_last, in the type that autocast gives,
 /// else fp32. `training`: batch statistics, which update the running ones; gradients flow to src
 /// and every weight, gamma and beta. Else running statistics and no gradients.
-at::Tensor conv_chain(const ConvChain& chain, const at::Tensor& src, bool training,
+at::Tensor conv_chain(ConvChain& chain, const at::Tensor& src, bool training,
                       KernelChoice& kernels);
 
 }  // namespace skipway

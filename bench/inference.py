@@ -1,0 +1,72 @@
+"""One row of the inference benchmark in PyTorch or onnxruntime: ResNets for CIFAR, random weights. Not the driver; see bench/inference.
+
+Prints one JSON object: seconds of each timed forward pass and the peak memory of the process.
+"""
+
+import argparse
+import contextlib
+import io
+import json
+import resource
+import time
+
+import numpy as np
+import torch
+
+from train_step import resnet
+
+
+def torch_forward(model, images, precision):
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    model = model.to(dtype, memory_format=torch.channels_last)
+    images = torch.from_numpy(images).to(dtype, memory_format=torch.channels_last)
+
+    def forward():
+        with torch.inference_mode():
+            return model(images)
+
+    return forward
+
+
+def onnxruntime_forward(model, images, threads):
+    import onnxruntime
+
+    file = io.BytesIO()
+    with contextlib.redirect_stdout(io.StringIO()):
+        torch.onnx.export(model, torch.from_numpy(images), file, input_names=["images"], dynamo=False)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    session = onnxruntime.InferenceSession(file.getvalue(), options, providers=["CPUExecutionProvider"])
+    return lambda: session.run(None, {"images": images})
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--by", choices=["torch", "onnxruntime"], default="torch")
+    parser.add_argument("--model", default="resnet18")
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--precision", choices=["bf16", "fp32"], default="fp32")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--warmup", type=int, default=2)
+    parser.add_argument("--steps", type=int, default=8)
+    args = parser.parse_args()
+
+    torch.set_num_threads(args.threads)
+    torch.manual_seed(0)
+    model = resnet(args.model).eval()
+    images = np.random.default_rng(0).standard_normal((args.batch, 3, 32, 32), dtype=np.float32)
+    if args.by == "torch":
+        forward = torch_forward(model, images, args.precision)
+    else:
+        forward = onnxruntime_forward(model, images, args.threads)
+    times_s = []
+    for step in range(args.warmup + args.steps):
+        start = time.perf_counter()
+        forward()
+        if step >= args.warmup:
+            times_s.append(time.perf_counter() - start)
+    print(json.dumps({"step_s": times_s, "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,526 @@
+// The passes of the Winograd convolutions: blocks of tiles go through transform, products and
+// transform back while they are in the second-level cache. S is a scheme of transforms-inl.h.
+// Included once for each instruction set.
+#if defined(SKIPWAY_KERNELS_WINOGRAD_INL_H) == defined(HWY_TARGET_TOGGLE)
+#ifdef SKIPWAY_KERNELS_WINOGRAD_INL_H
+#undef SKIPWAY_KERNELS_WINOGRAD_INL_H
+#else
+#define SKIPWAY_KERNELS_WINOGRAD_INL_H
+#endif
+
+#include "kernels/fusion-inl.h"
+#include "kernels/product-inl.h"
+#include "kernels/transforms-inl.h"
+#include "kernels/winograd.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace skipway::kernels {
+namespace HWY_NAMESPACE {
+
+// A square of pixels of an NHWC map that may hang over the border, where it reads zeros.
+template <class T>
+struct Window {
+  const T* first;  // its upper left pixel; may lie outside
+  int64_t row_stride, pixel_stride;
+  int64_t row_begin, row_end, column_begin, column_end;  // what of it lies inside
+  bool full;
+
+  Window(const T* map, int64_t height, int64_t width, int64_t channels, int64_t image, int64_t y,
+         int64_t x, int64_t side)
+      : first(map + ((image * height + y) * width + x) * channels),
+        row_stride(width * channels),
+        pixel_stride(channels),
+        row_begin(std::max<int64_t>(0, -y)),
+        row_end(std::min(side, height - y)),
+        column_begin(std::max<int64_t>(0, -x)),
+        column_end(std::min(side, width - x)),
+        full(row_begin == 0 && column_begin == 0 && row_end == side && column_end == side) {}
+
+  HWY_INLINE bool contains(int64_t row, int64_t column) const {
+    return row >= row_begin && row < row_end && column >= column_begin && column < column_end;
+  }
+  HWY_INLINE int64_t offset(int64_t row, int64_t column) const {
+    return row * row_stride + column * pixel_stride;
+  }
+};
+
+// Where a tile lies in the result.
+struct Place {
+  int64_t image, y, x;
+  HWY_INLINE Place(const Blocks& blocks, int64_t tile) {
+    const int64_t of_image = blocks.rows * blocks.columns, rest = tile % of_image;
+    image = tile / of_image;
+    y = rest / blocks.columns * kTile;
+    x = rest % blocks.columns * kTile;
+  }
+};
+
+// The patches that a forward pass reads.
+template <class S, class T, bool kNormalise>
+struct Patches : Source<T, kNormalise> {
+  using Map = T;
+  using Transform = typename S::ToPoints;
+  int64_t channels;
+
+  template <class Arguments>
+  Patches(const Arguments& a, int64_t c) : Source<T, kNormalise>(a), channels(c) {}
+
+  HWY_INLINE Window<T> window(const ConvShape& s, const Place& at) const {
+    return {this->src,           s.h,      s.w, channels, at.image, s.stride * at.y - 1,
+            s.stride * at.x - 1, S::kPatch};
+  }
+};
+
+// The tiles of a gradient.
+template <class S, class T, bool kBatchNorm>
+struct GradientTiles : Gradient<T, kBatchNorm> {
+  using Map = T;
+  using Transform = typename S::ToPointsAdjoint;
+  int64_t channels;
+
+  GradientTiles(const BackwardArguments& a, int64_t k) : Gradient<T, kBatchNorm>(a), channels(k) {}
+
+  HWY_INLINE Window<T> window(const ConvShape& s, const Place& at) const {
+    return {this->grad, s.out_h(), s.out_w(), channels, at.image, at.y, at.x, kTile};
+  }
+};
+
+// One tile, some channels: to its points, each handed to `sink(point, vector)`.
+template <class Source, class Sink>
+HWY_INLINE void tile_to_points(const Source& source, const Window<typename Source::Map>& window,
+                               int64_t channel, const Sink& sink) {
+  using Transform = typename Source::Transform;
+  const auto store_at = [&](int row, int column, V v)
+                            HWY_ATTR { sink(row * Transform::kOut + column, v); };
+  if (window.full) {
+    transform_2d<Transform>(
+        [&](int row, int column) HWY_ATTR {
+          return source.at(window.first + window.offset(row, column) + channel, channel);
+        },
+        store_at);
+  } else {
+    transform_2d<Transform>(
+        [&](int row, int column) HWY_ATTR {
+          if (!window.contains(row, column)) return hn::Zero(D());
+          return source.at(window.first + window.offset(row, column) + channel, channel);
+        },
+        store_at);
+  }
+}
+
+// W, the products' operand: fp32 has one layout, [point][tile][channel]. bf16: `by_channel` is
+// that, with pairs of neighbouring channels in a word; `by_tile` is [point][tile / 2][channel],
+// with pairs of neighbouring tiles. Either may be null.
+template <class W, class Source>
+void block_to_points(const Source& source, const ConvShape& shape, const Blocks& blocks,
+                     const Part& part, int64_t plane, float* by_channel, float* by_tile) {
+  const int64_t channels = source.channels, step = static_cast<int64_t>(lanes());
+  const Share mine = part.share(ceil_div(part.tiles, 2));
+  for (int64_t tile = 2 * mine.begin; tile < std::min(2 * mine.end, part.tiles); tile += 2) {
+    const bool two = tile + 1 < part.tiles;
+    const auto first = source.window(shape, Place(blocks, part.first_tile + tile));
+    const auto second = source.window(shape, Place(blocks, part.first_tile + tile + (two ? 1 : 0)));
+    for (int64_t channel = 0; channel < channels; channel += step) {
+      const auto store_by_channel = [&](int64_t of_tile, int point, V v) HWY_ATTR {
+        W* to = reinterpret_cast<W*>(by_channel + point * plane) + of_tile * channels + channel;
+        store(v, to);
+      };
+      if (std::is_same_v<W, float> || by_tile == nullptr) {
+        tile_to_points(source, first, channel,
+                       [&](int point, V v) HWY_ATTR { store_by_channel(tile, point, v); });
+        if (two)
+          tile_to_points(source, second, channel,
+                         [&](int point, V v) HWY_ATTR { store_by_channel(tile + 1, point, v); });
+      } else {
+        V kept[Source::Transform::kOut * Source::Transform::kOut];
+        tile_to_points(source, first, channel, [&](int point, V v) HWY_ATTR {
+          kept[point] = v;
+          if (by_channel != nullptr) store_by_channel(tile, point, v);
+        });
+        float* pairs = by_tile + tile / 2 * channels + channel;
+        if (two) {
+          tile_to_points(source, second, channel, [&](int point, V v) HWY_ATTR {
+            store_pair(kept[point], v, pairs + point * plane);
+            if (by_channel != nullptr) store_by_channel(tile + 1, point, v);
+          });
+        } else {
+          for (int point = 0; point < Source::Transform::kOut * Source::Transform::kOut; ++point)
+            store_pair(kept[point], hn::Zero(D()), pairs + point * plane);
+        }
+      }
+    }
+  }
+}
+
+// [k,3,3,c] -> [point][panel of 64 k][c][k of the panel]: the right side of the forward products.
+// bf16: words of two neighbouring c.
+template <class S, class W>
+void weights_to_points(const ConvShape& s, const float* weights, int64_t plane, float* to,
+                       Share k_groups) {
+  constexpr int64_t kGroup = 16;
+  constexpr bool kFp32 = std::is_same_v<W, float>;
+  const int64_t step = static_cast<int64_t>(lanes());
+  // Turned round before the transform, where there are 9 values and not 36.
+  HWY_ALIGN float turned[kGroup][9][kGroup];  // [c][tap][k]
+  for (int64_t k = k_groups.begin * kGroup; k < k_groups.end * kGroup; k += kGroup) {
+    const int64_t panel = k / kPanel * kPanel, width = std::min(kPanel, s.k - panel);
+    for (int64_t c = 0; c < s.c; c += kGroup) {
+      for (int64_t i = 0; i < kGroup; ++i)
+        for (int64_t tap = 0; tap < 9; ++tap)
+          for (int64_t j = 0; j < kGroup; ++j)
+            turned[j][tap][i] = weights[((k + i) * 9 + tap) * s.c + c + j];
+      for (int64_t i = 0; i < kGroup; i += step) {
+        const auto transform = [&](int64_t j, const auto& sink) HWY_ATTR {
+          transform_2d<typename S::WeightsToPoints>(
+              [&](int row, int column) HWY_ATTR { return load(&turned[j][3 * row + column][i]); },
+              [&](int row, int column, V v) HWY_ATTR { sink(row * 6 + column, v); });
+        };
+        float* at =
+            to + panel * (kFp32 ? s.c : s.c / 2) + (kFp32 ? c : c / 2) * width + k - panel + i;
+        for (int64_t j = 0; j < kGroup; j += kFp32 ? 1 : 2) {
+          float* row = at + (kFp32 ? j : j / 2) * width;
+          if constexpr (kFp32) {
+            transform(j, [&](int point, V v) HWY_ATTR { store(v, row + point * plane); });
+          } else {
+            V kept[kWeightPoints];
+            transform(j, [&](int point, V v) HWY_ATTR { kept[point] = v; });
+            transform(j + 1, [&](int point, V v)
+                                 HWY_ATTR { store_pair(kept[point], v, row + point * plane); });
+          }
+        }
+      }
+    }
+  }
+}
+
+// [k,3,3,c] -> [point][panel of 64 c][k][c of the panel]: the right side of the data gradient's
+// products. bf16: words of two neighbouring k.
+template <class S, class W>
+void weights_to_points_transposed(const ConvShape& s, const float* weights, int64_t plane,
+                                  float* to, Share k_pairs) {
+  const int64_t step = static_cast<int64_t>(lanes());
+  constexpr bool kFp32 = std::is_same_v<W, float>;
+  for (int64_t k = k_pairs.begin * 2; k < k_pairs.end * 2; k += 2) {
+    for (int64_t c = 0; c < s.c; c += step) {
+      const int64_t panel = c / kPanel * kPanel, width = std::min(kPanel, s.c - panel);
+      const auto transform = [&](int64_t of_k, const auto& sink) HWY_ATTR {
+        const float* from = weights + of_k * 9 * s.c + c;
+        transform_2d<typename S::WeightsToPoints>(
+            [&](int row, int column) HWY_ATTR { return load(from + (3 * row + column) * s.c); },
+            [&](int row, int column, V v) HWY_ATTR { sink(row * 6 + column, v); });
+      };
+      float* at = to + panel * (kFp32 ? s.k : s.k / 2) + (kFp32 ? k : k / 2) * width + c - panel;
+      if constexpr (kFp32) {
+        transform(k, [&](int point, V v) HWY_ATTR { store(v, at + point * plane); });
+        transform(k + 1, [&](int point, V v) HWY_ATTR { store(v, at + point * plane + width); });
+      } else {
+        V kept[kWeightPoints];
+        transform(k, [&](int point, V v) HWY_ATTR { kept[point] = v; });
+        transform(k + 1,
+                  [&](int point, V v) HWY_ATTR { store_pair(kept[point], v, at + point * plane); });
+      }
+    }
+  }
+}
+
+// The channels of a product that are a thread's own, in whole panels.
+struct Columns {
+  int64_t begin, end;
+  Columns(const Part& part, int64_t channels) {
+    const Share panels = part.share(ceil_div(channels, kPanel));
+    begin = panels.begin * kPanel, end = std::min(channels, panels.end * kPanel);
+  }
+};
+
+// The products of a block with the weights, at each point: [tiles,depth] times [depth,columns], in
+// words.
+template <class S, class Op>
+void multiply_points(int64_t tiles, int64_t depth, Columns columns, const float* left,
+                     int64_t left_plane, const float* weights, int64_t weights_plane,
+                     float* products, int64_t product_plane, int64_t product_row) {
+  for (int64_t point = 0; point < S::kPoints; ++point) {
+    multiply<Op>({tiles, columns.end - columns.begin, depth, left + point * left_plane, depth, 1,
+                  weights + S::weight_point(point) * weights_plane + columns.begin * depth,
+                  depth * kPanel, 0, products + point * product_plane + columns.begin, product_row,
+                  false});
+  }
+}
+
+// Products of a block back to pixels, with what follows a convolution on the way.
+template <class S, class T, bool kSums, bool kInference>
+void block_from_points(const ConvShape& s, const Blocks& blocks, const Part& part, Columns channels,
+                       const float* products, int64_t plane, const ForwardArguments& a,
+                       double* sums) {
+  const int64_t step = static_cast<int64_t>(lanes());
+  T* dst = static_cast<T*>(a.dst);
+  const T* residual = static_cast<const T*>(a.residual);
+  for (int64_t channel = channels.begin; channel < channels.end; channel += step) {
+    V sum = hn::Zero(D()), sum_of_squares = hn::Zero(D());
+    const V bias = kInference && a.bias != nullptr ? load(a.bias + channel) : hn::Zero(D());
+    for (int64_t tile = 0; tile < part.tiles; ++tile) {
+      const Place at(blocks, part.first_tile + tile);
+      const Window<T> window(dst, s.out_h(), s.out_w(), s.k, at.image, at.y, at.x, kTile);
+      const float* from = products + tile * s.k + channel;
+      const auto load_at = [&](int row, int column)
+                               HWY_ATTR { return load(from + (row * S::kSide + column) * plane); };
+      const auto put = [&](int row, int column, V v) HWY_ATTR {
+        const int64_t offset = window.first - dst + window.offset(row, column) + channel;
+        if constexpr (kInference) {
+          v = hn::Add(v, bias);
+          if (residual != nullptr) v = hn::Add(v, load(residual + offset));
+          if (a.relu) v = hn::Max(v, hn::Zero(D()));
+        }
+        if constexpr (kSums) {
+          sum = hn::Add(sum, v);
+          sum_of_squares = hn::MulAdd(v, v, sum_of_squares);
+        }
+        store(v, dst + offset);
+      };
+      if (window.full) {
+        transform_2d<typename S::FromPoints>(load_at, put);
+      } else {
+        transform_2d<typename S::FromPoints>(load_at, [&](int row, int column, V v) HWY_ATTR {
+          if (window.contains(row, column)) put(row, column, v);
+        });
+      }
+    }
+    if constexpr (kSums) {
+      add_to(sums + channel, sum);
+      add_to(sums + s.k + channel, sum_of_squares);
+    }
+  }
+}
+
+// Overlapping patches of a block added up to the gradient of src. A strip of a patch's rows moves
+// down each image: all but the rows that overlap are done after a row of tiles.
+template <class S, class Ending>
+void block_from_points_adjoint(const ConvShape& s, const Blocks& blocks, const Part& part,
+                               Columns channels, const float* products, int64_t plane, float* strip,
+                               const Ending& grad_src) {
+  Ending ending = grad_src;
+  const int64_t step = static_cast<int64_t>(lanes());
+  constexpr int64_t kStep = kTile * S::kStride, kOverlap = S::kPatch - kStep;  // pixels
+  const int64_t row_words = (kStep * blocks.columns + kOverlap) * step;
+  const int64_t of_image = blocks.rows * blocks.columns;
+  for (int64_t image = 0; image < part.tiles / of_image; ++image) {
+    for (int64_t channel = channels.begin; channel < channels.end; channel += step) {
+      std::fill(strip, strip + S::kPatch * row_words, 0.0f);
+      ending.open(channel);
+      for (int64_t tile_row = 0; tile_row < blocks.rows; ++tile_row) {
+        for (int64_t tile_column = 0; tile_column < blocks.columns; ++tile_column) {
+          const int64_t tile = (image * blocks.rows + tile_row) * blocks.columns + tile_column;
+          const float* from = products + tile * s.c + channel;
+          float* to = strip + tile_column * kStep * step;
+          transform_2d<typename S::FromPointsAdjoint>(
+              [&](int row, int column)
+                  HWY_ATTR { return load(from + (row * S::kSide + column) * plane); },
+              [&](int row, int column, V v) HWY_ATTR {
+                float* at = to + row * row_words + column * step;
+                store(hn::Add(load(at), v), at);
+              });
+        }
+        // The strip's first row and column are the padding above and to the left.
+        const int64_t top = tile_row * kStep - 1;
+        const bool last = tile_row + 1 == blocks.rows;
+        for (int64_t row = 0; row < (last ? S::kPatch : kStep); ++row) {
+          const int64_t y = top + row;
+          if (y < 0 || y >= s.h) continue;
+          const float* done = strip + row * row_words + step;
+          const int64_t to = ((part.first_tile / of_image + image) * s.h + y) * s.w * s.c + channel;
+          for (int64_t x = 0; x < s.w; ++x) ending.put(to + x * s.c, load(done + x * step));
+        }
+        std::copy(strip + kStep * row_words, strip + S::kPatch * row_words, strip);
+        std::fill(strip + kOverlap * row_words, strip + S::kPatch * row_words, 0.0f);
+      }
+      ending.close(channel);
+    }
+  }
+}
+
+// The gradient of the weights, summed over teams.
+template <class S>
+void grad_weights_from_points(const ConvShape& s, const float* first_team, int64_t team_words,
+                              int teams, float* grad_weights, Share of_k) {
+  const int64_t step = static_cast<int64_t>(lanes());
+  for (int64_t k = of_k.begin; k < of_k.end; ++k) {
+    for (int64_t c = 0; c < s.c; c += step) {
+      const float* from = first_team + k * s.c + c;
+      float* to = grad_weights + k * 9 * s.c + c;
+      transform_2d<typename S::WeightsFromPointsAdjoint>(
+          [&](int row, int column) HWY_ATTR {
+            const float* at = from + (row * 6 + column) * s.k * s.c;
+            V sum = load(at);
+            for (int team = 1; team < teams; ++team)
+              sum = hn::Add(sum, load(at + team * team_words));
+            return sum;
+          },
+          [&](int row, int column, V v) HWY_ATTR { store(v, to + (3 * row + column) * s.c); });
+    }
+  }
+}
+
+// The weights of a forward pass, in words of [36 points][c * k].
+template <class S, class W>
+void prepare_pass(const ConvShape& s, const float* weights, float* to, const Threads& threads) {
+  const int64_t plane = s.c * s.k * static_cast<int64_t>(sizeof(W)) / 4;
+  threads.run([&](int thread) {
+    weights_to_points<S, W>(s, weights, plane, to, Share(s.k / 16, thread, threads.count));
+  });
+}
+
+template <class S, class T, class W, class Op>
+void forward_pass(const ConvShape& s, const ForwardArguments& a, float* scratch,
+                  const Threads& threads) {
+  constexpr int64_t kPerWord = sizeof(float) / sizeof(W);
+  constexpr Type kOperands = kPerWord == 1 ? Type::kFp32 : Type::kBf16;
+  const Blocks blocks(s, Pass::kForward, threads.count);
+  const Workspace at(s, kOperands, Pass::kForward, threads.count);
+  const float* weights = static_cast<const float*>(a.prepared);
+  if (weights == nullptr) {
+    prepare_pass<S, W>(s, a.weights, scratch + at.weights, threads);
+    weights = scratch + at.weights;
+  }
+  double* sums = reinterpret_cast<double*>(scratch + at.sums);
+  std::fill(sums, sums + threads.count * 2 * s.k, 0.0);
+  const auto read_src = [&](const Part& part) {
+    float* src = scratch + part.team * at.team_words + at.src;
+    const auto read = [&](const auto& patches) {
+      block_to_points<W>(patches, s, blocks, part, at.src_plane, src, nullptr);
+    };
+    a.src_scale != nullptr ? read(Patches<S, T, true>(a, s.c)) : read(Patches<S, T, false>(a, s.c));
+  };
+  const auto write_dst = [&](const Part& part) {
+    const float* src = scratch + part.team * at.team_words + at.src;
+    float* products = scratch + part.team * at.team_words + at.products;
+    const Columns columns(part, s.k);
+    multiply_points<S, Op>(part.tiles, s.c / kPerWord, columns, src, at.src_plane, weights,
+                           at.weights_plane, products, at.product_plane, s.k);
+    const auto write = [&](auto pass) {
+      pass(s, blocks, part, columns, products, at.product_plane, a, sums + part.thread * 2 * s.k);
+    };
+    if (a.sum != nullptr)
+      write(block_from_points<S, T, true, false>);
+    else if (a.bias != nullptr || a.residual != nullptr || a.relu)
+      write(block_from_points<S, T, false, true>);
+    else
+      write(block_from_points<S, T, false, false>);
+  };
+  for_each_block(blocks, threads, read_src, write_dst);
+  if (a.sum != nullptr) add_sums(sums, threads.count, s.k, a.sum, a.sum_of_squares);
+}
+
+template <class S, class T, class W, class Op>
+void backward_pass(const ConvShape& s, const BackwardArguments& a, float* scratch,
+                   const Threads& threads) {
+  constexpr int64_t kPerWord = sizeof(float) / sizeof(W);
+  constexpr bool kPairs = kPerWord == 2;
+  constexpr Type kOperands = kPairs ? Type::kBf16 : Type::kFp32;
+  const Blocks blocks(s, Pass::kBackward, threads.count);
+  const Workspace at(s, kOperands, Pass::kBackward, threads.count);
+  float* weights = scratch + at.weights;
+  double* sums = reinterpret_cast<double*>(scratch + at.sums);
+  std::fill(sums, sums + threads.count * 2 * s.c, 0.0);
+  if (a.grad_src != nullptr) {
+    threads.run([&](int thread) {
+      weights_to_points_transposed<S, W>(s, a.weights, at.weights_plane, weights,
+                                         Share(s.k / 2, thread, threads.count));
+    });
+  }
+  const auto read_grad_dst = [&](const Part& part) {
+    float* memory = scratch + part.team * at.team_words;
+    float* by_channel = kPairs && a.grad_src == nullptr ? nullptr : memory + at.dst;
+    float* by_tile = kPairs && a.grad_weights != nullptr ? memory + at.dst_pairs : nullptr;
+    const auto read = [&](const auto& gradient) {
+      block_to_points<W>(gradient, s, blocks, part, at.dst_plane, by_channel, by_tile);
+    };
+    a.dst != nullptr ? read(GradientTiles<S, T, true>(a, s.k))
+                     : read(GradientTiles<S, T, false>(a, s.k));
+  };
+  const auto write_grad_src = [&](const Part& part) {
+    if (a.grad_src == nullptr) return;
+    float* memory = scratch + part.team * at.team_words;
+    const Columns columns(part, s.c);
+    multiply_points<S, Op>(part.tiles, s.k / kPerWord, columns, memory + at.dst, at.dst_plane,
+                           weights, at.weights_plane, memory + at.products, at.product_plane, s.c);
+    write_source_gradient<T>(a, s.c, sums + part.thread * 2 * s.c, [&](const auto& grad_src) {
+      block_from_points_adjoint<S>(s, blocks, part, columns, memory + at.products, at.product_plane,
+                                   scratch + at.strips + part.thread * at.strip_words, grad_src);
+    });
+  };
+  const auto read_src = [&](const Part& part) {
+    if (a.grad_weights == nullptr) return;
+    float* src = scratch + part.team * at.team_words + at.src;
+    const auto read = [&](const auto& patches) {
+      block_to_points<W>(patches, s, blocks, part, at.src_plane, kPairs ? nullptr : src,
+                         kPairs ? src : nullptr);
+    };
+    a.src_scale != nullptr ? read(Patches<S, T, true>(a, s.c)) : read(Patches<S, T, false>(a, s.c));
+  };
+  const auto add_grad_weights = [&](const Part& part) {
+    if (a.grad_weights == nullptr) return;
+    float* memory = scratch + part.team * at.team_words;
+    const float* dst = memory + (kPairs ? at.dst_pairs : at.dst);
+    const Columns rows(part, s.k);
+    bool begun[kWeightPoints] = {};
+    for (int64_t point = 0; point < S::kPoints; ++point) {
+      const int64_t of_weights = S::weight_point(point);
+      multiply<Op>({rows.end - rows.begin, s.c, ceil_div(part.tiles, kPerWord),
+                    dst + point * at.dst_plane + rows.begin, 1, s.k,
+                    memory + at.src + point * at.src_plane, kPanel, s.c,
+                    memory + at.grad_weights + of_weights * s.c * s.k + rows.begin * s.c, s.c,
+                    !part.first || begun[of_weights]});
+      begun[of_weights] = true;
+    }
+  };
+  for_each_block(blocks, threads, read_grad_dst, write_grad_src, read_src, add_grad_weights);
+  if (a.sum != nullptr) add_sums(sums, threads.count, s.c, a.sum, a.sum_with_src);
+  if (a.grad_weights == nullptr) return;
+  threads.run([&](int thread) {
+    grad_weights_from_points<S>(s, scratch + at.grad_weights, at.team_words, blocks.teams,
+                                a.grad_weights, Share(s.k, thread, threads.count));
+  });
+}
+
+#if HWY_TARGET == HWY_AVX3
+using Dot = PairByDot;
+#else
+using Dot = PairByFma;
+#endif
+
+template <class S>
+void run_forward(const ConvShape& s, Numbers numbers, bool dot, const ForwardArguments& a,
+                 float* scratch, const Threads& threads) {
+  if (numbers.maps == Type::kFp32)
+    forward_pass<S, float, float, Fma>(s, a, scratch, threads);
+  else if (numbers.products == Type::kFp32)
+    forward_pass<S, Bf16, float, Fma>(s, a, scratch, threads);
+  else if (dot)
+    forward_pass<S, Bf16, Bf16, Dot>(s, a, scratch, threads);
+  else
+    forward_pass<S, Bf16, Bf16, PairByFma>(s, a, scratch, threads);
+}
+
+template <class S>
+void run_prepare(const ConvShape& s, Numbers numbers, const float* weights, float* to,
+                 const Threads& threads) {
+  (numbers.operands() == Type::kFp32 ? prepare_pass<S, float> : prepare_pass<S, Bf16>)(s, weights,
+                                                                                       to, threads);
+}
+
+template <class S>
+void run_backward(const ConvShape& s, Numbers numbers, bool dot, const BackwardArguments& a,
+                  float* scratch, const Threads& threads) {
+  if (numbers.maps == Type::kFp32)
+    backward_pass<S, float, float, Fma>(s, a, scratch, threads);
+  else if (numbers.products == Type::kFp32)
+    backward_pass<S, Bf16, float, Fma>(s, a, scratch, threads);
+  else if (dot)
+    backward_pass<S, Bf16, Bf16, Dot>(s, a, scratch, threads);
+  else
+    backward_pass<S, Bf16, Bf16, PairByFma>(s, a, scratch, threads);
+}
+
+}  // namespace HWY_NAMESPACE
+}  // namespace skipway::kernels
+HWY_AFTER_NAMESPACE();
+#endif
