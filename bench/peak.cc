@@ -17,39 +17,36 @@ constexpr int kSums = 12;  // enough to hide the latency of two instructions a c
 constexpr int64_t kSteps = 1 << 24;
 
 __attribute__((target("avx512f"))) double fp32_avx512() {
-  __m512 sums[kSums] = {};
+  __m512 sums[kSums];  // of different values, or the compiler would keep one for all
+  for (int i = 0; i < kSums; ++i) sums[i] = _mm512_set1_ps(static_cast<float>(i));
   const __m512 a = _mm512_set1_ps(1.5f), b = _mm512_set1_ps(1e-3f);
   for (int64_t i = 0; i < kSteps; ++i)
-    for (__m512& sum : sums) {
-      sum = _mm512_fmadd_ps(a, b, sum);
-      __asm__("" : "+v"(sum));  // or the compiler sees that all sums are the same
-    }
+#pragma GCC unroll 12  // or the sums would lie in memory
+    for (__m512& sum : sums) sum = _mm512_fmadd_ps(a, b, sum);
   __m512 total = sums[0];
   for (const __m512& sum : sums) total = _mm512_add_ps(total, sum);
   return static_cast<double>(_mm512_reduce_add_ps(total));
 }
 
 __attribute__((target("avx2,fma"))) double fp32_avx2() {
-  __m256 sums[kSums] = {};
+  __m256 sums[kSums];
+  for (int i = 0; i < kSums; ++i) sums[i] = _mm256_set1_ps(static_cast<float>(i));
   const __m256 a = _mm256_set1_ps(1.5f), b = _mm256_set1_ps(1e-3f);
   for (int64_t i = 0; i < kSteps; ++i)
-    for (__m256& sum : sums) {
-      sum = _mm256_fmadd_ps(a, b, sum);
-      __asm__("" : "+x"(sum));
-    }
+#pragma GCC unroll 12  // or the sums would lie in memory
+    for (__m256& sum : sums) sum = _mm256_fmadd_ps(a, b, sum);
   __m256 total = sums[0];
   for (const __m256& sum : sums) total = _mm256_add_ps(total, sum);
   return static_cast<double>(_mm256_cvtss_f32(total));
 }
 
 __attribute__((target("avx512f,avx512bf16"))) double bf16_avx512() {
-  __m512 sums[kSums] = {};
+  __m512 sums[kSums];  // of different values, or the compiler would keep one for all
+  for (int i = 0; i < kSums; ++i) sums[i] = _mm512_set1_ps(static_cast<float>(i));
   const __m512bh pairs = (__m512bh)_mm512_set1_epi32(0x3DCC3DCC);
   for (int64_t i = 0; i < kSteps; ++i)
-    for (__m512& sum : sums) {
-      sum = _mm512_dpbf16_ps(sum, pairs, pairs);
-      __asm__("" : "+v"(sum));
-    }
+#pragma GCC unroll 12  // or the sums would lie in memory
+    for (__m512& sum : sums) sum = _mm512_dpbf16_ps(sum, pairs, pairs);
   __m512 total = sums[0];
   for (const __m512& sum : sums) total = _mm512_add_ps(total, sum);
   return static_cast<double>(_mm512_reduce_add_ps(total));
