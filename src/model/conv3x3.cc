@@ -12,6 +12,7 @@
 #include <limits>
 #include <memory>
 #include <optional>
+#include <tuple>
 #include <utility>
 
 #include "base/clock.h"
@@ -549,6 +550,11 @@ at::Tensor infer(ConvChain& chain, const at::Tensor& src, KernelChoice& kernels)
   return x;
 }
 
+at::ScalarType type_of_maps() {
+  return at::autocast::is_autocast_enabled(at::kCPU) ? at::autocast::get_autocast_dtype(at::kCPU)
+                                                     : at::kFloat;
+}
+
 at::Tensor conv_chain_in(at::ScalarType type, ConvChain& chain, const at::Tensor& src,
                          bool training, KernelChoice& kernels) {
   const at::Tensor map = as_map(src, type);
@@ -582,13 +588,13 @@ ConvMethod KernelChoice::method(const ConvShape& s, Type type, bool training) {
   for (const ConvMethod method : methods)
     if (chosen == name_of(method)) return method;
   constexpr double kMargin = 0.85;
-  constexpr int64_t kImages = 128;  // enough to tell
+  constexpr int64_t kPixels = 64 * 32 * 32;  // enough to tell, and little memory
   ConvMethod best = methods.front();
   if (methods.size() > 1) {
     double shortest = std::numeric_limits<double>::infinity();
     for (const ConvMethod method : methods) {
       ConvShape part = s;
-      part.n = std::min(s.n, kImages);
+      part.n = std::clamp<int64_t>(kPixels / (s.h * s.w), 1, s.n);
       const double seconds = measure_method_s(method, part, type, training, shortest);
       // By a margin, so that the noise of a measurement does not choose: the same run on the same
       // machine should take the same kernels.
@@ -644,12 +650,24 @@ bool conv_chain_supports(const ConvChain& chain, const at::Tensor& src) {
          (!chain.downsample || fits(*chain.downsample));
 }
 
+std::pair<int64_t, int64_t> choose_kernels(const ConvChain& chain, int64_t images, int64_t height,
+                                           int64_t width, KernelChoice& kernels) {
+  const Type type = type_of_maps() == at::kFloat ? Type::kFp32 : Type::kBf16;
+  const auto choose = [&](const ConvBnUnit& unit, int64_t h, int64_t w) {
+    const at::Tensor& weight = unit.weight;
+    const ConvShape shape{images,         h,           w,           weight.size(1), weight.size(0),
+                          weight.size(2), unit.stride, unit.padding};
+    kernels.method(shape, type, /*training=*/true);
+    return std::pair(shape.out_h(), shape.out_w());
+  };
+  if (chain.downsample) choose(*chain.downsample, height, width);
+  for (const ConvBnUnit& unit : chain.units) std::tie(height, width) = choose(unit, height, width);
+  return {height, width};
+}
+
 at::Tensor conv_chain(ConvChain& chain, const at::Tensor& src, bool training,
                       KernelChoice& kernels) {
-  const at::ScalarType type = at::autocast::is_autocast_enabled(at::kCPU)
-                                  ? at::autocast::get_autocast_dtype(at::kCPU)
-                                  : at::kFloat;
-  return conv_chain_in(type, chain, src, training, kernels);
+  return conv_chain_in(type_of_maps(), chain, src, training, kernels);
 }
 
 }  // namespace skipway

@@ -9,6 +9,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "kernels/conv_im2col.h"
@@ -81,6 +82,11 @@ bool bf16_is_faster(const std::string& word);
 
 /// Whether conv_chain() can take it: CPU, fp32 parameters, output channels in multiples of 16.
 bool conv_chain_supports(const ConvChain& chain, const at::Tensor& src);
+
+/// Chooses the kernels of a training step before there are maps that would lie beside those of the
+/// measurements. Sides of src [pixels]; gives those of the result.
+std::pair<int64_t, int64_t> choose_kernels(const ConvChain& chain, int64_t images, int64_t height,
+                                           int64_t width, KernelChoice& kernels);
 
 /// Each unit is relu(batch_norm(conv2d(x, weight))), where the last one adds the residual before
 /// its relu. Shapes: src [n,c,h,w] -> [n,k,h',w'], channels_last, in the type that autocast gives,

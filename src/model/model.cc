@@ -316,7 +316,17 @@ at::Tensor ResNet::apply(ConvChain& chain, const at::Tensor& src, bool training)
   return x;
 }
 
+void ResNet::choose_kernels(int64_t images, int64_t height, int64_t width) {
+  std::pair side = skipway::choose_kernels(stem_, images, height, width, kernels_);
+  if (spec_.stem == "imagenet") side = {(side.first + 1) / 2, (side.second + 1) / 2};  // max-pool
+  for (const ConvChain& block : blocks_)
+    side = skipway::choose_kernels(block, images, side.first, side.second, kernels_);
+}
+
 at::Tensor ResNet::forward(const at::Tensor& images, bool training) {
+  if (training && kernels_.word() == "auto" && kernels_.chosen().empty() &&
+      conv_chain_supports(stem_, images))
+    choose_kernels(images.size(0), images.size(2), images.size(3));
   at::Tensor x = images.contiguous(at::MemoryFormat::ChannelsLast);  // [n,3,h,w]
   x = apply(stem_, x, training);
   if (spec_.stem == "imagenet") x = at::max_pool2d(x, 3, /*stride=*/2, /*padding=*/1);

@@ -74,6 +74,8 @@ class ResNet {
   at::Tensor add_buffer(const std::string& name, at::Tensor values);
   at::Tensor apply(ConvChain& chain, const at::Tensor& src, bool training);
 
+  void choose_kernels(int64_t images, int64_t height, int64_t width);
+
   ModelSpec spec_;
   at::Device device_;
   KernelChoice kernels_{"torch"};
