@@ -33,8 +33,9 @@ struct Setting {
 using Layer = std::vector<Setting>;
 
 // Variables that begin with SKIPWAY_ and are no fields of Config.
-const std::set<std::string> kOtherVariables = {"SKIPWAY_DATA", "SKIPWAY_TORCH", "SKIPWAY_CUDA",
-                                               "SKIPWAY_CIFAR", "SKIPWAY_MIRROR"};
+const std::set<std::string> kOtherVariables = {"SKIPWAY_DATA",   "SKIPWAY_TORCH",
+                                               "SKIPWAY_CUDA",   "SKIPWAY_CIFAR",
+                                               "SKIPWAY_MIRROR", "SKIPWAY_SETUP_S"};
 
 // Headings in the help, each standing before its first field.
 const std::map<std::string, std::string> kHeadings = {{"recipe", "Run"},
