@@ -6,13 +6,12 @@ Prints one JSON object: seconds of each timed forward pass and the peak memory o
 import argparse
 import contextlib
 import io
-import json
-import resource
 import time
 
 import numpy as np
 import torch
 
+from rows import add_row_arguments, print_row
 from train_step import resnet
 
 
@@ -43,12 +42,7 @@ def onnxruntime_forward(model, images, threads):
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--by", choices=["torch", "onnxruntime"], default="torch")
-    parser.add_argument("--model", default="resnet18")
-    parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--precision", choices=["bf16", "fp32"], default="fp32")
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--warmup", type=int, default=2)
-    parser.add_argument("--steps", type=int, default=8)
+    add_row_arguments(parser)
     args = parser.parse_args()
 
     torch.set_num_threads(args.threads)
@@ -65,7 +59,7 @@ def main():
         forward()
         if step >= args.warmup:
             times_s.append(time.perf_counter() - start)
-    print(json.dumps({"step_s": times_s, "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}))
+    print_row(times_s)
 
 
 if __name__ == "__main__":

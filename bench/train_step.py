@@ -4,13 +4,13 @@ Prints one JSON object: seconds of each timed step and the peak memory of the pr
 """
 
 import argparse
-import json
-import resource
 import time
 
 import torch
 from torch import nn
 from torch.nn import functional as F
+
+from rows import add_row_arguments, print_row
 
 
 def conv_bn(c_in, c_out, size, stride):
@@ -52,14 +52,9 @@ def resnet(name):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", choices=["resnet18", "resnet34", "resnet50"], default="resnet18")
-    parser.add_argument("--batch", type=int, default=128)
-    parser.add_argument("--precision", choices=["bf16", "fp32"], default="bf16")
+    add_row_arguments(parser)
     parser.add_argument("--layout", choices=["channels_last", "contiguous"], default="channels_last")
     parser.add_argument("--compile", action="store_true")
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--warmup", type=int, default=2)
-    parser.add_argument("--steps", type=int, default=8)
     args = parser.parse_args()
 
     torch.set_num_threads(args.threads)
@@ -83,7 +78,7 @@ def main():
         loss.item()
         if step >= args.warmup:
             times_s.append(time.perf_counter() - start)
-    print(json.dumps({"step_s": times_s, "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}))
+    print_row(times_s)
 
 
 if __name__ == "__main__":

@@ -224,13 +224,7 @@ void share_sums(const Map& map, double* sum, double* other, const Threads& threa
   share_pixels(map, threads, [&](int64_t begin, int64_t end, int thread) {
     part(begin, end, sums.data() + static_cast<size_t>(thread) * size);
   });
-  for (int64_t i = 0; i < map.c; ++i) {
-    sum[i] = other[i] = 0;
-    for (int thread = 0; thread < threads.count; ++thread) {
-      sum[i] += sums[static_cast<size_t>(thread) * size + static_cast<size_t>(i)];
-      other[i] += sums[static_cast<size_t>(thread) * size + static_cast<size_t>(map.c + i)];
-    }
-  }
+  add_sums(sums.data(), threads.count, map.c, sum, other);
 }
 
 }  // namespace

@@ -3,8 +3,6 @@
 #include "kernels/conv_im2col.h"
 
 #include <algorithm>
-#include <cstring>
-#include <utility>
 
 #include "kernels/pieces.h"
 
@@ -86,14 +84,6 @@ HWY_INLINE void for_each_tap(const ConvShape& s, int64_t first_image, int64_t im
           }
 }
 
-HWY_INLINE float widen(float v) { return v; }
-HWY_INLINE float widen(Bf16 v) {
-  const uint32_t bits = static_cast<uint32_t>(v) << 16;
-  float wide;
-  std::memcpy(&wide, &bits, sizeof(wide));
-  return wide;
-}
-
 // Rows of all inputs of a pixel. Row r, column j is at r * row_stride + j / 64 * panel_stride +
 // j % 64; columns after the depth are zero.
 template <class T, bool kNormalise>
@@ -117,7 +107,7 @@ void copy_inputs(const ConvShape& s, const Source<T, kNormalise>& source, int64_
                [&](int64_t row, int64_t from, int64_t tap, bool inside) HWY_ATTR {
                  float* out = to + row * row_stride;
                  for (int64_t c = 0; c < s.c; ++c)
-                   out[place(tap * s.c + c)] = inside ? widen(source.src[from + c]) : 0;
+                   out[place(tap * s.c + c)] = inside ? widened(source.src[from + c]) : 0;
                  if (tap == 0)
                    for (int64_t column = at.depth; column < at.columns; ++column)
                      out[place(column)] = 0;
@@ -160,12 +150,12 @@ void add_inputs(const ConvShape& s, const float* rows, int64_t first_image, int6
 }
 
 template <class T>
-void finish_pixels(const ForwardArguments& a, int64_t k, std::pair<int64_t, int64_t> channels,
-                   int64_t first_pixel, int64_t pixels, const float* products, double* sums) {
+void finish_pixels(const ForwardArguments& a, int64_t k, Columns channels, int64_t first_pixel,
+                   int64_t pixels, const float* products, double* sums) {
   const int64_t step = static_cast<int64_t>(lanes());
   T* dst = static_cast<T*>(a.dst) + first_pixel * k;
   const T* residual = static_cast<const T*>(a.residual) + (a.residual ? first_pixel * k : 0);
-  for (int64_t c = channels.first; c < channels.second; c += step) {
+  for (int64_t c = channels.begin; c < channels.end; c += step) {
     V sum = hn::Zero(D()), sum_of_squares = hn::Zero(D());
     const V bias = a.bias != nullptr ? load(a.bias + c) : hn::Zero(D());
     for (int64_t pixel = 0; pixel < pixels; ++pixel) {
@@ -206,16 +196,14 @@ void im2col_forward_pass(const ConvShape& s, const ForwardArguments& a, float* s
   }
   double* sums = reinterpret_cast<double*>(scratch + at.sums);
   // Where there are fewer blocks than threads, these share the columns of each.
-  const int64_t panels = ceil_div(s.k, kPanel);
-  const bool shared = at.count < std::min<int64_t>(panels, threads.count);
+  const bool shared = at.count < std::min<int64_t>(ceil_div(s.k, kPanel), threads.count);
   threads.run([&](int thread) {
     float* mine = scratch + thread * at.thread_words;
     double* my_sums = sums + thread * 2 * s.k;
     std::fill(my_sums, my_sums + 2 * s.k, 0.0);
     const Share of_blocks(at.count, shared ? 0 : thread, shared ? 1 : threads.count);
-    const Share of_panels(panels, shared ? thread : 0, shared ? threads.count : 1);
-    const int64_t first = of_panels.begin * kPanel, last = std::min(s.k, of_panels.end * kPanel);
-    if (first == last) return;
+    const Columns columns(s.k, shared ? thread : 0, shared ? threads.count : 1);
+    if (columns.count() == 0) return;
     for (int64_t block = of_blocks.begin; block < of_blocks.end; ++block) {
       const int64_t image = block * at.images, images = std::min(at.images, s.n - image);
       const int64_t pixels = images * at.pixels_of_image;
@@ -223,11 +211,10 @@ void im2col_forward_pass(const ConvShape& s, const ForwardArguments& a, float* s
         copy_inputs(s, source, image, images, at, at.columns, kPanel, mine + at.matrix);
       };
       a.src_scale != nullptr ? read(Source<T, true>(a)) : read(Source<T, false>(a));
-      multiply<Fma>({pixels, last - first, at.depth, mine + at.matrix, at.columns, 1,
-                     weights + first * at.depth, at.depth * kPanel, 0, mine + at.dst + first, s.k,
-                     false});
-      finish_pixels<T>(a, s.k, {first, last}, image * at.pixels_of_image, pixels, mine + at.dst,
-                       my_sums);
+      multiply<Fma>({pixels, columns.count(), at.depth, mine + at.matrix, at.columns, 1,
+                     weights + columns.begin * at.depth, at.depth * kPanel, 0,
+                     mine + at.dst + columns.begin, s.k, false});
+      finish_pixels<T>(a, s.k, columns, image * at.pixels_of_image, pixels, mine + at.dst, my_sums);
     }
   });
   if (a.sum != nullptr) add_sums(sums, threads.count, s.k, a.sum, a.sum_of_squares);

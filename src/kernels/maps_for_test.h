@@ -3,10 +3,10 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
-#include <cstring>
 #include <random>
 #include <vector>
 
+#include "kernels/bf16.h"
 #include "kernels/conv3x3.h"
 
 namespace skipway::kernels {
@@ -27,15 +27,11 @@ inline std::vector<float> random_values(int64_t count, uint64_t seed, bool recti
 struct Stored {
   Type type;
   std::vector<float> wide;
-  std::vector<uint16_t> narrow;
+  std::vector<Bf16> narrow;
 
   Stored(Type t, std::vector<float> values) : type(t), wide(std::move(values)) {
     if (type == Type::kFp32) return;
-    for (float& v : wide) {
-      uint32_t bits;
-      std::memcpy(&bits, &v, 4);
-      narrow.push_back(static_cast<uint16_t>((bits + 0x8000u) >> 16));
-    }
+    for (const float v : wide) narrow.push_back(narrowed(v));
     wide = values_now();
   }
   Stored(Type t, int64_t count) : Stored(t, std::vector<float>(static_cast<size_t>(count), -7)) {}
@@ -45,12 +41,7 @@ struct Stored {
   std::vector<float> values_now() const {
     if (type == Type::kFp32) return wide;
     std::vector<float> values;
-    for (const uint16_t half : narrow) {
-      const uint32_t bits = static_cast<uint32_t>(half) << 16;
-      float v;
-      std::memcpy(&v, &bits, 4);
-      values.push_back(v);
-    }
+    for (const Bf16 half : narrow) values.push_back(widened(half));
     return values;
   }
 };

@@ -1,5 +1,6 @@
 // How kernels cut their work and their memory into pieces.
 #pragma once
+#include <algorithm>
 #include <cstdint>
 
 namespace skipway::kernels {
@@ -14,6 +15,16 @@ struct Share {
   int64_t begin, end;
   Share(int64_t count, int thread, int threads)
       : begin(count * thread / threads), end(count * (thread + 1) / threads) {}
+};
+
+/// The columns of a matrix that are one thread's own, in whole panels.
+struct Columns {
+  int64_t begin, end;
+  Columns(int64_t columns, int thread, int threads) {
+    const Share panels(ceil_div(columns, kPanel), thread, threads);
+    begin = panels.begin * kPanel, end = std::min(columns, panels.end * kPanel);
+  }
+  int64_t count() const { return end - begin; }
 };
 
 /// Adds up two sums a channel that each of `threads` threads left one after the other, in the order

@@ -1,38 +1,29 @@
 #include "kernels/reference.h"
 
 #include <algorithm>
-#include <cstring>
 #include <vector>
 
+#include "kernels/bf16.h"
 #include "kernels/pieces.h"
 
 namespace skipway::kernels {
 namespace {
 
-using Bf16 = uint16_t;  // the upper half of a float
 using Values = std::vector<double>;
 
-double load(float from) { return static_cast<double>(from); }
-double load(Bf16 from) {
-  const uint32_t bits = static_cast<uint32_t>(from) << 16;
-  float value;
-  std::memcpy(&value, &bits, sizeof(value));
-  return static_cast<double>(value);
+template <class T>
+double load(T from) {
+  return static_cast<double>(widened(from));
 }
 
 void store(double value, float& to) { to = static_cast<float>(value); }
-void store(double value, Bf16& to) {
-  const auto narrow = static_cast<float>(value);
-  uint32_t bits;
-  std::memcpy(&bits, &narrow, sizeof(bits));
-  to = static_cast<Bf16>((bits + 0x8000u) >> 16);
-}
+void store(double value, Bf16& to) { to = narrowed(static_cast<float>(value)); }
 
 int64_t inputs(const ConvShape& s) { return s.h * s.w * s.c; }  // of an image
 int64_t outputs(const ConvShape& s) { return s.out_h() * s.out_w() * s.k; }
 
 template <class T>
-Values widened(const T* from, int64_t count) {
+Values values_of(const T* from, int64_t count) {
   Values values(static_cast<size_t>(count));
   for (size_t i = 0; i < values.size(); ++i) values[i] = load(from[i]);
   return values;
@@ -41,7 +32,7 @@ Values widened(const T* from, int64_t count) {
 // What is convolved: the source, behind a BatchNorm and ReLU where there is one.
 template <class T, class Arguments>
 Values input_values(const ConvShape& s, const Arguments& a) {
-  Values values = widened(static_cast<const T*>(a.src), s.n * inputs(s));
+  Values values = values_of(static_cast<const T*>(a.src), s.n * inputs(s));
   const auto c = static_cast<size_t>(s.c);
   if (a.src_scale != nullptr) {
     for (size_t i = 0; i < values.size(); ++i)
@@ -53,7 +44,7 @@ Values input_values(const ConvShape& s, const Arguments& a) {
 // The gradient of dst, through a BatchNorm where there is one.
 template <class T>
 Values gradient_values(const ConvShape& s, const BackwardArguments& a) {
-  Values values = widened(static_cast<const T*>(a.grad_dst), s.n * outputs(s));
+  Values values = values_of(static_cast<const T*>(a.grad_dst), s.n * outputs(s));
   const auto k = static_cast<size_t>(s.k);
   if (a.dst != nullptr) {
     for (size_t i = 0; i < values.size(); ++i)
@@ -123,7 +114,7 @@ void forward_of(const ConvShape& s, const ForwardArguments& a, const Threads& th
 template <class T>
 void source_gradient(const ConvShape& s, const BackwardArguments& a, const Values& x,
                      const Values& grad, const Threads& threads) {
-  const Values weights = widened(a.weights, s.k * s.size * s.size * s.c);
+  const Values weights = values_of(a.weights, s.k * s.size * s.size * s.c);
   Values sums(static_cast<size_t>(threads.count * 2 * s.c));
   threads.run([&](int thread) {
     double* mine = sums.data() + thread * 2 * s.c;

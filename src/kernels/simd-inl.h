@@ -11,12 +11,12 @@
 
 #include <cstdint>
 
+#include "kernels/bf16.h"
+
 HWY_BEFORE_NAMESPACE();
 namespace skipway::kernels {
 namespace HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
-
-using Bf16 = uint16_t;  // the upper half of a float
 
 using D = hn::CappedTag<float, 16>;  // channels come in multiples of 16
 using DBits = hn::Rebind<uint32_t, D>;

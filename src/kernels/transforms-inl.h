@@ -13,6 +13,7 @@
 #include <algorithm>
 
 #include "kernels/simd-inl.h"
+#include "kernels/winograd.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace skipway::kernels {
@@ -27,28 +28,42 @@ HWY_INLINE V constant(float value) { return hn::Set(D(), value); }
 HWY_INLINE V mul_add(float a, V b, V c) { return hn::MulAdd(constant(a), b, c); }
 HWY_INLINE V neg_mul_add(float a, V b, V c) { return hn::NegMulAdd(constant(a), b, c); }
 
+// What both schemes share, at the points ±p, ±q and infinity: t of five pixels, …
+HWY_INLINE void five_to_points(const V* x, V* t) {
+  const V even_p = neg_mul_add(kQ2, x[1], x[3]), odd_p = neg_mul_add(kQ2, x[0], x[2]);
+  const V even_q = neg_mul_add(kP2, x[1], x[3]), odd_q = neg_mul_add(kP2, x[0], x[2]);
+  t[0] = mul_add(kP, odd_p, even_p);
+  t[1] = neg_mul_add(kP, odd_p, even_p);
+  t[2] = mul_add(kQ, odd_q, even_q);
+  t[3] = neg_mul_add(kQ, odd_q, even_q);
+  t[4] = hn::Add(neg_mul_add(kS, x[2], x[4]), x[0]);
+}
+
+// … and m of a gradient's four.
+HWY_INLINE void four_to_points_adjoint(const V* y, V* m) {
+  const V even_p = mul_add(kP2, y[2], y[0]), odd_p = mul_add(kP2, y[3], y[1]);
+  const V even_q = mul_add(kQ2, y[2], y[0]), odd_q = mul_add(kQ2, y[3], y[1]);
+  m[0] = mul_add(kP, odd_p, even_p);
+  m[1] = neg_mul_add(kP, odd_p, even_p);
+  m[2] = mul_add(kQ, odd_q, even_q);
+  m[3] = neg_mul_add(kQ, odd_q, even_q);
+  m[4] = y[3];
+}
+
 // F(4x4,3x3): overlapping patches of 6x6 pixels.
 struct Stride1 {
-  static constexpr int kStride = 1, kPatch = 6;  // pixels from an output to the next; of a patch
-  static constexpr int kSide = 6, kPoints = kSide * kSide;  // points of a tile, a side and in all
+  static constexpr int kStride = 1;  // pixels from an output to the next
+  static constexpr int kPatch = patch_side(kStride), kPoints = points_of_tile(kStride);
   static constexpr float kGp = 1 / (2 * kP2 * (kP2 - kQ2)), kGq = 1 / (2 * kQ2 * (kQ2 - kP2));
-  // Which of the 36 transformed weights belongs to a point.
+  // Which of the transformed weights belongs to a point.
   static constexpr int64_t weight_point(int64_t point) { return point; }
 
   // t = Bᵀ x: six pixels to six points.
   struct ToPoints {
     static constexpr int kIn = 6, kOut = 6;
     static HWY_INLINE void apply(const V* x, V* t) {
-      const V even_p = neg_mul_add(kQ2, x[2], x[4]);
-      const V odd_p = neg_mul_add(kQ2, x[1], x[3]);
-      const V even_q = neg_mul_add(kP2, x[2], x[4]);
-      const V odd_q = neg_mul_add(kP2, x[1], x[3]);
       t[0] = hn::Add(neg_mul_add(kS, x[2], x[4]), x[0]);
-      t[1] = mul_add(kP, odd_p, even_p);
-      t[2] = neg_mul_add(kP, odd_p, even_p);
-      t[3] = mul_add(kQ, odd_q, even_q);
-      t[4] = neg_mul_add(kQ, odd_q, even_q);
-      t[5] = hn::Add(neg_mul_add(kS, x[3], x[5]), x[1]);
+      five_to_points(x + 1, t + 1);
     }
   };
 
@@ -85,14 +100,8 @@ struct Stride1 {
   struct ToPointsAdjoint {
     static constexpr int kIn = 4, kOut = 6;
     static HWY_INLINE void apply(const V* y, V* m) {
-      const V even_p = mul_add(kP2, y[2], y[0]), odd_p = mul_add(kP2, y[3], y[1]);
-      const V even_q = mul_add(kQ2, y[2], y[0]), odd_q = mul_add(kQ2, y[3], y[1]);
       m[0] = y[0];
-      m[1] = mul_add(kP, odd_p, even_p);
-      m[2] = neg_mul_add(kP, odd_p, even_p);
-      m[3] = mul_add(kQ, odd_q, even_q);
-      m[4] = neg_mul_add(kQ, odd_q, even_q);
-      m[5] = y[3];
+      four_to_points_adjoint(y, m + 1);
     }
   };
 
@@ -132,25 +141,21 @@ struct Stride1 {
 // the middle one the even ones between them. F(4,2) serves the first at five points; the second
 // needs a product for each result. Patches of 9x9 pixels, 81 products instead of 144.
 struct Stride2 {
-  static constexpr int kStride = 2, kPatch = 9;
-  static constexpr int kSide = 9, kPoints = kSide * kSide;
+  static constexpr int kStride = 2;
+  static constexpr int kPatch = patch_side(kStride), kPoints = points_of_tile(kStride);
   // 1/f'(a): f'(±p) = ±2p(p²-q²), f'(±q) = ±2q(q²-p²).
   static constexpr float kGp = 1 / (2 * kP * (kP2 - kQ2)), kGq = 1 / (2 * kQ * (kQ2 - kP2));
   // The last four points of a side have the middle weight.
   static constexpr int64_t weight_point(int64_t point) {
-    return std::min<int64_t>(point / kSide, 5) * 6 + std::min<int64_t>(point % kSide, 5);
+    constexpr int64_t kLast = kWeightSide - 1;
+    return std::min(point / kPatch, kLast) * kWeightSide + std::min(point % kPatch, kLast);
   }
 
   struct ToPoints {
     static constexpr int kIn = 9, kOut = 9;
     static HWY_INLINE void apply(const V* x, V* t) {
-      const V even_p = neg_mul_add(kQ2, x[2], x[6]), odd_p = neg_mul_add(kQ2, x[0], x[4]);
-      const V even_q = neg_mul_add(kP2, x[2], x[6]), odd_q = neg_mul_add(kP2, x[0], x[4]);
-      t[0] = mul_add(kP, odd_p, even_p);
-      t[1] = neg_mul_add(kP, odd_p, even_p);
-      t[2] = mul_add(kQ, odd_q, even_q);
-      t[3] = neg_mul_add(kQ, odd_q, even_q);
-      t[4] = hn::Add(neg_mul_add(kS, x[4], x[8]), x[0]);
+      const V odd_pixels[] = {x[0], x[2], x[4], x[6], x[8]};
+      five_to_points(odd_pixels, t);
       for (int i = 0; i < 4; ++i) t[5 + i] = x[2 * i + 1];
     }
   };
@@ -185,13 +190,7 @@ struct Stride2 {
   struct ToPointsAdjoint {
     static constexpr int kIn = 4, kOut = 9;
     static HWY_INLINE void apply(const V* y, V* m) {
-      const V even_p = mul_add(kP2, y[2], y[0]), odd_p = mul_add(kP2, y[3], y[1]);
-      const V even_q = mul_add(kQ2, y[2], y[0]), odd_q = mul_add(kQ2, y[3], y[1]);
-      m[0] = mul_add(kP, odd_p, even_p);
-      m[1] = neg_mul_add(kP, odd_p, even_p);
-      m[2] = mul_add(kQ, odd_q, even_q);
-      m[3] = neg_mul_add(kQ, odd_q, even_q);
-      m[4] = y[3];
+      four_to_points_adjoint(y, m);
       for (int i = 0; i < 4; ++i) m[5 + i] = y[i];
     }
   };

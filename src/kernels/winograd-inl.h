@@ -173,7 +173,7 @@ void weights_to_points(const ConvShape& s, const float* weights, int64_t plane, 
         const auto transform = [&](int64_t j, const auto& sink) HWY_ATTR {
           transform_2d<typename S::WeightsToPoints>(
               [&](int row, int column) HWY_ATTR { return load(&turned[j][3 * row + column][i]); },
-              [&](int row, int column, V v) HWY_ATTR { sink(row * 6 + column, v); });
+              [&](int row, int column, V v) HWY_ATTR { sink(row * kWeightSide + column, v); });
         };
         float* at =
             to + panel * (kFp32 ? s.c : s.c / 2) + (kFp32 ? c : c / 2) * width + k - panel + i;
@@ -207,7 +207,7 @@ void weights_to_points_transposed(const ConvShape& s, const float* weights, int6
         const float* from = weights + of_k * 9 * s.c + c;
         transform_2d<typename S::WeightsToPoints>(
             [&](int row, int column) HWY_ATTR { return load(from + (3 * row + column) * s.c); },
-            [&](int row, int column, V v) HWY_ATTR { sink(row * 6 + column, v); });
+            [&](int row, int column, V v) HWY_ATTR { sink(row * kWeightSide + column, v); });
       };
       float* at = to + panel * (kFp32 ? s.k : s.k / 2) + (kFp32 ? k : k / 2) * width + c - panel;
       if constexpr (kFp32) {
@@ -223,15 +223,6 @@ void weights_to_points_transposed(const ConvShape& s, const float* weights, int6
   }
 }
 
-// The channels of a product that are a thread's own, in whole panels.
-struct Columns {
-  int64_t begin, end;
-  Columns(const Part& part, int64_t channels) {
-    const Share panels = part.share(ceil_div(channels, kPanel));
-    begin = panels.begin * kPanel, end = std::min(channels, panels.end * kPanel);
-  }
-};
-
 // The products of a block with the weights, at each point: [tiles,depth] times [depth,columns], in
 // words.
 template <class S, class Op>
@@ -239,7 +230,7 @@ void multiply_points(int64_t tiles, int64_t depth, Columns columns, const float*
                      int64_t left_plane, const float* weights, int64_t weights_plane,
                      float* products, int64_t product_plane, int64_t product_row) {
   for (int64_t point = 0; point < S::kPoints; ++point) {
-    multiply<Op>({tiles, columns.end - columns.begin, depth, left + point * left_plane, depth, 1,
+    multiply<Op>({tiles, columns.count(), depth, left + point * left_plane, depth, 1,
                   weights + S::weight_point(point) * weights_plane + columns.begin * depth,
                   depth * kPanel, 0, products + point * product_plane + columns.begin, product_row,
                   false});
@@ -262,7 +253,7 @@ void block_from_points(const ConvShape& s, const Blocks& blocks, const Part& par
       const Window<T> window(dst, s.out_h(), s.out_w(), s.k, at.image, at.y, at.x, kTile);
       const float* from = products + tile * s.k + channel;
       const auto load_at = [&](int row, int column)
-                               HWY_ATTR { return load(from + (row * S::kSide + column) * plane); };
+                               HWY_ATTR { return load(from + (row * S::kPatch + column) * plane); };
       const auto put = [&](int row, int column, V v) HWY_ATTR {
         const int64_t offset = window.first - dst + window.offset(row, column) + channel;
         if constexpr (kInference) {
@@ -313,7 +304,7 @@ void block_from_points_adjoint(const ConvShape& s, const Blocks& blocks, const P
           float* to = strip + tile_column * kStep * step;
           transform_2d<typename S::FromPointsAdjoint>(
               [&](int row, int column)
-                  HWY_ATTR { return load(from + (row * S::kSide + column) * plane); },
+                  HWY_ATTR { return load(from + (row * S::kPatch + column) * plane); },
               [&](int row, int column, V v) HWY_ATTR {
                 float* at = to + row * row_words + column * step;
                 store(hn::Add(load(at), v), at);
@@ -348,7 +339,7 @@ void grad_weights_from_points(const ConvShape& s, const float* first_team, int64
       float* to = grad_weights + k * 9 * s.c + c;
       transform_2d<typename S::WeightsFromPointsAdjoint>(
           [&](int row, int column) HWY_ATTR {
-            const float* at = from + (row * 6 + column) * s.k * s.c;
+            const float* at = from + (row * kWeightSide + column) * s.k * s.c;
             V sum = load(at);
             for (int team = 1; team < teams; ++team)
               sum = hn::Add(sum, load(at + team * team_words));
@@ -392,7 +383,7 @@ void forward_pass(const ConvShape& s, const ForwardArguments& a, float* scratch,
   const auto write_dst = [&](const Part& part) {
     const float* src = scratch + part.team * at.team_words + at.src;
     float* products = scratch + part.team * at.team_words + at.products;
-    const Columns columns(part, s.k);
+    const Columns columns = part.columns(s.k);
     multiply_points<S, Op>(part.tiles, s.c / kPerWord, columns, src, at.src_plane, weights,
                            at.weights_plane, products, at.product_plane, s.k);
     const auto write = [&](auto pass) {
@@ -439,7 +430,7 @@ void backward_pass(const ConvShape& s, const BackwardArguments& a, float* scratc
   const auto write_grad_src = [&](const Part& part) {
     if (a.grad_src == nullptr) return;
     float* memory = scratch + part.team * at.team_words;
-    const Columns columns(part, s.c);
+    const Columns columns = part.columns(s.c);
     multiply_points<S, Op>(part.tiles, s.k / kPerWord, columns, memory + at.dst, at.dst_plane,
                            weights, at.weights_plane, memory + at.products, at.product_plane, s.c);
     write_source_gradient<T>(a, s.c, sums + part.thread * 2 * s.c, [&](const auto& grad_src) {
@@ -460,11 +451,11 @@ void backward_pass(const ConvShape& s, const BackwardArguments& a, float* scratc
     if (a.grad_weights == nullptr) return;
     float* memory = scratch + part.team * at.team_words;
     const float* dst = memory + (kPairs ? at.dst_pairs : at.dst);
-    const Columns rows(part, s.k);
+    const Columns rows = part.columns(s.k);
     bool begun[kWeightPoints] = {};
     for (int64_t point = 0; point < S::kPoints; ++point) {
       const int64_t of_weights = S::weight_point(point);
-      multiply<Op>({rows.end - rows.begin, s.c, ceil_div(part.tiles, kPerWord),
+      multiply<Op>({rows.count(), s.c, ceil_div(part.tiles, kPerWord),
                     dst + point * at.dst_plane + rows.begin, 1, s.k,
                     memory + at.src + point * at.src_plane, kPanel, s.c,
                     memory + at.grad_weights + of_weights * s.c * s.k + rows.begin * s.c, s.c,
@@ -487,17 +478,29 @@ using Dot = PairByDot;
 using Dot = PairByFma;
 #endif
 
+// Calls pass(Types<T, W, Op>) with the types of maps and of the products' operands, and the
+// product.
+template <class T, class W, class Op>
+struct Types {};
+
+template <class Pass>
+void with_types(Numbers numbers, bool dot, const Pass& pass) {
+  if (numbers.maps == Type::kFp32)
+    pass(Types<float, float, Fma>());
+  else if (numbers.products == Type::kFp32)
+    pass(Types<Bf16, float, Fma>());
+  else if (dot)
+    pass(Types<Bf16, Bf16, Dot>());
+  else
+    pass(Types<Bf16, Bf16, PairByFma>());
+}
+
 template <class S>
 void run_forward(const ConvShape& s, Numbers numbers, bool dot, const ForwardArguments& a,
                  float* scratch, const Threads& threads) {
-  if (numbers.maps == Type::kFp32)
-    forward_pass<S, float, float, Fma>(s, a, scratch, threads);
-  else if (numbers.products == Type::kFp32)
-    forward_pass<S, Bf16, float, Fma>(s, a, scratch, threads);
-  else if (dot)
-    forward_pass<S, Bf16, Bf16, Dot>(s, a, scratch, threads);
-  else
-    forward_pass<S, Bf16, Bf16, PairByFma>(s, a, scratch, threads);
+  with_types(numbers, dot, [&]<class T, class W, class Op>(Types<T, W, Op>) {
+    forward_pass<S, T, W, Op>(s, a, scratch, threads);
+  });
 }
 
 template <class S>
@@ -510,14 +513,9 @@ void run_prepare(const ConvShape& s, Numbers numbers, const float* weights, floa
 template <class S>
 void run_backward(const ConvShape& s, Numbers numbers, bool dot, const BackwardArguments& a,
                   float* scratch, const Threads& threads) {
-  if (numbers.maps == Type::kFp32)
-    backward_pass<S, float, float, Fma>(s, a, scratch, threads);
-  else if (numbers.products == Type::kFp32)
-    backward_pass<S, Bf16, float, Fma>(s, a, scratch, threads);
-  else if (dot)
-    backward_pass<S, Bf16, Bf16, Dot>(s, a, scratch, threads);
-  else
-    backward_pass<S, Bf16, Bf16, PairByFma>(s, a, scratch, threads);
+  with_types(numbers, dot, [&]<class T, class W, class Op>(Types<T, W, Op>) {
+    backward_pass<S, T, W, Op>(s, a, scratch, threads);
+  });
 }
 
 }  // namespace HWY_NAMESPACE

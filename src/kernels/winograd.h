@@ -16,7 +16,10 @@ constexpr int64_t tiles_of_block(const ConvShape& s) {
 }
 // Outputs of a tile a side, and values of a 3x3 filter at different points: six a side in every
 // scheme.
-constexpr int64_t kTile = 4, kWeightPoints = 36;
+constexpr int64_t kTile = 4, kWeightSide = 6, kWeightPoints = kWeightSide * kWeightSide;
+// Pixels of a patch a side, and as many points.
+constexpr int patch_side(int64_t stride) { return stride == 1 ? 6 : 9; }
+constexpr int points_of_tile(int64_t stride) { return patch_side(stride) * patch_side(stride); }
 // Planes of a power of two would all begin in one set of the cache.
 constexpr int64_t kPlanePadding = 16;
 constexpr int64_t kWidest = 16;  // lanes
@@ -34,9 +37,8 @@ struct Blocks {
   Blocks(const ConvShape& s, Pass pass, int threads) {
     rows = ceil_div(s.out_h(), kTile), columns = ceil_div(s.out_w(), kTile);
     all = s.n * rows * columns;
-    const int64_t points = s.stride == 1 ? 36 : 81;
     shared = std::min(s.c, s.k) >= threads * kPanel &&
-             kWeightPoints * s.c * s.k >= points * all * std::max(s.c, s.k);
+             kWeightPoints * s.c * s.k >= points_of_tile(s.stride) * all * std::max(s.c, s.k);
     const int64_t together = pass == Pass::kBackward ? rows * columns : 2;
     const int64_t wanted = shared ? all : std::min(tiles_of_block(s), ceil_div(all, threads));
     tiles = ceil_div(wanted, together) * together;
@@ -56,6 +58,7 @@ struct Part {
       : first_tile(block * blocks.tiles), tiles(std::min(blocks.tiles, blocks.all - first_tile)) {}
 
   Share share(int64_t count) const { return {count, rank, size}; }
+  Columns columns(int64_t count) const { return {count, rank, size}; }
 };
 
 // Runs the phases of every block one after the other.
@@ -94,7 +97,7 @@ struct Workspace {
   Workspace(const ConvShape& s, Type operands, Pass pass, int threads) {
     const Blocks blocks(s, pass, threads);
     const int64_t tiles = ceil_div(blocks.tiles, 2) * 2;
-    const int64_t points = s.stride == 1 ? 36 : 81, patch = s.stride == 1 ? 6 : 9;
+    const int64_t points = points_of_tile(s.stride), patch = patch_side(s.stride);
     const int64_t step = kTile * s.stride;  // pixels from a patch to the next
     const int64_t per_word = operands == Type::kBf16 ? 2 : 1;
     const bool back = pass == Pass::kBackward;

@@ -20,6 +20,16 @@
 #include "kernels/reference.h"
 
 namespace skipway {
+
+// A convolution with its BatchNorm folded in, for many images.
+struct FoldedConv {
+  std::vector<int64_t> versions;  // of the tensors that it was made of
+  at::ScalarType type;
+  ConvMethod method;
+  at::Tensor weights;  // as the method wants them
+  at::Tensor bias;     // [k]
+};
+
 namespace {
 
 using kernels::ConvShape;
@@ -62,10 +72,9 @@ at::Tensor as_map(const at::Tensor& tensor, at::ScalarType type) {
   return tensor.to(type).contiguous(at::MemoryFormat::ChannelsLast);
 }
 
-ConvShape shape_of(const at::Tensor& src, const at::Tensor& weight, int64_t stride,
-                   int64_t padding) {
-  return {src.size(0),    src.size(2),    src.size(3), src.size(1),
-          weight.size(0), weight.size(2), stride,      padding};
+// `src`: [n,c,h,w].
+ConvShape shape_of(at::IntArrayRef src, const at::Tensor& weight, int64_t stride, int64_t padding) {
+  return {src[0], src[2], src[3], src[1], weight.size(0), weight.size(2), stride, padding};
 }
 
 kernels::Map pixels_of(const at::Tensor& tensor) {
@@ -131,15 +140,22 @@ struct Affine {
   const float *scale = nullptr, *shift = nullptr;
 };
 
-// The convolution and the sums that BatchNorm needs, [k] each. With `before`, of max(0,
-// before(src)), which LibTorch cannot.
+// Two sums a channel, of a map and of it times another.
+struct TwoSums {
+  std::vector<double> sum, with_other;
+  explicit TwoSums(int64_t channels)
+      : sum(static_cast<size_t>(channels)), with_other(static_cast<size_t>(channels)) {}
+};
+
+// The convolution, and the sums over pixels of its result and of its square that BatchNorm needs.
+// With `before`, of max(0, before(src)), which LibTorch cannot.
 at::Tensor convolve(ConvMethod method, const ConvShape& s, const at::Tensor& src,
-                    const Affine& before, const at::Tensor& weight, double* sum,
-                    double* sum_of_squares) {
+                    const Affine& before, const at::Tensor& weight, TwoSums& sums) {
   if (method == ConvMethod::kTorch) {
     at::Tensor dst = as_map(at::conv2d(src, weight.to(src.scalar_type()), {}, s.stride, s.padding),
                             src.scalar_type());
-    kernels::channel_sums(pixels_of(dst), dst.const_data_ptr(), sum, sum_of_squares, all_threads());
+    kernels::channel_sums(pixels_of(dst), dst.const_data_ptr(), sums.sum.data(),
+                          sums.with_other.data(), all_threads());
     return dst;
   }
   at::Tensor dst = new_map(src, {s.n, s.k, s.out_h(), s.out_w()});
@@ -148,7 +164,7 @@ at::Tensor convolve(ConvMethod method, const ConvShape& s, const at::Tensor& src
   a.src_scale = before.scale, a.src_shift = before.shift;
   a.weights = weight.const_data_ptr<float>();
   a.dst = dst.mutable_data_ptr();
-  a.sum = sum, a.sum_of_squares = sum_of_squares;
+  a.sum = sums.sum.data(), a.sum_of_squares = sums.with_other.data();
   OwnKernel(s, type_of(src), method).forward(a);
   return dst;
 }
@@ -157,13 +173,6 @@ at::Tensor convolve(ConvMethod method, const ConvShape& s, const at::Tensor& src
 // by_grad * grad + by_dst * dst + constant.
 struct BackwardCoefficients {
   std::vector<float> by_grad, by_dst, constant;
-};
-
-// Two sums a channel, of a map and of it times another.
-struct TwoSums {
-  std::vector<double> sum, with_other;
-  explicit TwoSums(int64_t channels)
-      : sum(static_cast<size_t>(channels)), with_other(static_cast<size_t>(channels)) {}
 };
 
 // Gives grad_weight. grad_src is overwritten, or added to; undefined where not wanted. With
@@ -284,7 +293,7 @@ double measure_method_s(ConvMethod method, const ConvShape& s, Type type, bool t
   unit.gamma = unit.running_var = at::ones({s.k});
   unit.beta = unit.running_mean = at::zeros({s.k});
   const auto k = static_cast<size_t>(s.k);
-  std::vector<double> sum(k), squares(k);
+  TwoSums sums(s.k);
   const BackwardCoefficients coefficients{std::vector<float>(k, 1), std::vector<float>(k),
                                           std::vector<float>(k)};
   const at::Tensor grad_src = training && s.c % 16 == 0 ? new_map(src, src.sizes()) : at::Tensor();
@@ -293,7 +302,7 @@ double measure_method_s(ConvMethod method, const ConvShape& s, Type type, bool t
       infer(folded(unit, s, src.scalar_type(), method), s, src, {}, true);
       return;
     }
-    const at::Tensor dst = convolve(method, s, src, {}, unit.weight, sum.data(), squares.data());
+    const at::Tensor dst = convolve(method, s, src, {}, unit.weight, sums);
     convolve_backward(method, s, src, {}, unit.weight, dst, dst, coefficients, grad_src, false,
                       nullptr);
   };
@@ -320,7 +329,7 @@ struct UnitRecord {
   bool normalises_src = false;  // BatchNorm and ReLU of the unit before were applied in reading
 
   kernels::Map pixels() const { return pixels_of(dst); }
-  ConvShape shape() const { return shape_of(src, weight, stride, padding); }
+  ConvShape shape() const { return shape_of(src.sizes(), weight, stride, padding); }
   const float* statistic(int64_t row) const {
     return statistics.const_data_ptr<float>() + row * statistics.size(1);
   }
@@ -420,7 +429,7 @@ struct ConvChainFunction : torch::autograd::Function<ConvChainFunction> {
       }
       TwoSums sums(unit.gamma.size(0));
       r.dst = convolve(r.method, r.shape(), r.src, r.normalises_src ? before->affine() : Affine{},
-                       r.weight, sums.sum.data(), sums.with_other.data());
+                       r.weight, sums);
       r.statistics = batch_statistics(unit, r.pixels().pixels, sums);
       records.push_back(r);
     };
@@ -533,7 +542,7 @@ struct ConvChainFunction : torch::autograd::Function<ConvChainFunction> {
 
 at::Tensor infer(ConvBnUnit& unit, const at::Tensor& src, const at::Tensor& residual, bool relu,
                  KernelChoice& kernels) {
-  const ConvShape shape = shape_of(src, unit.weight, unit.stride, unit.padding);
+  const ConvShape shape = shape_of(src.sizes(), unit.weight, unit.stride, unit.padding);
   const ConvMethod method = kernels.method(shape, type_of(src), false);
   return infer(folded(unit, shape, src.scalar_type(), method), shape, src, residual, relu);
 }
@@ -654,9 +663,8 @@ std::pair<int64_t, int64_t> choose_kernels(const ConvChain& chain, int64_t image
                                            int64_t width, KernelChoice& kernels) {
   const Type type = type_of_maps() == at::kFloat ? Type::kFp32 : Type::kBf16;
   const auto choose = [&](const ConvBnUnit& unit, int64_t h, int64_t w) {
-    const at::Tensor& weight = unit.weight;
-    const ConvShape shape{images,         h,           w,           weight.size(1), weight.size(0),
-                          weight.size(2), unit.stride, unit.padding};
+    const ConvShape shape =
+        shape_of({images, unit.weight.size(1), h, w}, unit.weight, unit.stride, unit.padding);
     kernels.method(shape, type, /*training=*/true);
     return std::pair(shape.out_h(), shape.out_w());
   };

@@ -50,14 +50,7 @@ class KernelChoice {
   std::map<std::string, std::string> chosen_;
 };
 
-/// A convolution with its BatchNorm folded in, for many images.
-struct FoldedConv {
-  std::vector<int64_t> versions;  // of the tensors that it was made of
-  at::ScalarType type;
-  ConvMethod method;
-  at::Tensor weights;  // as the method wants them
-  at::Tensor bias;     // [k]
-};
+struct FoldedConv;
 
 struct ConvBnUnit {
   at::Tensor weight;  // [k,c,r,r], fp32, channels_last

@@ -51,10 +51,10 @@ ConvChain make_chain(const Block& block) {
 }
 
 // The chain in LibTorch's operations.
-at::Tensor by_autograd(const ConvChain& chain, const at::Tensor& src) {
-  const auto conv_bn = [](const ConvBnUnit& unit, const at::Tensor& x) {
+at::Tensor by_libtorch(const ConvChain& chain, const at::Tensor& src, bool training) {
+  const auto conv_bn = [training](const ConvBnUnit& unit, const at::Tensor& x) {
     return at::batch_norm(at::conv2d(x, unit.weight, {}, unit.stride, unit.padding), unit.gamma,
-                          unit.beta, unit.running_mean, unit.running_var, true, unit.momentum,
+                          unit.beta, unit.running_mean, unit.running_var, training, unit.momentum,
                           unit.eps, false);
   };
   at::Tensor x = src;
@@ -63,6 +63,10 @@ at::Tensor by_autograd(const ConvChain& chain, const at::Tensor& src) {
     if (&unit != &chain.units.back()) x = x.relu();
   }
   return (x + (chain.downsample ? conv_bn(*chain.downsample, src) : src)).relu();
+}
+
+at::Tensor by_autograd(const ConvChain& chain, const at::Tensor& src) {
+  return by_libtorch(chain, src, /*training=*/true);
 }
 
 struct Result {
@@ -188,17 +192,7 @@ TEST(ConvChain, InferenceFoldsTheStatisticsOfTheRun) {
     const at::Tensor src = at::randn({3, block.in, 10, 10});
     by_autograd(chain, src);  // moves the statistics
     const at::NoGradGuard no_grad;
-    const auto conv_bn = [](const ConvBnUnit& unit, const at::Tensor& x) {
-      return at::batch_norm(at::conv2d(x, unit.weight, {}, unit.stride, unit.padding), unit.gamma,
-                            unit.beta, unit.running_mean, unit.running_var, false, 0, unit.eps,
-                            false);
-    };
-    at::Tensor x = src;
-    for (const ConvBnUnit& unit : chain.units) {
-      x = conv_bn(unit, x);
-      if (&unit != &chain.units.back()) x = x.relu();
-    }
-    const at::Tensor want = (x + (chain.downsample ? conv_bn(*chain.downsample, src) : src)).relu();
+    const at::Tensor want = by_libtorch(chain, src, /*training=*/false);
     for (const char* word : {"winograd", "torch", "reference"}) {
       KernelChoice kernels(word);
       const auto infer = [&](int64_t images) {

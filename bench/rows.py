@@ -1,0 +1,53 @@
+"""What the benchmark drivers share: set-up, one row in a process of its own, and the processor's name; and what a row in Python takes and prints."""
+
+import json
+import pathlib
+import resource
+import subprocess
+import sys
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+BUILD = ROOT / "build/release"
+VENV = ROOT / ".venv-bench"
+MODELS = ["resnet18", "resnet34", "resnet50"]
+
+
+def set_up(python, targets, packages=()):
+    """Builds Skipway's rows and, unless an interpreter is given, installs PyTorch and what else is needed; returns the interpreter."""
+    subprocess.run([ROOT / "skipway", "setup"], check=True, stdout=sys.stderr)
+    subprocess.run(["cmake", "--build", BUILD, "--target", *targets], check=True, stdout=sys.stderr)
+    if python:
+        return python
+    if not (VENV / "done").exists():
+        subprocess.run(["/usr/bin/python3", "-m", "venv", "--clear", VENV], check=True)
+        subprocess.run([VENV / "bin/pip", "install", "--quiet", "torch==2.11.0", "numpy"], check=True, stdout=sys.stderr)
+        (VENV / "done").touch()
+    if packages:
+        subprocess.run([VENV / "bin/pip", "install", "--quiet", *packages], check=True, stdout=sys.stderr)
+    return VENV / "bin/python"
+
+
+def output_of(command):
+    """The JSON object that a row prints."""
+    return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+
+def processor():
+    for line in open("/proc/cpuinfo", encoding="utf-8"):
+        if line.startswith("model name"):
+            return line.split(":", 1)[1].strip()
+    return "unknown"
+
+
+def add_row_arguments(parser):
+    """What every row takes, as build/release/skipway_bench does."""
+    parser.add_argument("--model", choices=MODELS, default="resnet18")
+    parser.add_argument("--batch", type=int, default=128)
+    parser.add_argument("--precision", choices=["bf16", "fp32"], default="bf16")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--warmup", type=int, default=2)
+    parser.add_argument("--steps", type=int, default=8)
+
+
+def print_row(times_s):
+    print(json.dumps({"step_s": times_s, "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}))
