@@ -1,5 +1,6 @@
 // `doctor`: whether this machine can train, and for each thing that is wrong its fix. Measures no
 // speed; the time it shows is of one small step.
+#include <ATen/ATen.h>
 #include <ATen/Parallel.h>
 #include <fmt/format.h>
 #include <torch/version.h>

@@ -1,5 +1,6 @@
 // `eval`: accuracy of a trained model on the test part of a data set. The arithmetic is in
 // train/evaluate.h.
+#include <ATen/ATen.h>
 #include <fmt/ranges.h>
 
 #include <algorithm>

@@ -1,5 +1,5 @@
 // `predict`: labels for image files. Needs no labels and says nothing about accuracy.
-#include <ATen/ops/from_blob.h>
+#include <ATen/ATen.h>
 #include <fmt/format.h>
 
 #include <algorithm>

@@ -1,4 +1,6 @@
 // `train` and `resume`: arguments to a run folder and a trainer, and what a person sees meanwhile.
+#include <ATen/Parallel.h>
+
 #include <atomic>
 #include <csignal>
 #include <memory>

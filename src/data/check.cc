@@ -103,6 +103,7 @@ class AllImages {
 
 struct Pair {
   int64_t first, second;  // first < second
+  // clang-tidy 14 sees a zero that ought to be nullptr in it. NOLINTNEXTLINE(modernize-use-nullptr)
   auto operator<=>(const Pair&) const = default;
 };
 

@@ -329,6 +329,7 @@ Split split_validation(Dataset& dataset, int64_t count, uint64_t seed) {
   std::vector<int64_t> counts;
   std::vector<size_t> by_remainder(rows.size());
   std::iota(by_remainder.begin(), by_remainder.end(), 0);
+  counts.reserve(rows.size());
   for (const auto& members : rows) {
     counts.push_back(static_cast<int64_t>(members.size()) * count / size);
   }
@@ -360,7 +361,7 @@ Normalisation channel_statistics(const at::Tensor& images) {
   });
 
   Normalisation result;
-  const double count = static_cast<double>(pixels.numel() / 3);
+  const double count = static_cast<double>(pixels.numel()) / 3;
   for (size_t c = 0; c < 3; ++c) {
     double sum = 0;
     double squares = 0;

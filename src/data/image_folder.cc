@@ -218,11 +218,11 @@ bool is_image_name(std::string_view path) {
 }
 
 int64_t automatic_image_size(const std::vector<ImageShape>& shapes) {
-  const auto [height, width] = shapes.front();
-  const bool equal = std::ranges::all_of(shapes, [&](const ImageShape& shape) {
-    return shape.height == height && shape.width == height;
+  const int64_t side = shapes.front().height;
+  const bool equal = std::ranges::all_of(shapes, [side](const ImageShape& shape) {
+    return shape.height == side && shape.width == side;
   });
-  if (equal && height <= 64) return height;
+  if (equal && side <= 64) return side;
   std::vector<int64_t> sides;
   for (const ImageShape& shape : shapes) sides.push_back(std::min(shape.height, shape.width));
   const auto middle = sides.begin() + static_cast<int64_t>(sides.size() / 2);

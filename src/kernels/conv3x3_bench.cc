@@ -56,7 +56,9 @@ int main(int argc, char** argv) {
   const std::pair<const char*, Numbers> all[] = {{"fp32", {Type::kFp32, Type::kFp32}},
                                                  {"bf16 maps", {Type::kBf16, Type::kFp32}},
                                                  {"bf16", {Type::kBf16, Type::kBf16}}};
-  for (const auto& [word, numbers] : all) {
+  for (const auto& of_all : all) {
+    const char* word = of_all.first;
+    const Numbers numbers = of_all.second;
     double total = 0;
     for (const ConvShape& s :
          {ConvShape{images, 32, 32, 64, 64}, ConvShape{images, 32, 32, 64, 128, 3, 2},

@@ -362,7 +362,7 @@ void prepare_pass(const ConvShape& s, const float* weights, float* to, const Thr
 template <class S, class T, class W, class Op>
 void forward_pass(const ConvShape& s, const ForwardArguments& a, float* scratch,
                   const Threads& threads) {
-  constexpr int64_t kPerWord = sizeof(float) / sizeof(W);
+  constexpr int64_t kPerWord = std::is_same_v<W, float> ? 1 : 2;
   constexpr Type kOperands = kPerWord == 1 ? Type::kFp32 : Type::kBf16;
   const Blocks blocks(s, Pass::kForward, threads.count);
   const Workspace at(s, kOperands, Pass::kForward, threads.count);
@@ -403,7 +403,7 @@ void forward_pass(const ConvShape& s, const ForwardArguments& a, float* scratch,
 template <class S, class T, class W, class Op>
 void backward_pass(const ConvShape& s, const BackwardArguments& a, float* scratch,
                    const Threads& threads) {
-  constexpr int64_t kPerWord = sizeof(float) / sizeof(W);
+  constexpr int64_t kPerWord = std::is_same_v<W, float> ? 1 : 2;
   constexpr bool kPairs = kPerWord == 2;
   constexpr Type kOperands = kPairs ? Type::kBf16 : Type::kFp32;
   const Blocks blocks(s, Pass::kBackward, threads.count);

@@ -459,7 +459,10 @@ struct ConvChainFunction : torch::autograd::Function<ConvChainFunction> {
   }
 
   static variable_list backward(AutogradContext* context, const variable_list& gradients) {
-    const auto [records, result, residual, downsample] = kept(context);
+    const Kept kept = restore(context);
+    const std::vector<UnitRecord>& records = kept.records;
+    const at::Tensor& result = kept.result;
+    const bool residual = kept.residual, downsample = kept.downsample;
     const auto units = records.size() - (downsample ? 1 : 0);
     const bool wants_src = context->needs_input_grad(0);
     variable_list out(1 + 3 * records.size() + 2);  // as forward's arguments
@@ -526,7 +529,7 @@ struct ConvChainFunction : torch::autograd::Function<ConvChainFunction> {
     context->saved_data["numbers"] = numbers;
   }
 
-  static Kept kept(AutogradContext* context) {
+  static Kept restore(AutogradContext* context) {
     const variable_list tensors = context->get_saved_variables();
     const std::vector<int64_t> numbers = context->saved_data["numbers"].toIntVector();
     Kept kept{{}, tensors[0], numbers[0] != 0, numbers[1] != 0};

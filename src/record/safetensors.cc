@@ -137,9 +137,9 @@ std::string write_safetensors(const fs::path& path, const NamedTensors& tensors,
     if (!names.insert(name).second)
       fail(ErrorKind::kInternal, "safetensors", "expected unique names, got \"{}\" again for {}",
            name, path.string());
-    const auto known = std::find_if(std::begin(kTypes), std::end(kTypes), [&](const auto& pair) {
-      return pair.first == tensor.scalar_type();
-    });
+    const auto known = std::find_if(
+        std::begin(kTypes), std::end(kTypes),
+        [type = tensor.scalar_type()](const auto& pair) { return pair.first == type; });
     if (known == std::end(kTypes))
       fail(ErrorKind::kInternal, "safetensors", "expected a type that can be stored, got {} for {}",
            c10::toString(tensor.scalar_type()), name);

@@ -184,11 +184,14 @@ TEST_F(TrainerTest, NonFiniteLossStopsWithTheStateBeforeItSaved) {
 
 TEST_F(TrainerTest, MinutesEndTheRunInTime) {
   Config config = small_config(0);
-  config.minutes = (process_wall_s() + 3) / 60;
+  const double begin_s = process_wall_s();
+  config.minutes = (begin_s + 8) / 60;
   config.test_every = 0;
   const TrainResult result = Trainer(config, "", synthetic_dataset(), new_run("a"), {}).run();
-  EXPECT_NEAR(result.wall_s, config.minutes * 60, 1.5);  // the reserve for writing files is as long
-  EXPECT_GT(result.epochs, 0);
+  // 1.5 s are kept for the files that end the run. On a busy disk they take longer.
+  EXPECT_GT(result.wall_s, begin_s + 6);
+  EXPECT_LT(result.wall_s, begin_s + 11);
+  EXPECT_GT(result.epochs, 1);
 }
 
 TEST_F(TrainerTest, ValidationSplitLeavesTheTestPartAlone) {
