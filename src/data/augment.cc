@@ -123,6 +123,10 @@ at::Tensor augment(const at::Tensor& images, const at::Tensor& indices,
   return result;
 }
 
+at::Tensor shrink(const at::Tensor& images, int64_t side) {
+  return at::adaptive_avg_pool2d(images, {side, side});
+}
+
 at::Tensor normalise(const at::Tensor& images, const Normalisation& normalisation,
                      at::ScalarType type) {
   const int64_t b = images.size(0), h = images.size(1), w = images.size(2);

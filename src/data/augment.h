@@ -47,4 +47,7 @@ at::Tensor augment(const at::Tensor& images, const at::Tensor& indices,
 at::Tensor normalise(const at::Tensor& images, const Normalisation& normalisation,
                      at::ScalarType type);
 
+/// Each pixel of the result is the mean of those it covers. Shapes: [b,c,h,w] -> [b,c,side,side].
+at::Tensor shrink(const at::Tensor& images, int64_t side);
+
 }  // namespace skipway

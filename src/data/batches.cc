@@ -30,7 +30,7 @@ int64_t Batches::images_before(int64_t step) const {
   return step / steps_per_epoch() * image_count() + step % steps_per_epoch() * batch_size_;
 }
 
-Batch Batches::at_step(int64_t step) {
+Batch Batches::at_step(int64_t step, int64_t side) {
   const int64_t epoch = step / steps_per_epoch();
   const int64_t begin = step % steps_per_epoch() * batch_size_;
   if (epoch != order_epoch_) {
@@ -42,8 +42,10 @@ Batch Batches::at_step(int64_t step) {
   batch.epoch = epoch;
   batch.indices = order_.slice(0, begin, std::min(begin + batch_size_, image_count()));
   batch.labels = split_.labels.index_select(0, batch.indices.to(split_.labels.device()));
-  batch.images = normalise(augment(split_.images, batch.indices, augmentation_, seed_, epoch),
-                           normalisation_, type_);
+  const at::Tensor images = augment(split_.images, batch.indices, augmentation_, seed_, epoch);
+  batch.images = side == 0 || side == images.size(1)
+                     ? normalise(images, normalisation_, type_)
+                     : shrink(normalise(images, normalisation_, at::kFloat), side).to(type_);
   return batch;
 }
 

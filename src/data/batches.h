@@ -29,7 +29,8 @@ class Batches {
   /// Images seen before `step` [images].
   int64_t images_before(int64_t step) const;
   /// Batch of a global step (0-based). The same step gives the same batch at any time.
-  Batch at_step(int64_t step);
+  /// `side`: the images are made smaller, to this many pixels a side; 0: as they are.
+  Batch at_step(int64_t step, int64_t side = 0);
 
  private:
   Split split_;

@@ -265,6 +265,7 @@ ResNet::ResNet(const ModelSpec& spec, uint64_t seed, at::Device device)
           make_unit(shape.name + ".downsample.0", shape.name + ".downsample.1", *shape.downsample);
     }
     blocks_.push_back(std::move(block));
+    block_names_.push_back(shape.name);
   }
   const double bound = 1 / std::sqrt(static_cast<double>(net.features));
   fc_weight_ = add_parameter("fc.weight", init.uniform({spec.num_classes, net.features}, bound));
@@ -324,19 +325,39 @@ void ResNet::choose_kernels(int64_t images, int64_t height, int64_t width) {
 }
 
 at::Tensor ResNet::forward(const at::Tensor& images, bool training) {
-  if (training && kernels_.word() == "auto" && kernels_.chosen().empty() &&
-      conv_chain_supports(stem_, images))
+  if (training && kernels_.word() == "auto" && images.size(2) != chosen_height_ &&
+      conv_chain_supports(stem_, images)) {
     choose_kernels(images.size(0), images.size(2), images.size(3));
+    chosen_height_ = images.size(2);
+  }
   at::Tensor x = images.contiguous(at::MemoryFormat::ChannelsLast);  // [n,3,h,w]
   x = apply(stem_, x, training);
   if (spec_.stem == "imagenet") x = at::max_pool2d(x, 3, /*stride=*/2, /*padding=*/1);
-  for (ConvChain& block : blocks_) x = apply(block, x, training);
+  for (size_t i = 0; i < blocks_.size(); ++i) {
+    if (!shallow_ || block_names_[i].ends_with(".0")) x = apply(blocks_[i], x, training);
+  }
 
   // Outside autocast: a thousandth of the work, and bf16 logits would often be equal.
   const c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);
   const at::Tensor features =
       x.mean({2, 3}, /*keepdim=*/false, fc_weight_.scalar_type());  // [n,features]
   return at::linear(features, fc_weight_, fc_bias_);
+}
+
+void ResNet::set_batch_norm_momentum(double momentum) {
+  const auto set = [&](ConvChain& chain) {
+    for (ConvBnUnit& unit : chain.units) unit.momentum = momentum;
+    if (chain.downsample) chain.downsample->momentum = momentum;
+  };
+  set(stem_);
+  std::ranges::for_each(blocks_, set);
+}
+
+std::vector<std::string> ResNet::last_gammas() const {
+  std::vector<std::string> names;
+  for (size_t i = 0; i < blocks_.size(); ++i)
+    names.push_back(fmt::format("{}.bn{}.weight", block_names_[i], blocks_[i].units.size()));
+  return names;
 }
 
 NamedTensors ResNet::state() const { return state_; }

@@ -22,6 +22,7 @@ namespace {
 
 constexpr std::string_view kModelPrefix = "model.";
 constexpr std::string_view kOptimizerPrefix = "optimizer.";
+constexpr std::string_view kEmaPrefix = "ema.";
 constexpr const char* kHashKey = "contents_sha256";
 
 // SHA-256 over metadata, names, types, shapes and bytes: a changed bit anywhere changes it. Parts
@@ -70,9 +71,11 @@ Checkpoint load_from(const fs::path& path) {
       checkpoint.model.emplace_back(name.substr(kModelPrefix.size()), std::move(tensor));
     } else if (name.starts_with(kOptimizerPrefix)) {
       checkpoint.optimizer.emplace_back(name.substr(kOptimizerPrefix.size()), std::move(tensor));
+    } else if (name.starts_with(kEmaPrefix)) {
+      checkpoint.ema.emplace_back(name.substr(kEmaPrefix.size()), std::move(tensor));
     } else {
       fail(ErrorKind::kCheckpoint, "checkpoint",
-           "expected a name with model. or optimizer., got {} in {}", name, path.string());
+           "expected a name with model., optimizer. or ema., got {} in {}", name, path.string());
     }
   }
   return checkpoint;
@@ -88,6 +91,7 @@ std::string save_checkpoint(const RunFolder& run, const Checkpoint& checkpoint) 
   };
   add(kModelPrefix, checkpoint.model);
   add(kOptimizerPrefix, checkpoint.optimizer);
+  add(kEmaPrefix, checkpoint.ema);
   std::map<std::string, std::string> metadata = checkpoint.metadata;
   metadata[kHashKey] = contents_hash(tensors, metadata);
 

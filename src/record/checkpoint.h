@@ -12,6 +12,7 @@ namespace skipway {
 struct Checkpoint {
   NamedTensors model;
   NamedTensors optimizer;
+  NamedTensors ema;                             // averages of weights; empty where none are kept
   std::map<std::string, std::string> metadata;  // configuration, step, times …, as the caller likes
 };
 

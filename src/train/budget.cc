@@ -1,39 +1,72 @@
 #include "train/budget.h"
 
 #include <algorithm>
+#include <cmath>
 #include <limits>
 #include <numeric>
 
 namespace skipway {
 
-Budget Budget::of_steps(int64_t steps) {
+Budget Budget::of_steps(int64_t steps, std::vector<Part> parts) {
   Budget budget;
   budget.fixed_steps_ = steps;
+  budget.parts_ = std::move(parts);
   return budget;
 }
 
-Budget Budget::of_seconds(double seconds) {
+Budget Budget::of_seconds(double seconds, std::vector<Part> parts) {
   Budget budget;
   budget.seconds_ = seconds;
+  budget.parts_ = std::move(parts);
   return budget;
 }
 
-void Budget::observe_step(double step_s) {
-  recent_.push_back(step_s);
+void Budget::set_costs(const std::vector<double>& costs) {
+  for (size_t i = 0; i < parts_.size(); ++i) parts_[i].cost = costs[i];
+}
+
+void Budget::observe_step(size_t part, double step_s) {
+  recent_.push_back(step_s / parts_[part].cost);
   if (recent_.size() > kWindow) recent_.pop_front();
 }
 
-double Budget::step_s() const {
+double Budget::seconds_of_cost() const {
   if (recent_.empty()) return 0;
   return std::accumulate(recent_.begin(), recent_.end(), 0.0) / static_cast<double>(recent_.size());
 }
 
-int64_t Budget::total_steps(int64_t step, double now_s) const {
+double Budget::cost_left(double step, size_t part, double total) const {
+  double cost = 0;
+  for (; part < parts_.size(); ++part) {
+    const double end = parts_[part].end * total;
+    cost += std::max(0.0, end - step) * parts_[part].cost;
+    step = std::max(step, end);
+  }
+  return cost;
+}
+
+double Budget::left_s(int64_t step, size_t part, int64_t total) const {
+  return seconds_of_cost() *
+             (cost_left(static_cast<double>(step), part, static_cast<double>(total)) +
+              reserve_cost_) +
+         reserve_s_;
+}
+
+int64_t Budget::total_steps(int64_t step, size_t part, double now_s) const {
   if (!by_time()) return fixed_steps_;
   if (recent_.empty()) return std::numeric_limits<int64_t>::max();
-  const double left_s = seconds_ - now_s - reserve_s_ - reserve_steps_ * step_s();
+  const double affordable = (seconds_ - now_s - reserve_s_) / seconds_of_cost() - reserve_cost_;
+  if (affordable <= 0) return step;
+  // What is left costs more the longer the run is: halve the interval in which it fits.
+  const auto done = static_cast<double>(step);
+  double low = done, high = done + 1;
+  while (cost_left(done, part, high) < affordable) high *= 2;
+  for (int i = 0; i < 60; ++i) {
+    const double middle = (low + high) / 2;
+    (cost_left(done, part, middle) < affordable ? low : high) = middle;
+  }
   // Half a step more or less is the best that whole steps can do.
-  return step + std::max<int64_t>(0, static_cast<int64_t>(left_s / step_s() + 0.5));
+  return std::max(step, static_cast<int64_t>(std::llround(low)));
 }
 
 }  // namespace skipway

@@ -4,44 +4,58 @@
 #include <cstddef>
 #include <cstdint>
 #include <deque>
+#include <vector>
 
 namespace skipway {
 
 class Budget {
  public:
+  /// Steps that cost alike, up to a share of all steps.
+  struct Part {
+    double end = 1;   // share of the run's steps
+    double cost = 1;  // of a step, in a unit that all parts have in common
+  };
+
   /// A run of a fixed number of steps.
-  static Budget of_steps(int64_t steps);
-  /// A run whose training must leave `reserve_steps` step times free of `seconds`, for what comes
-  /// after it. Both clocks of this class are seconds of the whole run: loading, training,
-  /// evaluating, and earlier parts of a resumed run.
-  static Budget of_seconds(double seconds);
+  static Budget of_steps(int64_t steps, std::vector<Part> parts = {{}});
+  /// A run that ends after `seconds`. Both clocks of this class are seconds of the whole run:
+  /// loading, training, evaluating, and earlier parts of a resumed run.
+  static Budget of_seconds(double seconds, std::vector<Part> parts = {{}});
 
   bool by_time() const { return seconds_ > 0; }
+  /// Better known costs of a step, one a part.
+  void set_costs(const std::vector<double>& costs);
   /// Tells the time of a training step [s]. The first steps of a process, which are slower, are
   /// better left out.
-  void observe_step(double step_s);
-  /// What comes after training, in units of a training step: evaluation slows down with the machine
-  /// as training does.
-  void set_reserve(double steps, double seconds) {
-    reserve_steps_ = steps;
+  void observe_step(size_t part, double step_s);
+  /// What comes after training: `cost` in the unit of the steps', because evaluation slows down
+  /// with the machine as training does, and seconds.
+  void set_reserve(double cost, double seconds) {
+    reserve_cost_ = cost;
     reserve_s_ = seconds;
   }
-  /// Steps of the run in all, as it looks after `step` steps at `now_s`. At least `step`. Before
-  /// the first observation: INT64_MAX.
-  int64_t total_steps(int64_t step, double now_s) const;
-  /// Mean time of the recent steps [s]; 0 before the first observation.
-  double step_s() const;
+  /// Steps of the run in all, as it looks after `step` steps, in `part`, at `now_s`. At least
+  /// `step`. Before the first observation: INT64_MAX.
+  int64_t total_steps(int64_t step, size_t part, double now_s) const;
+  /// Time of a step, after the recent ones [s]; 0 before the first observation.
+  double step_s(size_t part) const { return parts_[part].cost * seconds_of_cost(); }
+  /// Until the end of a run of `total` steps, what comes after training included [s].
+  double left_s(int64_t step, size_t part, int64_t total) const;
 
  private:
+  double seconds_of_cost() const;  // mean of the recent steps
+  double cost_left(double step, size_t part, double total) const;
+
   // Enough to average out single slow steps, short enough to notice within half a minute that a
   // core was taken away.
   static constexpr size_t kWindow = 24;
 
   double seconds_ = 0;
   int64_t fixed_steps_ = 0;
-  double reserve_steps_ = 0;
+  std::vector<Part> parts_;
+  double reserve_cost_ = 0;
   double reserve_s_ = 0;
-  std::deque<double> recent_;
+  std::deque<double> recent_;  // seconds for a unit of cost
 };
 
 }  // namespace skipway

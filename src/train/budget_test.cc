@@ -14,24 +14,24 @@ double end_of_run(Budget budget, double start_s, double reserve_steps,
   double now_s = start_s;
   int64_t step = 0;
   budget.set_reserve(reserve_steps, 0);
-  while (step < budget.total_steps(step, now_s)) {
+  while (step < budget.total_steps(step, 0, now_s)) {
     const double duration_s = step_s(now_s);
     now_s += duration_s;
     ++step;
-    budget.observe_step(duration_s);
+    budget.observe_step(0, duration_s);
   }
   return now_s + reserve_steps * step_s(now_s);
 }
 
 TEST(Budget, FixedStepsIgnoreTheClock) {
   Budget budget = Budget::of_steps(10);
-  budget.observe_step(100);
-  EXPECT_EQ(budget.total_steps(3, 1e9), 10);
+  budget.observe_step(0, 100);
+  EXPECT_EQ(budget.total_steps(3, 0, 1e9), 10);
   EXPECT_FALSE(budget.by_time());
 }
 
 TEST(Budget, IsUnboundedBeforeTheFirstMeasurement) {
-  EXPECT_EQ(Budget::of_seconds(60).total_steps(0, 5), std::numeric_limits<int64_t>::max());
+  EXPECT_EQ(Budget::of_seconds(60).total_steps(0, 0, 5), std::numeric_limits<int64_t>::max());
 }
 
 TEST(Budget, EndsOnTimeAtAnEvenSpeed) {
@@ -51,10 +51,42 @@ TEST(Budget, UsesTheTimeThatAFasterMachineLeaves) {
   EXPECT_NEAR(end_s, 900, 18);
 }
 
+// Steps of small images first; four times as dear ones afterwards.
+double end_of_run_in_parts(double second_cost, double known_cost,
+                           double (*slowness)(double now_s)) {
+  Budget budget = Budget::of_seconds(900, {{0.6, 1}, {1, known_cost}});
+  budget.set_reserve(20, 1);
+  budget.observe_step(0, 0.3);
+  double now_s = 10;
+  int64_t step = 0, total = budget.total_steps(0, 0, now_s);
+  size_t part = 0;
+  for (; step < total; ++step) {
+    if (static_cast<double>(step) >= 0.6 * static_cast<double>(total)) part = 1;
+    const double duration_s = 0.3 * (part == 0 ? 1 : second_cost) * slowness(now_s);
+    now_s += duration_s;
+    budget.observe_step(part, duration_s);
+    total = budget.total_steps(step + 1, part, now_s);
+  }
+  return now_s + 20 * 0.3 * slowness(now_s) + 1;
+}
+
+TEST(Budget, PartsOfOtherCostEndOnTimeToo) {
+  EXPECT_NEAR(end_of_run_in_parts(4, 4, [](double) { return 1.0; }), 900, 1.3);
+}
+
+TEST(Budget, AWrongCostOfAPartIsCorrectedByTheClock) {
+  EXPECT_NEAR(end_of_run_in_parts(4, 3, [](double) { return 1.0; }), 900, 5);
+}
+
+TEST(Budget, PartsEndWithinTwoPercentWhenACoreIsTakenAway) {
+  EXPECT_NEAR(end_of_run_in_parts(4, 4, [](double now_s) { return now_s < 450 ? 1.0 : 2.0; }), 900,
+              18);
+}
+
 TEST(Budget, NeverAsksForStepsWhenTimeIsUp) {
   Budget budget = Budget::of_seconds(60);
-  budget.observe_step(1);
-  EXPECT_EQ(budget.total_steps(7, 100), 7);
+  budget.observe_step(0, 1);
+  EXPECT_EQ(budget.total_steps(7, 0, 100), 7);
 }
 
 }  // namespace

@@ -86,6 +86,8 @@ void validate_data(const Config& c) {
     fail(ErrorKind::kUsage, kModule, "expected less than --image-size {}, got {} at --crop-pad",
          c.image_size, c.crop_pad);
   configured_normalisation(c);
+  require(c.shallow >= 0 && c.shallow < 1, "--shallow", c.shallow, "a share of the run in [0, 1)");
+  if (c.image_size > 0) stages(c, c.image_size);
 }
 
 void validate_step(const Config& c) {
@@ -99,6 +101,10 @@ void validate_step(const Config& c) {
   require_word("--weight-decay-on", c.weight_decay_on, {"weights", "all"});
   require(c.label_smoothing >= 0 && c.label_smoothing < 1, "--label-smoothing", c.label_smoothing,
           "a number in [0, 1)");
+  require(std::isfinite(c.bias_lr) && c.bias_lr > 0, "--bias-lr", c.bias_lr, "a factor above 0");
+  require(c.ema >= 0 && c.ema < 1, "--ema", c.ema, "a decay in [0, 1)");
+  require(c.batch_norm_momentum > 0 && c.batch_norm_momentum <= 1, "--batch-norm-momentum",
+          c.batch_norm_momentum, "a share in (0, 1]");
 }
 
 void validate_schedule(const Config& c) {
@@ -215,7 +221,12 @@ SgdOptions sgd_options(const Config& config) {
   return {.momentum = config.momentum,
           .weight_decay = config.weight_decay,
           .nesterov = config.nesterov,
-          .decay_all = config.weight_decay_on == "all"};
+          .decay_all = config.weight_decay_on == "all",
+          .bias_lr = config.bias_lr};
+}
+
+std::vector<Stage> stages(const Config& config, int64_t image_size) {
+  return make_stages(config.resize, config.shallow, image_size);
 }
 
 std::optional<Normalisation> configured_normalisation(const Config& config) {

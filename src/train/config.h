@@ -9,6 +9,7 @@
 #include "data/augment.h"
 #include "train/optimizer.h"
 #include "train/schedule.h"
+#include "train/stages.h"
 
 namespace skipway {
 
@@ -22,6 +23,9 @@ struct Config {
 
   std::string model = "resnet18";
   std::string stem = "auto";
+  bool zero_gamma = false;
+  bool whiten_stem = false;
+  double batch_norm_momentum = 0.1;
 
   int64_t batch = 128;
   double lr = 0.15;
@@ -30,6 +34,8 @@ struct Config {
   double weight_decay = 5e-4;
   std::string weight_decay_on = "weights";
   double label_smoothing = 0.1;
+  double bias_lr = 1;
+  double ema = 0;
 
   std::string schedule = "linear";
   bool per_epoch = false;
@@ -40,6 +46,9 @@ struct Config {
   std::string milestones = "60,120,160";
   double gamma = 0.1;
   int64_t patience = 10;
+
+  std::string resize = "none";
+  double shallow = 0;
 
   std::string augment = "flip,crop";
   std::string flip_mode = "random";
@@ -75,6 +84,11 @@ void visit(ConfigType& c, Visitor&& visitor) {
           "training images set aside; evaluation then uses them and leaves the test part alone");
   visitor("model", c.model, "resnet18, resnet34 or resnet50");
   visitor("stem", c.stem, "auto, cifar (3x3 stride 1) or imagenet (7x7 stride 2, max-pool)");
+  visitor("zero_gamma", c.zero_gamma, "residual blocks begin as identities (arXiv:1706.02677)");
+  visitor("whiten_stem", c.whiten_stem,
+          "a 3x3 stem begins with filters that whiten the images (arXiv:2404.00498)");
+  visitor("batch_norm_momentum", c.batch_norm_momentum,
+          "share of a batch's statistics in BatchNorm's running ones, in (0, 1]");
   visitor("batch", c.batch, "images in a step");
   visitor("lr", c.lr, "peak learning rate, of the mean loss over a batch");
   visitor("momentum", c.momentum, "momentum of SGD");
@@ -83,6 +97,10 @@ void visit(ConfigType& c, Visitor&& visitor) {
   visitor("weight_decay_on", c.weight_decay_on, "weights (not BatchNorm, not biases) or all");
   visitor("label_smoothing", c.label_smoothing,
           "share of the target spread over all classes, in [0, 1)");
+  visitor("bias_lr", c.bias_lr, "factor of the rate for biases, BatchNorm's among them");
+  visitor("ema", c.ema,
+          "decay per step of an average of the weights, which is evaluated and saved in their "
+          "place, in [0, 1); 0: none");
   visitor("schedule", c.schedule, "linear, cosine, step, multistep, onecycle or plateau");
   visitor("per_epoch", c.per_epoch, "change the rate only between epochs");
   visitor("warmup", c.warmup, "share of the run in which the rate rises, in [0, 1)");
@@ -92,6 +110,11 @@ void visit(ConfigType& c, Visitor&& visitor) {
   visitor("milestones", c.milestones, "multistep: epochs at which the rate decays");
   visitor("gamma", c.gamma, "factor of a decay (step, multistep, plateau)");
   visitor("patience", c.patience, "plateau: evaluations without improvement before a decay");
+  visitor("resize", c.resize,
+          "smaller training images at first: sides [pixels] and the share of the run after which "
+          "each ends, such as 16:0.5,24:0.7; or none");
+  visitor("shallow", c.shallow,
+          "share of the run in which the first block of each stage is trained alone, in [0, 1)");
   visitor("augment", c.augment, "words from: flip, crop; or none");
   visitor("flip_mode", c.flip_mode,
           "random, or alternating (every second epoch, arXiv:2404.00498)");
@@ -127,6 +150,7 @@ void validate(const Config& config);
 ScheduleOptions schedule_options(const Config& config);
 AugmentOptions augment_options(const Config& config);
 SgdOptions sgd_options(const Config& config);
+std::vector<Stage> stages(const Config& config, int64_t image_size);
 /// std::nullopt: mean and std are to be taken from the training images. Errors: kUsage, also when
 /// only one of the two is given.
 std::optional<Normalisation> configured_normalisation(const Config& config);

@@ -25,15 +25,20 @@ at::Tensor in_layout_of(const at::Tensor& parameter, const at::Tensor& gradient)
 }  // namespace
 
 Sgd::Sgd(const NamedTensors& parameters, const SgdOptions& options) : options_(options) {
-  Group decayed{.names = {}, .parameters = {}, .momenta = {}, .weight_decay = options.weight_decay};
-  Group plain;
+  // Biases are decayed as much as without a rate of their own.
+  const double bias_decay = options.decay_all ? options.weight_decay / options.bias_lr : 0;
+  Group decayed, plain, biases;
+  decayed.weight_decay = options.weight_decay;
+  biases.weight_decay = bias_decay, biases.lr_factor = options.bias_lr;
   for (const auto& [name, parameter] : parameters) {
-    Group& group = options.decay_all || parameter.dim() > 1 ? decayed : plain;
+    Group& group = options.bias_lr != 1 && name.ends_with(".bias") ? biases
+                   : options.decay_all || parameter.dim() > 1      ? decayed
+                                                                   : plain;
     group.names.push_back("momentum." + name);
     group.parameters.push_back(parameter);
     group.momenta.push_back(at::zeros_like(parameter).requires_grad_(false));
   }
-  for (Group* group : {&decayed, &plain})
+  for (Group* group : {&decayed, &plain, &biases})
     if (!group->parameters.empty()) groups_.push_back(std::move(*group));
 }
 
@@ -53,7 +58,8 @@ void Sgd::step(double lr) {
     if (parameters.empty()) continue;
     // Buffers that start at zero make the first step like any other: torch sets them to the
     // gradient, which is momentum * 0 + gradient as dampening is 0.
-    at::_fused_sgd_(parameters, gradients, momenta, group.weight_decay, options_.momentum, lr,
+    at::_fused_sgd_(parameters, gradients, momenta, group.weight_decay, options_.momentum,
+                    lr * group.lr_factor,
                     /*dampening=*/0.0, options_.nesterov, /*maximize=*/false,
                     /*is_first_step=*/false);
   }

@@ -14,7 +14,8 @@ struct SgdOptions {
   double weight_decay = 5e-4;
   bool nesterov = false;
   bool decay_all =
-      true;  // false: no weight decay on BatchNorm and biases (tensors of one dimension)
+      true;            // false: no weight decay on BatchNorm and biases (tensors of one dimension)
+  double bias_lr = 1;  // factor of the rate for biases, BatchNorm's beta among them
 };
 
 class Sgd {
@@ -33,6 +34,7 @@ class Sgd {
     std::vector<std::string> names;
     std::vector<at::Tensor> parameters, momenta;
     double weight_decay = 0;
+    double lr_factor = 1;
   };
   SgdOptions options_;
   std::vector<Group> groups_;

@@ -14,6 +14,7 @@
 #include "base/process.h"
 #include "model/device.h"
 #include "record/checkpoint.h"
+#include "train/initialise.h"
 #include "train/saved_model.h"
 
 namespace skipway {
@@ -56,10 +57,15 @@ Split on_device(Split split, at::Device device) {
   return split;
 }
 
-Budget make_budget(const Config& config, int64_t steps_per_epoch) {
-  if (config.minutes > 0) return Budget::of_seconds(config.minutes * 60);
+Budget make_budget(const Config& config, const std::vector<Stage>& stages,
+                   int64_t steps_per_epoch) {
+  std::vector<Budget::Part> parts;  // a step costs about as much as it has pixels
+  for (const Stage& s : stages)
+    parts.push_back({s.end, static_cast<double>(s.side * s.side) * (s.shallow ? 0.6 : 1)});
+  if (config.minutes > 0) return Budget::of_seconds(config.minutes * 60, parts);
   return Budget::of_steps(
-      std::max<int64_t>(1, std::llround(config.epochs * static_cast<double>(steps_per_epoch))));
+      std::max<int64_t>(1, std::llround(config.epochs * static_cast<double>(steps_per_epoch))),
+      parts);
 }
 
 double median(std::vector<double> values) {
@@ -144,13 +150,18 @@ Trainer::Trainer(const Config& config, std::string config_toml, Dataset dataset,
       hooks_(std::move(hooks)),
       model_(model_spec(config_, dataset_), config_.seed, device_),
       optimizer_(model_.parameters(), sgd_options(config_)),
+      ema_(model_.state(), config_.ema),
       batches_(on_device(dataset_.train, device_), config_.batch, augment_options(config_),
                model_.spec().normalisation, config_.seed, precision_),
       schedule_(schedule_options(config_)),
-      budget_(make_budget(config_, batches_.steps_per_epoch())),
+      stages_(stages(config_, model_.spec().image_size)),
+      budget_(make_budget(config_, stages_, batches_.steps_per_epoch())),
       tensorboard_(run_.tensorboard()),
-      total_steps_(budget_.total_steps(0, 0)) {
+      total_steps_(budget_.total_steps(0, 0, 0)) {
   model_.kernels() = KernelChoice(config_.kernel);
+  model_.set_batch_norm_momentum(config_.batch_norm_momentum);
+  if (config_.zero_gamma) zero_gamma(model_);
+  if (config_.whiten_stem) whiten_stem(model_, dataset_.train.images);
   warn_of_flaws();
 }
 
@@ -168,9 +179,10 @@ void Trainer::warn_of_flaws() const {
 
 TrainResult Trainer::run() {
   saved_at_s_ = run_wall_s();
+  if (budget_.by_time()) plan();
   while (!stop_signal()) {
     if (epoch_is_unrecorded()) {
-      end_epoch(evaluation_is_due() ? std::optional(evaluate_now(false)) : std::nullopt);
+      end_epoch(evaluate_if_due());
     } else if (!finished()) {
       train_step();
     } else {
@@ -181,6 +193,7 @@ TrainResult Trainer::run() {
   save();
   if (stop_signal()) return result({});
 
+  const EmaScope average(ema_);
   const Evaluation last = evaluate_now(config_.tta);
   if (stop_signal()) return result({});
   end_epoch(last);
@@ -194,13 +207,15 @@ TrainResult Trainer::run() {
 
 void Trainer::train_step() {
   const Stopwatch watch;
-  const Batch batch = batches_.at_step(progress_.step);
+  enter_stage();
+  const Batch batch = batches_.at_step(progress_.step, stages_[progress_.stage].side);
   const at::Tensor loss = forward_loss(batch);
   loss.backward();
   const double loss_value = loss.item<double>();
   check_finite(loss_value);
   progress_.lr = learning_rate_now();
   optimizer_.step(progress_.lr);
+  ema_.update(progress_.step + 1);
   record_step(batch, loss_value, watch.seconds());
 }
 
@@ -234,11 +249,10 @@ void Trainer::record_step(const Batch& batch, double loss, double step_s) {
   if (++steps_of_process_ > kWarmupSteps) {
     // A short last batch of an epoch says little about the time of the others.
     if (images == config_.batch || step_images_per_s_.empty()) {
-      budget_.observe_step(step_s);
+      budget_.observe_step(progress_.stage, step_s);
       step_images_per_s_.push_back(static_cast<double>(images) / step_s);
     }
-    if (steps_of_process_ == kWarmupSteps + 1) plan_reserve();
-    total_steps_ = std::max(progress_.step, budget_.total_steps(progress_.step, run_wall_s()));
+    total_steps_ = budget_.total_steps(progress_.step, progress_.stage, run_wall_s());
   }
   const StepReport report = step_report();
   if (progress_.step % kTensorBoardEvery == 0) {
@@ -249,9 +263,49 @@ void Trainer::record_step(const Batch& batch, double loss, double step_s) {
   if (hooks_.on_step) hooks_.on_step(report);
 }
 
-// Times one evaluation batch, so that the final evaluation ends when the minutes do.
-void Trainer::plan_reserve() {
-  if (!budget_.by_time()) return;
+void Trainer::enter_stage() {
+  const double done = static_cast<double>(progress_.step) / static_cast<double>(total_steps_);
+  progress_.stage = stage_at(stages_, done, progress_.stage);
+  model_.set_shallow(stages_[progress_.stage].shallow);
+}
+
+// Times a step of each stage and the evaluation, and lays the run out over its minutes.
+void Trainer::plan() {
+  std::vector<double> steps_s;
+  for (const Stage& stage : stages_) steps_s.push_back(measure_step_s(stage));
+  const double evaluation_s = measure_evaluation_s();
+  budget_.set_costs(steps_s);  // seconds, for as long as the machine stays as fast
+  budget_.set_reserve(evaluation_s, kSaveReserve_s);
+  budget_.observe_step(progress_.stage, steps_s[progress_.stage]);
+  total_steps_ = budget_.total_steps(progress_.step, progress_.stage, run_wall_s());
+  for (size_t i = 0; i < stages_.size(); ++i) {
+    log_info("plan: {} x {} pixels{} to epoch {:.2f}, steps of {:.3f} s", stages_[i].side,
+             stages_[i].side, stages_[i].shallow ? ", first blocks" : "",
+             stages_[i].end * epochs(total_steps_), steps_s[i]);
+  }
+  log_info("plan: {:.2f} epochs, {} steps, then {:.0f} s of evaluation; corrected by the clock",
+           epochs(total_steps_), total_steps_, evaluation_s);
+}
+
+// The shorter of two steps that change no weight and no statistic, after one that is slower.
+double Trainer::measure_step_s(const Stage& stage) {
+  std::vector<std::pair<at::Tensor, at::Tensor>> kept;
+  for (const auto& [name, buffer] : model_.buffers()) kept.emplace_back(buffer, buffer.clone());
+  model_.set_shallow(stage.shallow);
+  double shortest_s = 0;
+  for (int i = 0; i < 3; ++i) {
+    const Stopwatch watch;
+    forward_loss(batches_.at_step(progress_.step, stage.side)).backward();
+    shortest_s = i < 2 ? watch.seconds() : std::min(shortest_s, watch.seconds());
+  }
+  for (const auto& [name, parameter] : model_.parameters()) parameter.mutable_grad() = {};
+  const at::NoGradGuard no_grad;
+  for (auto& [buffer, values] : kept) buffer.copy_(values);
+  return shortest_s;
+}
+
+double Trainer::measure_evaluation_s() {
+  model_.set_shallow(false);
   const int64_t count = std::min(config_.eval_batch, evaluation_split_.size());
   EvaluateOptions options;
   options.precision = precision_;
@@ -261,25 +315,22 @@ void Trainer::plan_reserve() {
   const Stopwatch watch;
   predict_logits(model_, images, options);
   const double batches = static_cast<double>(evaluation_split_.size()) / static_cast<double>(count);
-  evaluation_s_ = watch.seconds() * batches * (config_.tta ? 2 : 1);
-  budget_.set_reserve(evaluation_s_ / budget_.step_s(), kSaveReserve_s);
-  const int64_t total = budget_.total_steps(progress_.step, run_wall_s());
-  log_info(
-      "plan: {:.2f} epochs, {} steps of {:.2f} s, then {:.0f} s of evaluation; corrected by the "
-      "clock",
-      epochs(total), total, budget_.step_s(), evaluation_s_);
+  return watch.seconds() * batches * (config_.tta ? 2 : 1);
 }
 
-bool Trainer::evaluation_is_due() const {
-  if (config_.test_every <= 0) return false;
+std::optional<Evaluation> Trainer::evaluate_if_due() {
+  if (config_.test_every <= 0) return std::nullopt;
   const auto evaluations = [&](double epoch) {
     return std::floor(epoch / config_.test_every + 1e-9);
   };
   const double epoch = epochs(progress_.step);
-  return evaluations(epoch) > evaluations(epoch - 1);
+  if (evaluations(epoch) == evaluations(epoch - 1)) return std::nullopt;
+  const EmaScope average(ema_);
+  return evaluate_now(false);
 }
 
 Evaluation Trainer::evaluate_now(bool tta) {
+  model_.set_shallow(false);
   EvaluateOptions options;
   options.precision = precision_;
   options.batch = config_.eval_batch;
@@ -326,10 +377,12 @@ void Trainer::save() {
   Checkpoint checkpoint;
   checkpoint.model = model_.state();
   checkpoint.optimizer = optimizer_.state();
+  checkpoint.ema = ema_.state();
   checkpoint.metadata = to_metadata(model_.spec());
   checkpoint.metadata["config"] = config_toml_;
   const nlohmann::json state = {{"step", progress_.step},
                                 {"total_steps", total_steps_},
+                                {"stage", progress_.stage},
                                 {"recorded_step", progress_.recorded_step},
                                 {"epoch_loss_sum", progress_.epoch_loss_sum},
                                 {"epoch_images", progress_.epoch_images},
@@ -366,6 +419,7 @@ void Trainer::restore() {
     }
     progress_.step = state.at("step");
     total_steps_ = std::min<int64_t>(total_steps_, state.at("total_steps"));
+    progress_.stage = std::min<size_t>(state.at("stage"), stages_.size() - 1);
     progress_.recorded_step = state.at("recorded_step");
     progress_.epoch_loss_sum = state.at("epoch_loss_sum");
     progress_.epoch_images = state.at("epoch_images");
@@ -382,6 +436,7 @@ void Trainer::restore() {
   }
   model_.load_state(checkpoint.model, where);
   optimizer_.load_state(checkpoint.optimizer, where);
+  ema_.load_state(checkpoint.ema, where);
   forget_metrics_after(run_, progress_.recorded_step);
 }
 
@@ -395,10 +450,10 @@ StepReport Trainer::step_report() const {
                     ? progress_.epoch_loss_sum / static_cast<double>(progress_.epoch_images)
                     : 0;
   report.lr = progress_.lr;
-  const double step_s = budget_.step_s();
+  const double step_s = budget_.step_s(progress_.stage);
   if (step_s > 0) {
     report.images_per_s = static_cast<double>(config_.batch) / step_s;
-    report.eta_s = static_cast<double>(total_steps_ - progress_.step) * step_s + evaluation_s_;
+    report.eta_s = budget_.left_s(progress_.step, progress_.stage, total_steps_);
   }
   return report;
 }

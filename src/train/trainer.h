@@ -16,6 +16,7 @@
 #include "record/tensorboard.h"
 #include "train/budget.h"
 #include "train/config.h"
+#include "train/ema.h"
 #include "train/evaluate.h"
 #include "train/optimizer.h"
 #include "train/schedule.h"
@@ -100,9 +101,12 @@ class Trainer {
   void check_finite(double loss);
   void record_step(const Batch& batch, double loss, double step_s);
   void end_epoch(std::optional<Evaluation> evaluation);
-  void plan_reserve();
+  void plan();
+  double measure_step_s(const Stage& stage);
+  double measure_evaluation_s();
+  void enter_stage();
   Evaluation evaluate_now(bool tta);
-  bool evaluation_is_due() const;
+  std::optional<Evaluation> evaluate_if_due();
   void save();
   TrainResult result(const Evaluation& last) const;
 
@@ -128,8 +132,10 @@ class Trainer {
   TrainHooks hooks_;
   ResNet model_;
   Sgd optimizer_;
+  Ema ema_;
   Batches batches_;
   ScheduleOptions schedule_;
+  std::vector<Stage> stages_;
   Budget budget_;
   TensorBoardWriter tensorboard_;
 
@@ -140,6 +146,7 @@ class Trainer {
     double epoch_loss_sum = 0;  // of the running epoch, sum over images
     int64_t epoch_images = 0;
     double lr = 0;  // of the last step
+    size_t stage = 0;
     double train_wall_s = 0;
     std::vector<double> accuracies;  // of every evaluation so far
     double best = 0, best_epoch = 0;
@@ -147,7 +154,6 @@ class Trainer {
   int64_t total_steps_;        // as planned now
   double earlier_wall_s_ = 0;  // of processes before a resume
   double saved_at_s_ = 0;
-  double evaluation_s_ = 0;                // expected time of the final evaluation
   std::vector<double> step_images_per_s_;  // of this process, warm-up left out
   int64_t steps_of_process_ = 0;
 };

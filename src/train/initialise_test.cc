@@ -1,0 +1,72 @@
+#include "train/initialise.h"
+
+#include <ATen/ATen.h>
+#include <gtest/gtest.h>
+
+#include <map>
+
+#include "base/error.h"
+#include "data/augment.h"
+
+namespace skipway {
+namespace {
+
+ModelSpec small_spec() {
+  ModelSpec spec;
+  spec.image_size = 8;
+  spec.num_classes = 2;
+  spec.normalisation = {{0.5, 0.5, 0.5}, {0.25, 0.25, 0.25}};
+  return spec;
+}
+
+// Smooth, so that neighbouring pixels say much of each other.
+at::Tensor smooth_images() {
+  const auto generator = at::make_generator<at::CPUGeneratorImpl>(uint64_t{7});
+  const at::Tensor coarse = at::rand({200, 3, 3, 3}, generator);
+  return (at::upsample_bilinear2d(coarse, {8, 8}, true) * 255).to(at::kByte).permute({0, 2, 3, 1});
+}
+
+TEST(Initialise, WithZeroGammaEveryBlockPassesItsResidualOn) {
+  ResNet model(small_spec(), 1);
+  zero_gamma(model);
+  const auto images = at::rand({2, 3, 8, 8});
+  model.set_shallow(true);
+  const at::Tensor first_blocks = model.forward(images, true);
+  model.set_shallow(false);
+  EXPECT_TRUE(at::allclose(model.forward(images, true), first_blocks));
+}
+
+TEST(Initialise, AShallowModelIsAnotherUntilThen) {
+  ResNet model(small_spec(), 1);
+  const auto images = at::rand({2, 3, 8, 8});
+  const at::Tensor whole = model.forward(images, true);
+  model.set_shallow(true);
+  EXPECT_FALSE(at::allclose(model.forward(images, true), whole));
+}
+
+TEST(Initialise, WhitenedStemDecorrelatesPatches) {
+  ResNet model(small_spec(), 1);
+  const at::Tensor images = smooth_images();
+  whiten_stem(model, images);
+  const NamedTensors state = model.state();
+  const at::Tensor filters =
+      std::map<std::string, at::Tensor>(state.begin(), state.end()).at("conv1.weight").detach();
+  const at::Tensor products =
+      at::conv2d(normalise(images, model.spec().normalisation, at::kFloat), filters);
+  const at::Tensor values = products.permute({1, 0, 2, 3}).reshape({64, -1}).narrow(0, 0, 27);
+  const at::Tensor covariance = at::mm(values, values.t()) / values.size(1);
+  const at::Tensor off_diagonal = covariance - at::diag(covariance.diagonal());
+  EXPECT_LT(off_diagonal.abs().max().item<double>(), 1e-3);
+  EXPECT_NEAR(covariance[0][0].item<double>(), 1, 0.02);  // the strongest one
+  EXPECT_TRUE(at::allclose(filters.narrow(0, 0, 27), -filters.narrow(0, 27, 27)));
+}
+
+TEST(Initialise, ALargeStemIsNotWhitened) {
+  ModelSpec spec = small_spec();
+  spec.stem = "imagenet";
+  ResNet model(spec, 1);
+  EXPECT_THROW(whiten_stem(model, smooth_images()), Error);
+}
+
+}  // namespace
+}  // namespace skipway

@@ -1,0 +1,53 @@
+#include "train/stages.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "base/error.h"
+
+namespace skipway {
+namespace {
+
+TEST(Stages, NoneIsOneStageOfTheWholeTask) {
+  EXPECT_EQ(make_stages("none", 0, 32), (std::vector<Stage>{{1, 32, false}}));
+}
+
+TEST(Stages, SidesRiseToTheImageSize) {
+  EXPECT_EQ(make_stages("16:0.5,24:0.75", 0, 32),
+            (std::vector<Stage>{{0.5, 16, false}, {0.75, 24, false}, {1, 32, false}}));
+}
+
+TEST(Stages, ShallowStepsEndOnTheirOwn) {
+  EXPECT_EQ(make_stages("16:0.5", 0.25, 32),
+            (std::vector<Stage>{{0.25, 16, true}, {0.5, 16, false}, {1, 32, false}}));
+  EXPECT_EQ(make_stages("16:0.5", 0.5, 32), (std::vector<Stage>{{0.5, 16, true}, {1, 32, false}}));
+}
+
+TEST(Stages, RefusesWhatItCannotMean) {
+  for (const char* resize : {"", "16", "16:", "16:x", "16:0.5,", "16:0.5;24:0.7", "32:0.5",
+                             "40:0.5", "0:0.5", "16:0", "16:1", "24:0.5,16:0.7", "16:0.5,24:0.5"}) {
+    try {
+      make_stages(resize, 0, 32);
+      ADD_FAILURE() << resize;
+    } catch (const Error& error) {
+      EXPECT_EQ(error.kind(), ErrorKind::kUsage);
+      EXPECT_THAT(error.what(), testing::HasSubstr("--resize"));
+    }
+  }
+}
+
+TEST(Stages, AStepBelongsToTheStageThatItsShareIsIn) {
+  const auto stages = make_stages("16:0.5,24:0.75", 0, 32);
+  EXPECT_EQ(stage_at(stages, 0, 0), 0u);
+  EXPECT_EQ(stage_at(stages, 0.49, 0), 0u);
+  EXPECT_EQ(stage_at(stages, 0.5, 0), 1u);
+  EXPECT_EQ(stage_at(stages, 1, 0), 2u);
+}
+
+TEST(Stages, ARunPlannedAnewNeverGoesBack) {
+  const auto stages = make_stages("16:0.5,24:0.75", 0, 32);
+  EXPECT_EQ(stage_at(stages, 0.4, 1), 1u);
+}
+
+}  // namespace
+}  // namespace skipway
