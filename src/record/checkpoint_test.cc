@@ -36,6 +36,7 @@ class CheckpointTest : public testing::Test {
     return {.model = {{"conv1.weight", at::full({4, 3, 3, 3}, step)},
                       {"n", at::scalar_tensor(step, at::kLong)}},
             .optimizer = {{"momentum.conv1.weight", at::full({4, 3, 3, 3}, -step)}},
+            .ema = {{"conv1.weight", at::full({4, 3, 3, 3}, step + 0.5)}},
             .metadata = {{"step", std::to_string(step)}, {"config", "data = \"/a\xff\"\n"}}};
   }
   int loaded_step() const { return std::stoi(load_checkpoint(run_).metadata.at("step")); }
@@ -63,6 +64,9 @@ TEST_F(CheckpointTest, GivesBackWhatWasSaved) {
   ASSERT_EQ(loaded.optimizer.size(), 1U);
   EXPECT_EQ(loaded.optimizer[0].first, "momentum.conv1.weight");
   EXPECT_TRUE(loaded.optimizer[0].second.equal(saved.optimizer[0].second));
+  ASSERT_EQ(loaded.ema.size(), 1U);
+  EXPECT_EQ(loaded.ema[0].first, "conv1.weight");
+  EXPECT_TRUE(loaded.ema[0].second.equal(saved.ema[0].second));
   EXPECT_EQ(loaded.metadata.size(), 2U);
   EXPECT_EQ(loaded.metadata.at("step"), "7");
   EXPECT_EQ(log_, "");

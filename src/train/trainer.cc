@@ -2,6 +2,7 @@
 
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
+#include <ATen/core/grad_mode.h>
 
 #include <algorithm>
 #include <cmath>
@@ -298,7 +299,7 @@ double Trainer::measure_step_s(const Stage& stage) {
     forward_loss(batches_.at_step(progress_.step, stage.side)).backward();
     shortest_s = i < 2 ? watch.seconds() : std::min(shortest_s, watch.seconds());
   }
-  for (const auto& [name, parameter] : model_.parameters()) parameter.mutable_grad() = {};
+  for (const auto& [name, parameter] : model_.parameters()) parameter.mutable_grad() = at::Tensor();
   const at::NoGradGuard no_grad;
   for (auto& [buffer, values] : kept) buffer.copy_(values);
   return shortest_s;
@@ -419,7 +420,7 @@ void Trainer::restore() {
     }
     progress_.step = state.at("step");
     total_steps_ = std::min<int64_t>(total_steps_, state.at("total_steps"));
-    progress_.stage = std::min<size_t>(state.at("stage"), stages_.size() - 1);
+    progress_.stage = std::min(state.at("stage").get<size_t>(), stages_.size() - 1);
     progress_.recorded_step = state.at("recorded_step");
     progress_.epoch_loss_sum = state.at("epoch_loss_sum");
     progress_.epoch_images = state.at("epoch_images");
