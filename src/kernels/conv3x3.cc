@@ -1,46 +1,15 @@
-// The choice between instruction sets, and the stride-1 convolutions.
+// The choice between instruction sets and between schemes.
 #include "kernels/conv3x3.h"
 
 #include <algorithm>
 #include <atomic>
 
-#undef HWY_TARGET_INCLUDE
-#define HWY_TARGET_INCLUDE "kernels/conv3x3.cc"
-#include <hwy/foreach_target.h>  // includes this file once for each instruction set
-#include <hwy/highway.h>
+#include <hwy/targets.h>
 
-#include "kernels/winograd-inl.h"
+#include "kernels/winograd.h"
 
-HWY_BEFORE_NAMESPACE();
-namespace skipway::kernels {
-namespace HWY_NAMESPACE {
-
-void run_forward_stride1(const ConvShape& s, Numbers numbers, bool dot, const ForwardArguments& a,
-                         float* scratch, const Threads& threads) {
-  run_forward<Stride1>(s, numbers, dot, a, scratch, threads);
-}
-
-void run_prepare_stride1(const ConvShape& s, Numbers numbers, const float* weights, float* to,
-                         const Threads& threads) {
-  run_prepare<Stride1>(s, numbers, weights, to, threads);
-}
-
-void run_backward_stride1(const ConvShape& s, Numbers numbers, bool dot, const BackwardArguments& a,
-                          float* scratch, const Threads& threads) {
-  run_backward<Stride1>(s, numbers, dot, a, scratch, threads);
-}
-
-}  // namespace HWY_NAMESPACE
-}  // namespace skipway::kernels
-HWY_AFTER_NAMESPACE();
-
-#if HWY_ONCE
 namespace skipway::kernels {
 namespace {
-
-HWY_EXPORT(run_forward_stride1);
-HWY_EXPORT(run_prepare_stride1);
-HWY_EXPORT(run_backward_stride1);
 
 // Whether the pair product may use vdpbf16ps; false also when a test asks for plain AVX-512.
 std::atomic<bool> dot_allowed{true};
@@ -101,32 +70,35 @@ size_t workspace_bytes(const ConvShape& s, Numbers numbers, Pass pass, int threa
          sizeof(float);
 }
 
+namespace {
+
+const SchemePasses& passes_of(const ConvShape& s) {
+  if (s.stride == 2) return passes_of_stride2();
+  return tile_of(s) == 2 ? passes_of_tile2() : passes_of_tile4();
+}
+
+}  // namespace
+
 void forward(const ConvShape& shape, Numbers numbers, const ForwardArguments& arguments,
              void* workspace, const Threads& threads) noexcept {
-  float* scratch = static_cast<float*>(workspace);
-  const bool dot = has_dot() && dot_allowed;
-  if (shape.stride == 2) return forward_stride2(shape, numbers, dot, arguments, scratch, threads);
-  HWY_DYNAMIC_DISPATCH(run_forward_stride1)(shape, numbers, dot, arguments, scratch, threads);
+  passes_of(shape).forward(shape, numbers, has_dot() && dot_allowed, arguments,
+                           static_cast<float*>(workspace), threads);
 }
 
 size_t prepared_bytes(const ConvShape& shape, Numbers numbers) {
-  return static_cast<size_t>(kWeightPoints * shape.c * shape.k * bytes_of(numbers.operands()));
+  return static_cast<size_t>(tiling_of(shape).weight_points() * shape.c * shape.k *
+                             bytes_of(numbers.operands()));
 }
 
 void prepare(const ConvShape& shape, Numbers numbers, const float* weights, void* prepared,
              const Threads& threads) noexcept {
-  float* to = static_cast<float*>(prepared);
-  if (shape.stride == 2) return prepare_stride2(shape, numbers, weights, to, threads);
-  HWY_DYNAMIC_DISPATCH(run_prepare_stride1)(shape, numbers, weights, to, threads);
+  passes_of(shape).prepare(shape, numbers, weights, static_cast<float*>(prepared), threads);
 }
 
 void backward(const ConvShape& shape, Numbers numbers, const BackwardArguments& arguments,
               void* workspace, const Threads& threads) noexcept {
-  float* scratch = static_cast<float*>(workspace);
-  const bool dot = has_dot() && dot_allowed;
-  if (shape.stride == 2) return backward_stride2(shape, numbers, dot, arguments, scratch, threads);
-  HWY_DYNAMIC_DISPATCH(run_backward_stride1)(shape, numbers, dot, arguments, scratch, threads);
+  passes_of(shape).backward(shape, numbers, has_dot() && dot_allowed, arguments,
+                            static_cast<float*>(workspace), threads);
 }
 
 }  // namespace skipway::kernels
-#endif

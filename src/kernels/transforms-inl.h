@@ -1,8 +1,9 @@
-// The one-dimensional transforms of both schemes at the points ±p, ±q, infinity and, for stride 1,
+// The one-dimensional transforms of all schemes, at pairs of points ±a, infinity and, for stride 1,
 // 0, on vectors of channels. Included once for each instruction set.
 //
-// With s = p² + q² and p q = 1 the matrices of docs/kernels.md are sparse. p = 2/3, q = 3/2 had the
-// smallest error of a grid of points (docs/kernels.md).
+// A pair shares its arithmetic: the polynomial that vanishes at all other points has an even and an
+// odd part, which are added for a and subtracted for -a. docs/kernels.md has the matrices. The
+// points had the smallest error of a grid (scripts/winograd_points.py).
 #if defined(SKIPWAY_KERNELS_TRANSFORMS_INL_H) == defined(HWY_TARGET_TOGGLE)
 #ifdef SKIPWAY_KERNELS_TRANSFORMS_INL_H
 #undef SKIPWAY_KERNELS_TRANSFORMS_INL_H
@@ -11,6 +12,8 @@
 #endif
 
 #include <algorithm>
+#include <array>
+#include <utility>
 
 #include "kernels/simd-inl.h"
 #include "kernels/winograd.h"
@@ -19,120 +22,209 @@ HWY_BEFORE_NAMESPACE();
 namespace skipway::kernels {
 namespace HWY_NAMESPACE {
 
-constexpr float kP = 2.0f / 3, kQ = 1.5f;
-constexpr float kP2 = kP * kP, kQ2 = kQ * kQ;
-constexpr float kP3 = kP2 * kP, kQ3 = kQ2 * kQ;
-constexpr float kS = kP2 + kQ2;
+// body(0), body(1) … with the number as a constant.
+template <int kCount, class Body>
+HWY_INLINE void unrolled(const Body& body) {
+  [&]<int... i>(std::integer_sequence<int, i...>) HWY_ATTR {
+    (body(std::integral_constant<int, i>()), ...);
+  }
+  (std::make_integer_sequence<int, kCount>());
+}
 
 HWY_INLINE V constant(float value) { return hn::Set(D(), value); }
 HWY_INLINE V mul_add(float a, V b, V c) { return hn::MulAdd(constant(a), b, c); }
-HWY_INLINE V neg_mul_add(float a, V b, V c) { return hn::NegMulAdd(constant(a), b, c); }
 
-// What both schemes share, at the points ±p, ±q and infinity: t of five pixels, …
-HWY_INLINE void five_to_points(const V* x, V* t) {
-  const V even_p = neg_mul_add(kQ2, x[1], x[3]), odd_p = neg_mul_add(kQ2, x[0], x[2]);
-  const V even_q = neg_mul_add(kP2, x[1], x[3]), odd_q = neg_mul_add(kP2, x[0], x[2]);
-  t[0] = mul_add(kP, odd_p, even_p);
-  t[1] = neg_mul_add(kP, odd_p, even_p);
-  t[2] = mul_add(kQ, odd_q, even_q);
-  t[3] = neg_mul_add(kQ, odd_q, even_q);
-  t[4] = hn::Add(neg_mul_add(kS, x[2], x[4]), x[0]);
+// sum of coefficients[i] * x[i * kStep], where the last coefficient may be 1.
+template <int kStep, size_t kCount>
+HWY_INLINE V dot(const std::array<float, kCount>& coefficients, const V* x) {
+  constexpr int kLast = static_cast<int>(kCount) - 1;
+  V sum = coefficients[kLast] == 1 ? x[kLast * kStep]
+                                   : hn::Mul(constant(coefficients[kLast]), x[kLast * kStep]);
+  for (int i = kLast; --i >= 0;) sum = mul_add(coefficients[i], x[i * kStep], sum);
+  return sum;
 }
 
-// … and m of a gradient's four.
-HWY_INLINE void four_to_points_adjoint(const V* y, V* m) {
-  const V even_p = mul_add(kP2, y[2], y[0]), odd_p = mul_add(kP2, y[3], y[1]);
-  const V even_q = mul_add(kQ2, y[2], y[0]), odd_q = mul_add(kQ2, y[3], y[1]);
-  m[0] = mul_add(kP, odd_p, even_p);
-  m[1] = neg_mul_add(kP, odd_p, even_p);
-  m[2] = mul_add(kQ, odd_q, even_q);
-  m[3] = neg_mul_add(kQ, odd_q, even_q);
-  m[4] = y[3];
-}
+// The points ±a of a tile with kPairs of them, and the polynomials that follow from them.
+template <int kPairs>
+struct Points {
+  static constexpr std::array<float, kPairs> points() {
+    if constexpr (kPairs == 1) return {1};
+    if constexpr (kPairs == 2) return {2.0f / 3, 1.5f};
+  }
+  static constexpr std::array<float, kPairs> a = points();
 
-// F(4x4,3x3): overlapping patches of 6x6 pixels.
+  // Coefficients of the product of y - a² over all pairs, or all but one.
+  template <int kFactors>
+  static constexpr std::array<float, kFactors + 1> product(int without) {
+    std::array<double, kFactors + 1> c{1};
+    int degree = 0;
+    for (int i = 0; i < kPairs; ++i) {
+      if (i == without) continue;
+      const double square = static_cast<double>(a[i]) * static_cast<double>(a[i]);
+      ++degree;
+      for (int j = degree; j >= 0; --j) c[j] = (j > 0 ? c[j - 1] : 0) - square * c[j];
+    }
+    std::array<float, kFactors + 1> rounded{};
+    for (int j = 0; j <= kFactors; ++j) rounded[j] = static_cast<float>(c[j]);
+    return rounded;
+  }
+  static constexpr std::array<float, kPairs + 1> all = product<kPairs>(-1);
+  static constexpr std::array<float, kPairs> others(int i) { return product<kPairs - 1>(i); }
+
+  static constexpr float power(int i, int exponent) {
+    double value = 1;
+    for (int e = 0; e < exponent; ++e) value *= static_cast<double>(a[i]);
+    return static_cast<float>(value);
+  }
+  // The product of the differences between a and all other points but 0: a * f'(a) / a² where 0 is
+  // one of them, f'(a) else.
+  static constexpr double slope(int i) {
+    const std::array<float, kPairs> g = others(i);
+    double at_a = 0;
+    for (int j = kPairs; --j >= 0;)
+      at_a = at_a * static_cast<double>(power(i, 2)) + static_cast<double>(g[j]);
+    return 2 * static_cast<double>(a[i]) * at_a;
+  }
+
+  // t of 2 kPairs + 1 values x at stride kStep, at ±a for each pair and infinity.
+  template <int kStep>
+  static HWY_INLINE void to_points(const V* x, V* t) {
+    unrolled<kPairs>([&](auto pair) HWY_ATTR {
+      constexpr int i = pair;
+      constexpr std::array<float, kPairs> g = others(i);
+      const V odd = dot<2 * kStep>(g, x), even = dot<2 * kStep>(g, x + kStep);
+      t[2 * i] = mul_add(a[i], odd, even);
+      t[2 * i + 1] = mul_add(-a[i], odd, even);
+    });
+    t[2 * kPairs] = dot<2 * kStep>(all, x);
+  }
+
+  // The adjoint of to_points, added to x.
+  template <int kStep>
+  static HWY_INLINE void add_from_points_adjoint(const V* t, V* x) {
+    unrolled<kPairs>([&](auto pair) HWY_ATTR {
+      constexpr int i = pair;
+      constexpr std::array<float, kPairs> g = others(i);
+      const V sum = hn::Add(t[2 * i], t[2 * i + 1]), difference = hn::Sub(t[2 * i], t[2 * i + 1]);
+      for (int j = 0; j < kPairs; ++j) {
+        x[2 * j * kStep] = mul_add(a[i] * g[j], difference, x[2 * j * kStep]);
+        x[(2 * j + 1) * kStep] = mul_add(g[j], sum, x[(2 * j + 1) * kStep]);
+      }
+    });
+    for (int j = 0; j <= kPairs; ++j)
+      x[2 * j * kStep] = mul_add(all[j], t[2 * kPairs], x[2 * j * kStep]);
+  }
+
+  // y of 2 kPairs outputs from m at ±a for each pair, added to y.
+  static HWY_INLINE void add_from_points(const V* m, V* y) {
+    unrolled<kPairs>([&](auto pair) HWY_ATTR {
+      constexpr int i = pair;
+      const V sum = hn::Add(m[2 * i], m[2 * i + 1]), difference = hn::Sub(m[2 * i], m[2 * i + 1]);
+      y[0] = hn::Add(y[0], sum);
+      for (int j = 1; j < 2 * kPairs; ++j)
+        y[j] = mul_add(power(i, j), j % 2 == 0 ? sum : difference, y[j]);
+    });
+  }
+
+  // m of a gradient's 2 kPairs values at ±a for each pair, and infinity.
+  static HWY_INLINE void to_points_adjoint(const V* y, V* m) {
+    unrolled<kPairs>([&](auto pair) HWY_ATTR {
+      constexpr int i = pair;
+      V even = y[0], odd = hn::Mul(constant(a[i]), y[1]);
+      for (int j = 2; j < 2 * kPairs; j += 2) {
+        even = mul_add(power(i, j), y[j], even);
+        odd = mul_add(power(i, j + 1), y[j + 1], odd);
+      }
+      m[2 * i] = hn::Add(even, odd);
+      m[2 * i + 1] = hn::Sub(even, odd);
+    });
+    m[2 * kPairs] = y[2 * kPairs - 1];
+  }
+};
+
+// F(m x m,3x3) with m = 2 kPairs: overlapping patches of m + 2 pixels a side.
+template <int kPairs>
 struct Stride1 {
-  static constexpr int kStride = 1;  // pixels from an output to the next
-  static constexpr int kPatch = patch_side(kStride), kPoints = points_of_tile(kStride);
-  static constexpr float kGp = 1 / (2 * kP2 * (kP2 - kQ2)), kGq = 1 / (2 * kQ2 * (kQ2 - kP2));
+  using At = Points<kPairs>;
+  static constexpr Tiling kTiling = tiling_of_stride1(2 * kPairs);
+  static constexpr int kTile = 2 * kPairs, kPatch = kTile + 2;
   // Which of the transformed weights belongs to a point.
   static constexpr int64_t weight_point(int64_t point) { return point; }
 
-  // t = Bᵀ x: six pixels to six points.
+  // t = Bᵀ x: the pixels of a patch to as many points.
   struct ToPoints {
-    static constexpr int kIn = 6, kOut = 6;
+    static constexpr int kIn = kPatch, kOut = kPatch;
     static HWY_INLINE void apply(const V* x, V* t) {
-      t[0] = hn::Add(neg_mul_add(kS, x[2], x[4]), x[0]);
-      five_to_points(x + 1, t + 1);
+      t[0] = dot<2>(At::all, x);
+      At::template to_points<1>(x + 1, t + 1);
     }
   };
 
   // x = B t, the adjoint of ToPoints.
   struct FromPointsAdjoint {
-    static constexpr int kIn = 6, kOut = 6;
+    static constexpr int kIn = kPatch, kOut = kPatch;
     static HWY_INLINE void apply(const V* t, V* x) {
-      const V sum_p = hn::Add(t[1], t[2]), difference_p = hn::Sub(t[1], t[2]);
-      const V sum_q = hn::Add(t[3], t[4]), difference_q = hn::Sub(t[3], t[4]);
-      x[0] = t[0];
-      // p q² = q and q p² = p.
-      x[1] = neg_mul_add(kQ, difference_p, neg_mul_add(kP, difference_q, t[5]));
-      x[2] = neg_mul_add(kQ2, sum_p, neg_mul_add(kP2, sum_q, hn::Mul(constant(-kS), t[0])));
-      x[3] = mul_add(kP, difference_p, neg_mul_add(kS, t[5], hn::Mul(constant(kQ), difference_q)));
-      x[4] = hn::Add(t[0], hn::Add(sum_p, sum_q));
-      x[5] = t[5];
+      for (int j = 0; j <= kPairs; ++j) {
+        x[2 * j] = hn::Mul(constant(At::all[j]), t[0]);
+        x[2 * j + 1] = hn::Zero(D());
+      }
+      At::template add_from_points_adjoint<1>(t + 1, x + 1);
     }
   };
 
-  // y = Aᵀ m: six points to four outputs.
+  // y = Aᵀ m: points to outputs.
   struct FromPoints {
-    static constexpr int kIn = 6, kOut = 4;
+    static constexpr int kIn = kPatch, kOut = kTile;
     static HWY_INLINE void apply(const V* m, V* y) {
-      const V sum_p = hn::Add(m[1], m[2]), difference_p = hn::Sub(m[1], m[2]);
-      const V sum_q = hn::Add(m[3], m[4]), difference_q = hn::Sub(m[3], m[4]);
-      y[0] = hn::Add(m[0], hn::Add(sum_p, sum_q));
-      y[1] = mul_add(kP, difference_p, hn::Mul(constant(kQ), difference_q));
-      y[2] = mul_add(kP2, sum_p, hn::Mul(constant(kQ2), sum_q));
-      y[3] = mul_add(kP3, difference_p, mul_add(kQ3, difference_q, m[5]));
+      for (int j = 1; j < kTile - 1; ++j) y[j] = hn::Zero(D());
+      y[0] = m[0], y[kTile - 1] = m[kPatch - 1];
+      At::add_from_points(m + 1, y);
     }
   };
 
-  // m = A y, the adjoint of FromPoints: a gradient's four pixels to six points.
+  // m = A y, the adjoint of FromPoints: a gradient's pixels to points.
   struct ToPointsAdjoint {
-    static constexpr int kIn = 4, kOut = 6;
+    static constexpr int kIn = kTile, kOut = kPatch;
     static HWY_INLINE void apply(const V* y, V* m) {
       m[0] = y[0];
-      four_to_points_adjoint(y, m + 1);
+      At::to_points_adjoint(y, m + 1);
     }
   };
 
-  // u = G w: three weights to six points. 1/f'(a) of each point a: f'(0) = p²q² = 1,
-  // f'(±p) = 2p²(p²-q²), f'(±q) = 2q²(q²-p²).
+  // f'(a) of a point a: a * slope(a), and at 0 the product of all -a².
+  static constexpr float kGain0 = 1 / At::all[0];
+  static constexpr float gain(int i) {
+    return static_cast<float>(1 / (static_cast<double>(At::a[i]) * At::slope(i)));
+  }
+
+  // u = G w: three weights to as many points as a patch has.
   struct WeightsToPoints {
-    static constexpr int kIn = 3, kOut = 6;
+    static constexpr int kIn = 3, kOut = kPatch;
     static HWY_INLINE void apply(const V* w, V* u) {
-      const V even_p = hn::Mul(constant(kGp), mul_add(kP2, w[2], w[0]));
-      const V odd_p = hn::Mul(constant(kGp * kP), w[1]);
-      const V even_q = hn::Mul(constant(kGq), mul_add(kQ2, w[2], w[0]));
-      const V odd_q = hn::Mul(constant(kGq * kQ), w[1]);
-      u[0] = w[0];
-      u[1] = hn::Add(even_p, odd_p);
-      u[2] = hn::Sub(even_p, odd_p);
-      u[3] = hn::Add(even_q, odd_q);
-      u[4] = hn::Sub(even_q, odd_q);
-      u[5] = w[2];
+      u[0] = hn::Mul(constant(kGain0), w[0]);
+      unrolled<kPairs>([&](auto pair) HWY_ATTR {
+        constexpr int i = pair;
+        const V even = mul_add(gain(i) * At::power(i, 2), w[2], hn::Mul(constant(gain(i)), w[0]));
+        const V odd = hn::Mul(constant(gain(i) * At::a[i]), w[1]);
+        u[2 * i + 1] = hn::Add(even, odd);
+        u[2 * i + 2] = hn::Sub(even, odd);
+      });
+      u[kPatch - 1] = w[2];
     }
   };
 
   // w = Gᵀ u, the adjoint of WeightsToPoints.
   struct WeightsFromPointsAdjoint {
-    static constexpr int kIn = 6, kOut = 3;
+    static constexpr int kIn = kPatch, kOut = 3;
     static HWY_INLINE void apply(const V* u, V* w) {
-      const V sum_p = hn::Mul(constant(kGp), hn::Add(u[1], u[2]));
-      const V sum_q = hn::Mul(constant(kGq), hn::Add(u[3], u[4]));
-      const V difference_p = hn::Sub(u[1], u[2]), difference_q = hn::Sub(u[3], u[4]);
-      w[0] = hn::Add(u[0], hn::Add(sum_p, sum_q));
-      w[1] = mul_add(kGp * kP, difference_p, hn::Mul(constant(kGq * kQ), difference_q));
-      w[2] = mul_add(kP2, sum_p, mul_add(kQ2, sum_q, u[5]));
+      w[0] = hn::Mul(constant(kGain0), u[0]), w[1] = hn::Zero(D()), w[2] = u[kPatch - 1];
+      unrolled<kPairs>([&](auto pair) HWY_ATTR {
+        constexpr int i = pair;
+        const V sum = hn::Add(u[2 * i + 1], u[2 * i + 2]);
+        w[0] = mul_add(gain(i), sum, w[0]);
+        w[1] = mul_add(gain(i) * At::a[i], hn::Sub(u[2 * i + 1], u[2 * i + 2]), w[1]);
+        w[2] = mul_add(gain(i) * At::power(i, 2), sum, w[2]);
+      });
     }
   };
 };
@@ -141,21 +233,20 @@ struct Stride1 {
 // the middle one the even ones between them. F(4,2) serves the first at five points; the second
 // needs a product for each result. Patches of 9x9 pixels, 81 products instead of 144.
 struct Stride2 {
-  static constexpr int kStride = 2;
-  static constexpr int kPatch = patch_side(kStride), kPoints = points_of_tile(kStride);
-  // 1/f'(a): f'(±p) = ±2p(p²-q²), f'(±q) = ±2q(q²-p²).
-  static constexpr float kGp = 1 / (2 * kP * (kP2 - kQ2)), kGq = 1 / (2 * kQ * (kQ2 - kP2));
+  using At = Points<2>;
+  static constexpr Tiling kTiling = kStride2Tiling;
+  static constexpr int kTile = 4, kPatch = 9;
+  static constexpr float gain(int i) { return static_cast<float>(1 / At::slope(i)); }
   // The last four points of a side have the middle weight.
   static constexpr int64_t weight_point(int64_t point) {
-    constexpr int64_t kLast = kWeightSide - 1;
-    return std::min(point / kPatch, kLast) * kWeightSide + std::min(point % kPatch, kLast);
+    const int64_t last = kTiling.weight_side - 1;
+    return std::min(point / kPatch, last) * kTiling.weight_side + std::min(point % kPatch, last);
   }
 
   struct ToPoints {
     static constexpr int kIn = 9, kOut = 9;
     static HWY_INLINE void apply(const V* x, V* t) {
-      const V odd_pixels[] = {x[0], x[2], x[4], x[6], x[8]};
-      five_to_points(odd_pixels, t);
+      At::to_points<2>(x, t);
       for (int i = 0; i < 4; ++i) t[5 + i] = x[2 * i + 1];
     }
   };
@@ -163,34 +254,25 @@ struct Stride2 {
   struct FromPointsAdjoint {
     static constexpr int kIn = 9, kOut = 9;
     static HWY_INLINE void apply(const V* t, V* x) {
-      const V sum_p = hn::Add(t[0], t[1]), difference_p = hn::Sub(t[0], t[1]);
-      const V sum_q = hn::Add(t[2], t[3]), difference_q = hn::Sub(t[2], t[3]);
-      // p q² = q and q p² = p.
-      x[0] = neg_mul_add(kQ, difference_p, neg_mul_add(kP, difference_q, t[4]));
-      x[2] = neg_mul_add(kQ2, sum_p, hn::Mul(constant(-kP2), sum_q));
-      x[4] = mul_add(kP, difference_p, neg_mul_add(kS, t[4], hn::Mul(constant(kQ), difference_q)));
-      x[6] = hn::Add(sum_p, sum_q);
-      x[8] = t[4];
-      for (int i = 0; i < 4; ++i) x[2 * i + 1] = t[5 + i];
+      for (int i = 0; i < 4; ++i) x[2 * i] = hn::Zero(D()), x[2 * i + 1] = t[5 + i];
+      x[8] = hn::Zero(D());
+      At::add_from_points_adjoint<2>(t, x);
     }
   };
 
   struct FromPoints {
     static constexpr int kIn = 9, kOut = 4;
     static HWY_INLINE void apply(const V* m, V* y) {
-      const V sum_p = hn::Add(m[0], m[1]), difference_p = hn::Sub(m[0], m[1]);
-      const V sum_q = hn::Add(m[2], m[3]), difference_q = hn::Sub(m[2], m[3]);
-      y[0] = hn::Add(m[5], hn::Add(sum_p, sum_q));
-      y[1] = mul_add(kP, difference_p, mul_add(kQ, difference_q, m[6]));
-      y[2] = mul_add(kP2, sum_p, mul_add(kQ2, sum_q, m[7]));
-      y[3] = mul_add(kP3, difference_p, mul_add(kQ3, difference_q, hn::Add(m[4], m[8])));
+      for (int i = 0; i < 4; ++i) y[i] = m[5 + i];
+      y[3] = hn::Add(m[4], y[3]);
+      At::add_from_points(m, y);
     }
   };
 
   struct ToPointsAdjoint {
     static constexpr int kIn = 4, kOut = 9;
     static HWY_INLINE void apply(const V* y, V* m) {
-      four_to_points_adjoint(y, m);
+      At::to_points_adjoint(y, m);
       for (int i = 0; i < 4; ++i) m[5 + i] = y[i];
     }
   };
@@ -198,11 +280,13 @@ struct Stride2 {
   struct WeightsToPoints {
     static constexpr int kIn = 3, kOut = 6;
     static HWY_INLINE void apply(const V* w, V* u) {
-      const V first_p = hn::Mul(constant(kGp), w[0]), first_q = hn::Mul(constant(kGq), w[0]);
-      u[0] = mul_add(kGp * kP, w[2], first_p);
-      u[1] = hn::Sub(hn::Mul(constant(kGp * kP), w[2]), first_p);
-      u[2] = mul_add(kGq * kQ, w[2], first_q);
-      u[3] = hn::Sub(hn::Mul(constant(kGq * kQ), w[2]), first_q);
+      unrolled<2>([&](auto pair) HWY_ATTR {
+        constexpr int i = pair;
+        const V first = hn::Mul(constant(gain(i)), w[0]);
+        const V last = hn::Mul(constant(gain(i) * At::a[i]), w[2]);
+        u[2 * i] = hn::Add(last, first);
+        u[2 * i + 1] = hn::Sub(last, first);
+      });
       u[4] = w[2];
       u[5] = w[1];
     }
@@ -211,10 +295,12 @@ struct Stride2 {
   struct WeightsFromPointsAdjoint {
     static constexpr int kIn = 6, kOut = 3;
     static HWY_INLINE void apply(const V* u, V* w) {
-      w[0] = hn::MulAdd(constant(kGp), hn::Sub(u[0], u[1]),
-                        hn::Mul(constant(kGq), hn::Sub(u[2], u[3])));
-      w[1] = u[5];
-      w[2] = mul_add(kGp * kP, hn::Add(u[0], u[1]), mul_add(kGq * kQ, hn::Add(u[2], u[3]), u[4]));
+      w[0] = hn::Zero(D()), w[1] = u[5], w[2] = u[4];
+      unrolled<2>([&](auto pair) HWY_ATTR {
+        constexpr int i = pair;
+        w[0] = mul_add(gain(i), hn::Sub(u[2 * i], u[2 * i + 1]), w[0]);
+        w[2] = mul_add(gain(i) * At::a[i], hn::Add(u[2 * i], u[2 * i + 1]), w[2]);
+      });
     }
   };
 };

@@ -47,11 +47,11 @@ struct Window {
 // Where a tile lies in the result.
 struct Place {
   int64_t image, y, x;
-  HWY_INLINE Place(const Blocks& blocks, int64_t tile) {
+  HWY_INLINE Place(const Blocks& blocks, int64_t tile_side, int64_t tile) {
     const int64_t of_image = blocks.rows * blocks.columns, rest = tile % of_image;
     image = tile / of_image;
-    y = rest / blocks.columns * kTile;
-    x = rest % blocks.columns * kTile;
+    y = rest / blocks.columns * tile_side;
+    x = rest % blocks.columns * tile_side;
   }
 };
 
@@ -60,6 +60,7 @@ template <class S, class T, bool kNormalise>
 struct Patches : Source<T, kNormalise> {
   using Map = T;
   using Transform = typename S::ToPoints;
+  static constexpr int64_t kTile = S::kTile;
   int64_t channels;
 
   template <class Arguments>
@@ -76,12 +77,13 @@ template <class S, class T, bool kBatchNorm>
 struct GradientTiles : Gradient<T, kBatchNorm> {
   using Map = T;
   using Transform = typename S::ToPointsAdjoint;
+  static constexpr int64_t kTile = S::kTile;
   int64_t channels;
 
   GradientTiles(const BackwardArguments& a, int64_t k) : Gradient<T, kBatchNorm>(a), channels(k) {}
 
   HWY_INLINE Window<T> window(const ConvShape& s, const Place& at) const {
-    return {this->grad, s.out_h(), s.out_w(), channels, at.image, at.y, at.x, kTile};
+    return {this->grad, s.out_h(), s.out_w(), channels, at.image, at.y, at.x, S::kTile};
   }
 };
 
@@ -118,8 +120,9 @@ void block_to_points(const Source& source, const ConvShape& shape, const Blocks&
   const Share mine = part.share(ceil_div(part.tiles, 2));
   for (int64_t tile = 2 * mine.begin; tile < std::min(2 * mine.end, part.tiles); tile += 2) {
     const bool two = tile + 1 < part.tiles;
-    const auto first = source.window(shape, Place(blocks, part.first_tile + tile));
-    const auto second = source.window(shape, Place(blocks, part.first_tile + tile + (two ? 1 : 0)));
+    const auto first = source.window(shape, Place(blocks, Source::kTile, part.first_tile + tile));
+    const auto second =
+        source.window(shape, Place(blocks, Source::kTile, part.first_tile + tile + (two ? 1 : 0)));
     for (int64_t channel = 0; channel < channels; channel += step) {
       const auto store_by_channel = [&](int64_t of_tile, int point, V v) HWY_ATTR {
         W* to = reinterpret_cast<W*>(by_channel + point * plane) + of_tile * channels + channel;
@@ -173,7 +176,8 @@ void weights_to_points(const ConvShape& s, const float* weights, int64_t plane, 
         const auto transform = [&](int64_t j, const auto& sink) HWY_ATTR {
           transform_2d<typename S::WeightsToPoints>(
               [&](int row, int column) HWY_ATTR { return load(&turned[j][3 * row + column][i]); },
-              [&](int row, int column, V v) HWY_ATTR { sink(row * kWeightSide + column, v); });
+              [&](int row, int column, V v)
+                  HWY_ATTR { sink(row * S::kTiling.weight_side + column, v); });
         };
         float* at =
             to + panel * (kFp32 ? s.c : s.c / 2) + (kFp32 ? c : c / 2) * width + k - panel + i;
@@ -182,7 +186,7 @@ void weights_to_points(const ConvShape& s, const float* weights, int64_t plane, 
           if constexpr (kFp32) {
             transform(j, [&](int point, V v) HWY_ATTR { store(v, row + point * plane); });
           } else {
-            V kept[kWeightPoints];
+            V kept[S::kTiling.weight_points()];
             transform(j, [&](int point, V v) HWY_ATTR { kept[point] = v; });
             transform(j + 1, [&](int point, V v)
                                  HWY_ATTR { store_pair(kept[point], v, row + point * plane); });
@@ -207,14 +211,15 @@ void weights_to_points_transposed(const ConvShape& s, const float* weights, int6
         const float* from = weights + of_k * 9 * s.c + c;
         transform_2d<typename S::WeightsToPoints>(
             [&](int row, int column) HWY_ATTR { return load(from + (3 * row + column) * s.c); },
-            [&](int row, int column, V v) HWY_ATTR { sink(row * kWeightSide + column, v); });
+            [&](int row, int column, V v)
+                HWY_ATTR { sink(row * S::kTiling.weight_side + column, v); });
       };
       float* at = to + panel * (kFp32 ? s.k : s.k / 2) + (kFp32 ? k : k / 2) * width + c - panel;
       if constexpr (kFp32) {
         transform(k, [&](int point, V v) HWY_ATTR { store(v, at + point * plane); });
         transform(k + 1, [&](int point, V v) HWY_ATTR { store(v, at + point * plane + width); });
       } else {
-        V kept[kWeightPoints];
+        V kept[S::kTiling.weight_points()];
         transform(k, [&](int point, V v) HWY_ATTR { kept[point] = v; });
         transform(k + 1,
                   [&](int point, V v) HWY_ATTR { store_pair(kept[point], v, at + point * plane); });
@@ -229,7 +234,7 @@ template <class S, class Op>
 void multiply_points(int64_t tiles, int64_t depth, Columns columns, const float* left,
                      int64_t left_plane, const float* weights, int64_t weights_plane,
                      float* products, int64_t product_plane, int64_t product_row) {
-  for (int64_t point = 0; point < S::kPoints; ++point) {
+  for (int64_t point = 0; point < S::kTiling.points(); ++point) {
     multiply<Op>({tiles, columns.count(), depth, left + point * left_plane, depth, 1,
                   weights + S::weight_point(point) * weights_plane + columns.begin * depth,
                   depth * kPanel, 0, products + point * product_plane + columns.begin, product_row,
@@ -249,8 +254,8 @@ void block_from_points(const ConvShape& s, const Blocks& blocks, const Part& par
     V sum = hn::Zero(D()), sum_of_squares = hn::Zero(D());
     const V bias = kInference && a.bias != nullptr ? load(a.bias + channel) : hn::Zero(D());
     for (int64_t tile = 0; tile < part.tiles; ++tile) {
-      const Place at(blocks, part.first_tile + tile);
-      const Window<T> window(dst, s.out_h(), s.out_w(), s.k, at.image, at.y, at.x, kTile);
+      const Place at(blocks, S::kTile, part.first_tile + tile);
+      const Window<T> window(dst, s.out_h(), s.out_w(), s.k, at.image, at.y, at.x, S::kTile);
       const float* from = products + tile * s.k + channel;
       const auto load_at = [&](int row, int column)
                                HWY_ATTR { return load(from + (row * S::kPatch + column) * plane); };
@@ -290,7 +295,7 @@ void block_from_points_adjoint(const ConvShape& s, const Blocks& blocks, const P
                                const Ending& grad_src) {
   Ending ending = grad_src;
   const int64_t step = static_cast<int64_t>(lanes());
-  constexpr int64_t kStep = kTile * S::kStride, kOverlap = S::kPatch - kStep;  // pixels
+  constexpr int64_t kStep = S::kTiling.step, kOverlap = S::kPatch - kStep;  // pixels
   const int64_t row_words = (kStep * blocks.columns + kOverlap) * step;
   const int64_t of_image = blocks.rows * blocks.columns;
   for (int64_t image = 0; image < part.tiles / of_image; ++image) {
@@ -339,7 +344,7 @@ void grad_weights_from_points(const ConvShape& s, const float* first_team, int64
       float* to = grad_weights + k * 9 * s.c + c;
       transform_2d<typename S::WeightsFromPointsAdjoint>(
           [&](int row, int column) HWY_ATTR {
-            const float* at = from + (row * kWeightSide + column) * s.k * s.c;
+            const float* at = from + (row * S::kTiling.weight_side + column) * s.k * s.c;
             V sum = load(at);
             for (int team = 1; team < teams; ++team)
               sum = hn::Add(sum, load(at + team * team_words));
@@ -452,8 +457,8 @@ void backward_pass(const ConvShape& s, const BackwardArguments& a, float* scratc
     float* memory = scratch + part.team * at.team_words;
     const float* dst = memory + (kPairs ? at.dst_pairs : at.dst);
     const Columns rows = part.columns(s.k);
-    bool begun[kWeightPoints] = {};
-    for (int64_t point = 0; point < S::kPoints; ++point) {
+    bool begun[S::kTiling.weight_points()] = {};
+    for (int64_t point = 0; point < S::kTiling.points(); ++point) {
       const int64_t of_weights = S::weight_point(point);
       multiply<Op>({rows.count(), s.c, ceil_div(part.tiles, kPerWord),
                     dst + point * at.dst_plane + rows.begin, 1, s.k,
@@ -495,27 +500,28 @@ void with_types(Numbers numbers, bool dot, const Pass& pass) {
     pass(Types<Bf16, Bf16, PairByFma>());
 }
 
+/// The passes of a scheme, with this instruction set.
 template <class S>
-void run_forward(const ConvShape& s, Numbers numbers, bool dot, const ForwardArguments& a,
-                 float* scratch, const Threads& threads) {
-  with_types(numbers, dot, [&]<class T, class W, class Op>(Types<T, W, Op>) {
-    forward_pass<S, T, W, Op>(s, a, scratch, threads);
-  });
-}
-
-template <class S>
-void run_prepare(const ConvShape& s, Numbers numbers, const float* weights, float* to,
-                 const Threads& threads) {
-  (numbers.operands() == Type::kFp32 ? prepare_pass<S, float> : prepare_pass<S, Bf16>)(s, weights,
-                                                                                       to, threads);
-}
-
-template <class S>
-void run_backward(const ConvShape& s, Numbers numbers, bool dot, const BackwardArguments& a,
-                  float* scratch, const Threads& threads) {
-  with_types(numbers, dot, [&]<class T, class W, class Op>(Types<T, W, Op>) {
-    backward_pass<S, T, W, Op>(s, a, scratch, threads);
-  });
+const SchemePasses& scheme_passes() {
+  static const SchemePasses passes = {
+      [](const ConvShape& s, Numbers numbers, bool dot, const ForwardArguments& a, float* scratch,
+         const Threads& threads) {
+        with_types(numbers, dot, [&]<class T, class W, class Op>(Types<T, W, Op>) {
+          forward_pass<S, T, W, Op>(s, a, scratch, threads);
+        });
+      },
+      [](const ConvShape& s, Numbers numbers, const float* weights, float* to,
+         const Threads& threads) {
+        (numbers.operands() == Type::kFp32 ? prepare_pass<S, float>
+                                           : prepare_pass<S, Bf16>)(s, weights, to, threads);
+      },
+      [](const ConvShape& s, Numbers numbers, bool dot, const BackwardArguments& a, float* scratch,
+         const Threads& threads) {
+        with_types(numbers, dot, [&]<class T, class W, class Op>(Types<T, W, Op>) {
+          backward_pass<S, T, W, Op>(s, a, scratch, threads);
+        });
+      }};
+  return passes;
 }
 
 }  // namespace HWY_NAMESPACE

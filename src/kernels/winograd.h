@@ -8,18 +8,33 @@
 
 namespace skipway::kernels {
 
+// The sizes of a scheme, each of one side.
+struct Tiling {
+  int64_t tile;         // outputs
+  int64_t patch;        // pixels read for them, and as many points
+  int64_t weight_side;  // values of a 3x3 filter at different points
+  int64_t step;         // pixels from a patch to the next
+
+  constexpr int64_t points() const { return patch * patch; }
+  constexpr int64_t weight_points() const { return weight_side * weight_side; }
+};
+constexpr Tiling tiling_of_stride1(int64_t tile) { return {tile, tile + 2, tile + 2, tile}; }
+constexpr Tiling kStride2Tiling = {4, 9, 6, 8};
+
+// Where a map is no larger than 2x2, a tile of four would compute what nobody reads.
+constexpr int64_t tile_of(const ConvShape& s) {
+  return s.stride == 1 && std::max(s.h, s.w) <= 2 ? 2 : 4;
+}
+constexpr Tiling tiling_of(const ConvShape& s) {
+  return s.stride == 2 ? kStride2Tiling : tiling_of_stride1(tile_of(s));
+}
+
 // 64 tiles of 64 channels at 36 points are 590 KB in fp32: two such buffers and the transformed
 // weights stay in 2 MB. With more channels they do not, and more tiles read the weights less often.
 // A tile of stride 2 is 2.25 times as large.
 constexpr int64_t tiles_of_block(const ConvShape& s) {
   return std::max(s.c, s.k) <= 64 || s.stride == 2 ? 64 : 128;
 }
-// Outputs of a tile a side, and values of a 3x3 filter at different points: six a side in every
-// scheme.
-constexpr int64_t kTile = 4, kWeightSide = 6, kWeightPoints = kWeightSide * kWeightSide;
-// Pixels of a patch a side, and as many points.
-constexpr int patch_side(int64_t stride) { return stride == 1 ? 6 : 9; }
-constexpr int points_of_tile(int64_t stride) { return patch_side(stride) * patch_side(stride); }
 // Planes of a power of two would all begin in one set of the cache.
 constexpr int64_t kPlanePadding = 16;
 constexpr int64_t kWidest = 16;  // lanes
@@ -35,10 +50,11 @@ struct Blocks {
   int teams;  // that work at blocks of their own: threads, or one of them all
 
   Blocks(const ConvShape& s, Pass pass, int threads) {
-    rows = ceil_div(s.out_h(), kTile), columns = ceil_div(s.out_w(), kTile);
+    const Tiling tiling = tiling_of(s);
+    rows = ceil_div(s.out_h(), tiling.tile), columns = ceil_div(s.out_w(), tiling.tile);
     all = s.n * rows * columns;
     shared = std::min(s.c, s.k) >= threads * kPanel &&
-             kWeightPoints * s.c * s.k >= points_of_tile(s.stride) * all * std::max(s.c, s.k);
+             tiling.weight_points() * s.c * s.k >= tiling.points() * all * std::max(s.c, s.k);
     const int64_t together = pass == Pass::kBackward ? rows * columns : 2;
     const int64_t wanted = shared ? all : std::min(tiles_of_block(s), ceil_div(all, threads));
     tiles = ceil_div(wanted, together) * together;
@@ -97,8 +113,8 @@ struct Workspace {
   Workspace(const ConvShape& s, Type operands, Pass pass, int threads) {
     const Blocks blocks(s, pass, threads);
     const int64_t tiles = ceil_div(blocks.tiles, 2) * 2;
-    const int64_t points = points_of_tile(s.stride), patch = patch_side(s.stride);
-    const int64_t step = kTile * s.stride;  // pixels from a patch to the next
+    const Tiling tiling = tiling_of(s);
+    const int64_t points = tiling.points(), weight_points = tiling.weight_points();
     const int64_t per_word = operands == Type::kBf16 ? 2 : 1;
     const bool back = pass == Pass::kBackward;
     int64_t used = 0;
@@ -111,8 +127,9 @@ struct Workspace {
     src_plane = tiles * s.c / per_word + kPlanePadding;
     dst_plane = tiles * s.k / per_word + kPlanePadding;
     product_plane = tiles * (back ? s.c : s.k) + kPlanePadding;
-    strip_words = patch * (step * blocks.columns + patch - step) * kWidest;
-    weights = take(kWeightPoints * weights_plane);
+    strip_words =
+        tiling.patch * (tiling.step * blocks.columns + tiling.patch - tiling.step) * kWidest;
+    weights = take(weight_points * weights_plane);
     sums = take(threads * 2 * (back ? s.c : s.k) * 2);  // doubles
     strips = take(back ? threads * strip_words : 0);
     const int64_t of_all = used;
@@ -123,7 +140,7 @@ struct Workspace {
     if (back) {
       dst = take(points * dst_plane);
       dst_pairs = per_word == 2 ? take(points * dst_plane) : dst;
-      grad_weights = take(kWeightPoints * s.c * s.k);
+      grad_weights = take(weight_points * s.c * s.k);
     }
     team_words = used;
     for (int64_t* offset : {&src, &products, &dst, &dst_pairs, &grad_weights}) *offset += of_all;
@@ -131,12 +148,19 @@ struct Workspace {
   }
 };
 
-// conv3x3_stride2.cc's parts of forward(), prepare() and backward(). `dot`: vdpbf16ps may be used.
-void forward_stride2(const ConvShape& shape, Numbers numbers, bool dot,
-                     const ForwardArguments& arguments, float* scratch, const Threads& threads);
-void prepare_stride2(const ConvShape& shape, Numbers numbers, const float* weights, float* to,
-                     const Threads& threads);
-void backward_stride2(const ConvShape& shape, Numbers numbers, bool dot,
-                      const BackwardArguments& arguments, float* scratch, const Threads& threads);
+// forward(), prepare() and backward() of one scheme. `dot`: vdpbf16ps may be used.
+struct SchemePasses {
+  void (*forward)(const ConvShape& shape, Numbers numbers, bool dot,
+                  const ForwardArguments& arguments, float* scratch, const Threads& threads);
+  void (*prepare)(const ConvShape& shape, Numbers numbers, const float* weights, float* to,
+                  const Threads& threads);
+  void (*backward)(const ConvShape& shape, Numbers numbers, bool dot,
+                   const BackwardArguments& arguments, float* scratch, const Threads& threads);
+};
+
+// With the instruction set in use. A file each, so that they are compiled side by side.
+const SchemePasses& passes_of_tile2();
+const SchemePasses& passes_of_tile4();
+const SchemePasses& passes_of_stride2();
 
 }  // namespace skipway::kernels
