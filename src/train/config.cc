@@ -144,6 +144,7 @@ Config article_config() {
   c.nesterov = false;
   c.weight_decay_on = "all";
   c.label_smoothing = 0;
+  c.resize = "none";
   c.schedule = "cosine";
   c.per_epoch = true;
   c.warmup = 0;
@@ -168,6 +169,7 @@ Config best_config() {
   c.lr = 0.2;
   c.weight_decay_on = "all";
   c.final_lr = 0;
+  c.resize = "none";
   c.flip_mode = "alternating";
   c.crop_fill = "reflect";
   return c;

@@ -47,7 +47,7 @@ struct Config {
   double gamma = 0.1;
   int64_t patience = 10;
 
-  std::string resize = "none";
+  std::string resize = "auto";
   double shallow = 0;
 
   std::string augment = "flip,crop";
@@ -112,7 +112,7 @@ void visit(ConfigType& c, Visitor&& visitor) {
   visitor("patience", c.patience, "plateau: evaluations without improvement before a decay");
   visitor("resize", c.resize,
           "smaller training images at first: sides [pixels] and the share of the run after which "
-          "each ends, such as 16:0.5,24:0.7; or none");
+          "each ends, such as 16:0.5,24:0.75; auto: half the side for 70 % of the run; or none");
   visitor("shallow", c.shallow,
           "share of the run in which the first block of each stage is trained alone, in [0, 1)");
   visitor("augment", c.augment, "words from: flip, crop; or none");

@@ -19,13 +19,16 @@ struct Step {
   fail(
       ErrorKind::kUsage, "config",
       "expected none, auto, or rising sides below {} with the rising shares of the run, in (0, 1), "
-      "after which each ends, such as 16:0.5,24:0.7, got \"{}\" at --resize",
+      "after which each ends, such as 16:0.5,24:0.75, got \"{}\" at --resize",
       image_size, resize);
 }
 
 std::vector<Step> parse_resize(const std::string& resize, int64_t image_size) {
+  constexpr int64_t kLargeEnough = 32;  // a CIFAR stem makes maps of a sixteenth of the side
+  constexpr double kSmallShare = 0.7;   // docs/recipes.md
   std::vector<Step> steps;
-  if (resize == "none") return steps;
+  if (resize == "none" || (resize == "auto" && image_size < kLargeEnough)) return steps;
+  if (resize == "auto") return {{image_size / 2, kSmallShare}};
   const char* at = resize.data();
   const char* const text_end = at + resize.size();
   while (true) {

@@ -17,6 +17,11 @@ TEST(Stages, SidesRiseToTheImageSize) {
             (std::vector<Stage>{{0.5, 16, false}, {0.75, 24, false}, {1, 32, false}}));
 }
 
+TEST(Stages, AutoHalvesLargeImagesOnly) {
+  EXPECT_EQ(make_stages("auto", 0, 32), (std::vector<Stage>{{0.7, 16, false}, {1, 32, false}}));
+  EXPECT_EQ(make_stages("auto", 0, 28), (std::vector<Stage>{{1, 28, false}}));
+}
+
 TEST(Stages, ShallowStepsEndOnTheirOwn) {
   EXPECT_EQ(make_stages("16:0.5", 0.25, 32),
             (std::vector<Stage>{{0.25, 16, true}, {0.5, 16, false}, {1, 32, false}}));

@@ -136,6 +136,30 @@ TEST_F(TrainerTest, ResumedRunEqualsAnUninterruptedOneBitForBit) {
   }
 }
 
+TEST_F(TrainerTest, StagesAndAveragesAreResumedBitForBit) {
+  Config config = small_config(4);
+  config.resize = "4:0.5";
+  config.shallow = 0.25;
+  config.ema = 0.8;
+  config.zero_gamma = config.whiten_stem = true;
+  const RunFolder whole = new_run("whole");
+  Trainer(config, "", synthetic_dataset(), whole, {}).run();
+  for (const int64_t step : {2, 8}) {  // shallow; whole model and images
+    const RunFolder parts = new_run("parts" + std::to_string(step));
+    stop_and_resume(config, parts, step);
+    EXPECT_EQ(read_file(whole.model()), read_file(parts.model())) << "stopped after step " << step;
+  }
+}
+
+TEST_F(TrainerTest, TheAverageIsEvaluatedAndSaved) {
+  Config config = small_config(4);
+  const TrainResult plain = Trainer(config, "", synthetic_dataset(), new_run("a"), {}).run();
+  config.ema = 0.8;
+  const TrainResult averaged = Trainer(config, "", synthetic_dataset(), new_run("b"), {}).run();
+  EXPECT_NE(plain.weights_sha256, averaged.weights_sha256);
+  EXPECT_GT(averaged.last.accuracy, 0.8);
+}
+
 TEST_F(TrainerTest, ResumeForgetsMetricsWrittenAfterTheCheckpoint) {
   const Config config = small_config(4);
   const RunFolder run = new_run("a");
