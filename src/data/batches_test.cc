@@ -71,6 +71,15 @@ TEST(Batches, BatchSizeChangesNeitherOrderNorAugmentation) {
     EXPECT_TRUE(at::equal(epoch_of(batch_size), expected)) << batch_size;
 }
 
+TEST(Batches, SmallerImagesAreMeansOfTheSameOnes) {
+  Batches batches = make_batches(10);
+  const at::Tensor whole = batches.at_step(3).images, half = batches.at_step(3, 4).images;
+  EXPECT_EQ(half.sizes(), at::IntArrayRef({10, 3, 4, 4}));
+  EXPECT_TRUE(half.is_contiguous(at::MemoryFormat::ChannelsLast));
+  const at::Tensor blocks = whole.contiguous().view({10, 3, 4, 2, 4, 2});
+  EXPECT_TRUE(at::allclose(half, blocks.mean({3, 5})));
+}
+
 TEST(Batches, CountsImagesBeforeAStep) {
   Batches batches = make_batches(10);
   int64_t images = 0;

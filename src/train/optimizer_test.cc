@@ -56,8 +56,9 @@ void expect_follows_reference(const SgdOptions& options, at::MemoryFormat gradie
     for (size_t i = 0; i < parameters.size(); ++i) {
       at::Tensor& parameter = parameters[i].second;
       at::Tensor gradient = gradient_of(parameter, step, i);
-      references[i].step(gradient, lr,
-                         options.decay_all || parameter.dim() > 1 ? options.weight_decay : 0,
+      const double factor = parameters[i].first.ends_with(".bias") ? options.bias_lr : 1;
+      const bool decays = options.decay_all || parameter.dim() > 1;
+      references[i].step(gradient, lr * factor, decays ? options.weight_decay / factor : 0,
                          options);
       if (parameter.dim() == 4) gradient = gradient.contiguous(gradient_format);
       parameter.mutable_grad() = gradient;
@@ -83,6 +84,12 @@ TEST(Sgd, FollowsTheFormulaOfTorch) {
                                   .decay_all = decay_all},
                                  at::MemoryFormat::ChannelsLast);
       }
+}
+
+TEST(Sgd, BiasesMayHaveARateOfTheirOwn) {
+  for (const bool decay_all : {false, true})
+    expect_follows_reference({.weight_decay = 0.05, .decay_all = decay_all, .bias_lr = 4},
+                             at::MemoryFormat::ChannelsLast);
 }
 
 TEST(Sgd, GradientsMayHaveAnotherMemoryFormat) {
