@@ -224,6 +224,7 @@ int64_t automatic_image_size(const std::vector<ImageShape>& shapes) {
   });
   if (equal && side <= 64) return side;
   std::vector<int64_t> sides;
+  sides.reserve(shapes.size());
   for (const ImageShape& shape : shapes) sides.push_back(std::min(shape.height, shape.width));
   const auto middle = sides.begin() + static_cast<int64_t>(sides.size() / 2);
   std::ranges::nth_element(sides, middle);

@@ -51,7 +51,7 @@ struct Points {
     if constexpr (kPairs == 1) return {1};
     if constexpr (kPairs == 2) return {2.0f / 3, 1.5f};
   }
-  static constexpr std::array<float, kPairs> a = points();
+  static constexpr std::array<float, kPairs> kA = points();
 
   // Coefficients of the product of y - a² over all pairs, or all but one.
   template <int kFactors>
@@ -60,7 +60,7 @@ struct Points {
     int degree = 0;
     for (int i = 0; i < kPairs; ++i) {
       if (i == without) continue;
-      const double square = static_cast<double>(a[i]) * static_cast<double>(a[i]);
+      const double square = static_cast<double>(kA[i]) * static_cast<double>(kA[i]);
       ++degree;
       for (int j = degree; j >= 0; --j) c[j] = (j > 0 ? c[j - 1] : 0) - square * c[j];
     }
@@ -68,12 +68,12 @@ struct Points {
     for (int j = 0; j <= kFactors; ++j) rounded[j] = static_cast<float>(c[j]);
     return rounded;
   }
-  static constexpr std::array<float, kPairs + 1> all = product<kPairs>(-1);
+  static constexpr std::array<float, kPairs + 1> kAll = product<kPairs>(-1);
   static constexpr std::array<float, kPairs> others(int i) { return product<kPairs - 1>(i); }
 
   static constexpr float power(int i, int exponent) {
     double value = 1;
-    for (int e = 0; e < exponent; ++e) value *= static_cast<double>(a[i]);
+    for (int e = 0; e < exponent; ++e) value *= static_cast<double>(kA[i]);
     return static_cast<float>(value);
   }
   // The product of the differences between a and all other points but 0: a * f'(a) / a² where 0 is
@@ -83,7 +83,7 @@ struct Points {
     double at_a = 0;
     for (int j = kPairs; --j >= 0;)
       at_a = at_a * static_cast<double>(power(i, 2)) + static_cast<double>(g[j]);
-    return 2 * static_cast<double>(a[i]) * at_a;
+    return 2 * static_cast<double>(kA[i]) * at_a;
   }
 
   // t of 2 kPairs + 1 values x at stride kStep, at ±a for each pair and infinity.
@@ -93,10 +93,10 @@ struct Points {
       constexpr int i = pair;
       constexpr std::array<float, kPairs> g = others(i);
       const V odd = dot<2 * kStep>(g, x), even = dot<2 * kStep>(g, x + kStep);
-      t[2 * i] = mul_add(a[i], odd, even);
-      t[2 * i + 1] = mul_add(-a[i], odd, even);
+      t[2 * i] = mul_add(kA[i], odd, even);
+      t[2 * i + 1] = mul_add(-kA[i], odd, even);
     });
-    t[2 * kPairs] = dot<2 * kStep>(all, x);
+    t[2 * kPairs] = dot<2 * kStep>(kAll, x);
   }
 
   // The adjoint of to_points, added to x.
@@ -107,12 +107,12 @@ struct Points {
       constexpr std::array<float, kPairs> g = others(i);
       const V sum = hn::Add(t[2 * i], t[2 * i + 1]), difference = hn::Sub(t[2 * i], t[2 * i + 1]);
       for (int j = 0; j < kPairs; ++j) {
-        x[2 * j * kStep] = mul_add(a[i] * g[j], difference, x[2 * j * kStep]);
+        x[2 * j * kStep] = mul_add(kA[i] * g[j], difference, x[2 * j * kStep]);
         x[(2 * j + 1) * kStep] = mul_add(g[j], sum, x[(2 * j + 1) * kStep]);
       }
     });
     for (int j = 0; j <= kPairs; ++j)
-      x[2 * j * kStep] = mul_add(all[j], t[2 * kPairs], x[2 * j * kStep]);
+      x[2 * j * kStep] = mul_add(kAll[j], t[2 * kPairs], x[2 * j * kStep]);
   }
 
   // y of 2 kPairs outputs from m at ±a for each pair, added to y.
@@ -130,7 +130,7 @@ struct Points {
   static HWY_INLINE void to_points_adjoint(const V* y, V* m) {
     unrolled<kPairs>([&](auto pair) HWY_ATTR {
       constexpr int i = pair;
-      V even = y[0], odd = hn::Mul(constant(a[i]), y[1]);
+      V even = y[0], odd = hn::Mul(constant(kA[i]), y[1]);
       for (int j = 2; j < 2 * kPairs; j += 2) {
         even = mul_add(power(i, j), y[j], even);
         odd = mul_add(power(i, j + 1), y[j + 1], odd);
@@ -155,7 +155,7 @@ struct Stride1 {
   struct ToPoints {
     static constexpr int kIn = kPatch, kOut = kPatch;
     static HWY_INLINE void apply(const V* x, V* t) {
-      t[0] = dot<2>(At::all, x);
+      t[0] = dot<2>(At::kAll, x);
       At::template to_points<1>(x + 1, t + 1);
     }
   };
@@ -165,7 +165,7 @@ struct Stride1 {
     static constexpr int kIn = kPatch, kOut = kPatch;
     static HWY_INLINE void apply(const V* t, V* x) {
       for (int j = 0; j <= kPairs; ++j) {
-        x[2 * j] = hn::Mul(constant(At::all[j]), t[0]);
+        x[2 * j] = hn::Mul(constant(At::kAll[j]), t[0]);
         x[2 * j + 1] = hn::Zero(D());
       }
       At::template add_from_points_adjoint<1>(t + 1, x + 1);
@@ -192,9 +192,9 @@ struct Stride1 {
   };
 
   // f'(a) of a point a: a * slope(a), and at 0 the product of all -a².
-  static constexpr float kGain0 = 1 / At::all[0];
+  static constexpr float kGain0 = 1 / At::kAll[0];
   static constexpr float gain(int i) {
-    return static_cast<float>(1 / (static_cast<double>(At::a[i]) * At::slope(i)));
+    return static_cast<float>(1 / (static_cast<double>(At::kA[i]) * At::slope(i)));
   }
 
   // u = G w: three weights to as many points as a patch has.
@@ -205,7 +205,7 @@ struct Stride1 {
       unrolled<kPairs>([&](auto pair) HWY_ATTR {
         constexpr int i = pair;
         const V even = mul_add(gain(i) * At::power(i, 2), w[2], hn::Mul(constant(gain(i)), w[0]));
-        const V odd = hn::Mul(constant(gain(i) * At::a[i]), w[1]);
+        const V odd = hn::Mul(constant(gain(i) * At::kA[i]), w[1]);
         u[2 * i + 1] = hn::Add(even, odd);
         u[2 * i + 2] = hn::Sub(even, odd);
       });
@@ -222,7 +222,7 @@ struct Stride1 {
         constexpr int i = pair;
         const V sum = hn::Add(u[2 * i + 1], u[2 * i + 2]);
         w[0] = mul_add(gain(i), sum, w[0]);
-        w[1] = mul_add(gain(i) * At::a[i], hn::Sub(u[2 * i + 1], u[2 * i + 2]), w[1]);
+        w[1] = mul_add(gain(i) * At::kA[i], hn::Sub(u[2 * i + 1], u[2 * i + 2]), w[1]);
         w[2] = mul_add(gain(i) * At::power(i, 2), sum, w[2]);
       });
     }
@@ -283,7 +283,7 @@ struct Stride2 {
       unrolled<2>([&](auto pair) HWY_ATTR {
         constexpr int i = pair;
         const V first = hn::Mul(constant(gain(i)), w[0]);
-        const V last = hn::Mul(constant(gain(i) * At::a[i]), w[2]);
+        const V last = hn::Mul(constant(gain(i) * At::kA[i]), w[2]);
         u[2 * i] = hn::Add(last, first);
         u[2 * i + 1] = hn::Sub(last, first);
       });
@@ -299,7 +299,7 @@ struct Stride2 {
       unrolled<2>([&](auto pair) HWY_ATTR {
         constexpr int i = pair;
         w[0] = mul_add(gain(i), hn::Sub(u[2 * i], u[2 * i + 1]), w[0]);
-        w[2] = mul_add(gain(i) * At::a[i], hn::Add(u[2 * i], u[2 * i + 1]), w[2]);
+        w[2] = mul_add(gain(i) * At::kA[i], hn::Add(u[2 * i], u[2 * i + 1]), w[2]);
       });
     }
   };

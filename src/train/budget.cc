@@ -7,14 +7,14 @@
 
 namespace skipway {
 
-Budget Budget::of_steps(int64_t steps, std::vector<Part> parts) {
+Budget Budget::of_steps(int64_t steps, std::vector<BudgetPart> parts) {
   Budget budget;
   budget.fixed_steps_ = steps;
   budget.parts_ = std::move(parts);
   return budget;
 }
 
-Budget Budget::of_seconds(double seconds, std::vector<Part> parts) {
+Budget Budget::of_seconds(double seconds, std::vector<BudgetPart> parts) {
   Budget budget;
   budget.seconds_ = seconds;
   budget.parts_ = std::move(parts);

@@ -8,19 +8,19 @@
 
 namespace skipway {
 
+/// Steps that cost alike, up to a share of all steps.
+struct BudgetPart {
+  double end = 1;   // share of the run's steps
+  double cost = 1;  // of a step, in a unit that all parts have in common
+};
+
 class Budget {
  public:
-  /// Steps that cost alike, up to a share of all steps.
-  struct Part {
-    double end = 1;   // share of the run's steps
-    double cost = 1;  // of a step, in a unit that all parts have in common
-  };
-
   /// A run of a fixed number of steps.
-  static Budget of_steps(int64_t steps, std::vector<Part> parts = {{}});
+  static Budget of_steps(int64_t steps, std::vector<BudgetPart> parts = {{}});
   /// A run that ends after `seconds`. Both clocks of this class are seconds of the whole run:
   /// loading, training, evaluating, and earlier parts of a resumed run.
-  static Budget of_seconds(double seconds, std::vector<Part> parts = {{}});
+  static Budget of_seconds(double seconds, std::vector<BudgetPart> parts = {{}});
 
   bool by_time() const { return seconds_ > 0; }
   /// Better known costs of a step, one a part.
@@ -52,7 +52,7 @@ class Budget {
 
   double seconds_ = 0;
   int64_t fixed_steps_ = 0;
-  std::vector<Part> parts_;
+  std::vector<BudgetPart> parts_;
   double reserve_cost_ = 0;
   double reserve_s_ = 0;
   std::deque<double> recent_;  // seconds for a unit of cost

@@ -60,7 +60,7 @@ Split on_device(Split split, at::Device device) {
 
 Budget make_budget(const Config& config, const std::vector<Stage>& stages,
                    int64_t steps_per_epoch) {
-  std::vector<Budget::Part> parts;  // a step costs about as much as it has pixels
+  std::vector<BudgetPart> parts;  // a step costs about as much as it has pixels
   for (const Stage& s : stages)
     parts.push_back({s.end, static_cast<double>(s.side * s.side) * (s.shallow ? 0.6 : 1)});
   if (config.minutes > 0) return Budget::of_seconds(config.minutes * 60, parts);
