@@ -1,10 +1,10 @@
 // The choice between instruction sets and between schemes.
 #include "kernels/conv3x3.h"
 
+#include <hwy/targets.h>
+
 #include <algorithm>
 #include <atomic>
-
-#include <hwy/targets.h>
 
 #include "kernels/winograd.h"
 
@@ -26,6 +26,11 @@ const std::vector<std::pair<std::string, int64_t>>& known_sets() {
   static const std::vector<std::pair<std::string, int64_t>> sets = {
       {"avx512_bf16", HWY_AVX3}, {"avx512", HWY_AVX3}, {"avx2", HWY_AVX2}, {"scalar", HWY_EMU128}};
   return sets;
+}
+
+const SchemePasses& passes_of(const ConvShape& s) {
+  if (s.stride == 2) return passes_of_stride2();
+  return tile_of(s) == 2 ? passes_of_tile2() : passes_of_tile4();
 }
 
 }  // namespace
@@ -69,15 +74,6 @@ size_t workspace_bytes(const ConvShape& s, Numbers numbers, Pass pass, int threa
   return static_cast<size_t>(Workspace(s, numbers.operands(), pass, threads).total_words) *
          sizeof(float);
 }
-
-namespace {
-
-const SchemePasses& passes_of(const ConvShape& s) {
-  if (s.stride == 2) return passes_of_stride2();
-  return tile_of(s) == 2 ? passes_of_tile2() : passes_of_tile4();
-}
-
-}  // namespace
 
 void forward(const ConvShape& shape, Numbers numbers, const ForwardArguments& arguments,
              void* workspace, const Threads& threads) noexcept {

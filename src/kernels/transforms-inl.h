@@ -147,7 +147,7 @@ template <int kPairs>
 struct Stride1 {
   using At = Points<kPairs>;
   static constexpr Tiling kTiling = tiling_of_stride1(2 * kPairs);
-  static constexpr int kTile = 2 * kPairs, kPatch = kTile + 2;
+  static constexpr int kTile = kTiling.tile, kPatch = kTiling.patch;
   // Which of the transformed weights belongs to a point.
   static constexpr int64_t weight_point(int64_t point) { return point; }
 
@@ -235,7 +235,7 @@ struct Stride1 {
 struct Stride2 {
   using At = Points<2>;
   static constexpr Tiling kTiling = kStride2Tiling;
-  static constexpr int kTile = 4, kPatch = 9;
+  static constexpr int kTile = kTiling.tile, kPatch = kTiling.patch;
   static constexpr float gain(int i) { return static_cast<float>(1 / At::slope(i)); }
   // The last four points of a side have the middle weight.
   static constexpr int64_t weight_point(int64_t point) {

@@ -265,7 +265,7 @@ ResNet::ResNet(const ModelSpec& spec, uint64_t seed, at::Device device)
           make_unit(shape.name + ".downsample.0", shape.name + ".downsample.1", *shape.downsample);
     }
     blocks_.push_back(std::move(block));
-    block_names_.push_back(shape.name);
+    begins_stage_.push_back(shape.name.ends_with(".0"));
   }
   const double bound = 1 / std::sqrt(static_cast<double>(net.features));
   fc_weight_ = add_parameter("fc.weight", init.uniform({spec.num_classes, net.features}, bound));
@@ -334,7 +334,7 @@ at::Tensor ResNet::forward(const at::Tensor& images, bool training) {
   x = apply(stem_, x, training);
   if (spec_.stem == "imagenet") x = at::max_pool2d(x, 3, /*stride=*/2, /*padding=*/1);
   for (size_t i = 0; i < blocks_.size(); ++i) {
-    if (!shallow_ || block_names_[i].ends_with(".0")) x = apply(blocks_[i], x, training);
+    if (!training || !shallow_ || begins_stage_[i]) x = apply(blocks_[i], x, training);
   }
 
   // Outside autocast: a thousandth of the work, and bf16 logits would often be equal.
@@ -353,11 +353,10 @@ void ResNet::set_batch_norm_momentum(double momentum) {
   std::ranges::for_each(blocks_, set);
 }
 
-std::vector<std::string> ResNet::last_gammas() const {
-  std::vector<std::string> names;
-  for (size_t i = 0; i < blocks_.size(); ++i)
-    names.push_back(fmt::format("{}.bn{}.weight", block_names_[i], blocks_[i].units.size()));
-  return names;
+std::vector<at::Tensor> ResNet::last_gammas() const {
+  std::vector<at::Tensor> gammas;
+  for (const ConvChain& block : blocks_) gammas.push_back(block.units.back().gamma);
+  return gammas;
 }
 
 NamedTensors ResNet::state() const { return state_; }

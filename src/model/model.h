@@ -55,13 +55,13 @@ class ResNet {
   /// images are used as they are; others are copied once, by the first convolution.
   at::Tensor forward(const at::Tensor& images, bool training);
 
-  /// Blocks after the first of each stage are left out while it is on: with a last gamma of zero
-  /// they are identities until they have learned. They get no gradients then.
+  /// Blocks after the first of each stage are left out of training while it is on: with a last
+  /// gamma of zero they are identities until they have learned. They get no gradients then.
   void set_shallow(bool shallow) { shallow_ = shallow; }
   /// Share of a batch's statistics in BatchNorm's running ones.
   void set_batch_norm_momentum(double momentum);
-  /// Names of the gammas that end the residual blocks: "layer1.0.bn2.weight" …
-  std::vector<std::string> last_gammas() const;
+  /// The gamma that ends each residual block.
+  std::vector<at::Tensor> last_gammas() const;
 
   const ModelSpec& spec() const { return spec_; }
   /// Who computes the convolutions on a CPU; LibTorch, in operations of its own, until it is set.
@@ -91,8 +91,8 @@ class ResNet {
   NamedTensors buffers_;
   NamedTensors state_;  // both, in torchvision's order
   ConvChain stem_;
-  std::vector<ConvChain> blocks_;         // two units of 3x3, or 1x1, 3x3, 1x1
-  std::vector<std::string> block_names_;  // layer1.0 …
+  std::vector<ConvChain> blocks_;   // two units of 3x3, or 1x1, 3x3, 1x1
+  std::vector<bool> begins_stage_;  // of each block
   bool shallow_ = false;
   int64_t chosen_height_ = 0;  // of the images that kernels were last chosen for
   at::Tensor fc_weight_, fc_bias_;

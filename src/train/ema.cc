@@ -30,7 +30,7 @@ Ema::Ema(const NamedTensors& state, double decay) : decay_(decay) {
 }
 
 void Ema::update(int64_t step) {
-  if (!on() || step % kEvery != 0) return;
+  if (averages_.empty() || step % kEvery != 0) return;
   const at::NoGradGuard no_grad;
   const auto updates = static_cast<double>(step) / kEvery;
   const double decay = std::min(std::pow(decay_, kEvery), updates / (updates + 10));

@@ -11,7 +11,6 @@ class Ema {
   /// 1); 0: no average is kept and every call does nothing.
   Ema(const NamedTensors& state, double decay);
 
-  bool on() const { return !averages_.empty(); }
   /// After step number `step` (from 1). Every few steps it takes the state in; the average is
   /// young at first and then follows more closely.
   void update(int64_t step);

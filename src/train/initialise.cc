@@ -14,21 +14,16 @@ namespace {
 constexpr int64_t kImages = 5000;   // enough for 27 x 27 covariances
 constexpr double kSmallest = 5e-4;  // added to the eigenvalues, as in the source
 
-at::Tensor parameter(const ResNet& model, const std::string& name) {
-  const auto& all = model.parameters();
-  return std::ranges::find(all, name, &NamedTensors::value_type::first)->second;
-}
-
 }  // namespace
 
 void zero_gamma(ResNet& model) {
   const at::NoGradGuard no_grad;
-  for (const std::string& name : model.last_gammas()) parameter(model, name).zero_();
+  for (const at::Tensor& gamma : model.last_gammas()) gamma.zero_();
 }
 
 void whiten_stem(ResNet& model, const at::Tensor& images) {
   const at::NoGradGuard no_grad;
-  at::Tensor stem = parameter(model, "conv1.weight");  // [64,3,3,3]
+  const at::Tensor stem = model.parameters().front().second;  // conv1.weight, [64,3,3,3]
   if (stem.size(2) != 3)
     fail(ErrorKind::kUsage, "model", "expected a stem of 3x3 filters with --whiten-stem, got {}x{}",
          stem.size(2), stem.size(3));

@@ -306,7 +306,6 @@ double Trainer::measure_step_s(const Stage& stage) {
 }
 
 double Trainer::measure_evaluation_s() {
-  model_.set_shallow(false);
   const int64_t count = std::min(config_.eval_batch, evaluation_split_.size());
   EvaluateOptions options;
   options.precision = precision_;
@@ -331,7 +330,6 @@ std::optional<Evaluation> Trainer::evaluate_if_due() {
 }
 
 Evaluation Trainer::evaluate_now(bool tta) {
-  model_.set_shallow(false);
   EvaluateOptions options;
   options.precision = precision_;
   options.batch = config_.eval_batch;
