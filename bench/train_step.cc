@@ -11,20 +11,22 @@
 #include "base/process.h"
 #include "data/batches.h"
 #include "model/device.h"
-#include "model/model.h"
+#include "model/resnet.h"
 #include "train/optimizer.h"
 
 int main(int argc, char** argv) {
   using namespace skipway;
-  int64_t batch_size = 128, threads = 2, warmup = 2, steps = 8;
+  int64_t batch_size = 128, side = 32, threads = 2, warmup = 2, steps = 8;
   std::string precision_word = "bf16", model_name = "resnet18", kernel = "auto";
-  bool inference = false;
+  bool inference = false, muon = false;
   CLI::App app("Times training steps, or forward passes");
   app.add_flag("--inference", inference);
   app.add_option("--batch", batch_size);
   app.add_option("--precision", precision_word);
   app.add_option("--model", model_name);
   app.add_option("--kernel", kernel);
+  app.add_option("--side", side);
+  app.add_flag("--muon", muon);
   app.add_option("--threads", threads);
   app.add_option("--warmup", warmup);
   app.add_option("--steps", steps);
@@ -37,7 +39,7 @@ int main(int argc, char** argv) {
   spec.name = model_name;
   ResNet model(spec, 0);
   model.kernels() = KernelChoice(kernel);
-  Sgd optimizer(model.parameters(), {.nesterov = true});
+  Optimizer optimizer(model.parameters(), {.nesterov = true, .muon_lr = muon ? 1.0 : 0});
   // Augmentation is part of our step, though not of PyTorch's row.
   Split split;
   split.images = at::randint(0, 256, {batch_size * (warmup + steps), 32, 32, 3}, at::kByte);
@@ -47,14 +49,14 @@ int main(int argc, char** argv) {
 
   nlohmann::json times_s = nlohmann::json::array();
   for (int64_t step = 0; step < warmup + steps; ++step) {
-    const Batch ready = inference ? batches.at_step(step) : Batch();
+    const Batch ready = inference ? batches.at_step(step, side) : Batch();
     const Stopwatch watch;
     if (inference) {
       const at::NoGradGuard no_grad;
       const PrecisionScope scope(at::kCPU, precision);
       model.forward(ready.images, false);
     } else {
-      const Batch batch = batches.at_step(step);
+      const Batch batch = batches.at_step(step, side);
       at::Tensor loss;
       {
         const PrecisionScope scope(at::kCPU, precision);

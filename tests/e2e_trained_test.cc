@@ -11,6 +11,7 @@
 #include "base/files.h"
 #include "base/for_test.h"
 #include "data/image.h"
+#include "model/resnet.h"
 #include "program.h"
 #include "small_data.h"
 #include "train/evaluate.h"

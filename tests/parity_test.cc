@@ -25,7 +25,7 @@
 
 #include "base/for_test.h"
 #include "data/dataset.h"
-#include "model/model.h"
+#include "model/resnet.h"
 #include "python.h"
 #include "record/safetensors.h"
 #include "train/optimizer.h"
@@ -211,10 +211,10 @@ TEST_F(Parity, TenStepsOfSgdAgreeWithPyTorch) {
     auto& [model, nesterov] = cases[i];
     SCOPED_TRACE(nesterov ? "Nesterov" : "plain momentum");
     const at::Tensor theirs = by_name(read_safetensors(answer(i)).tensors).at("losses");
-    Sgd optimizer(model->parameters(), {.momentum = kMomentum,
-                                        .weight_decay = kWeightDecay,
-                                        .nesterov = nesterov,
-                                        .decay_all = true});
+    Optimizer optimizer(model->parameters(), {.momentum = kMomentum,
+                                              .weight_decay = kWeightDecay,
+                                              .nesterov = nesterov,
+                                              .decay_all = true});
     for (int64_t step = 0; step < kSteps; ++step) {
       const int64_t first = step * kBatch % kImages;
       const at::Tensor loss =

@@ -18,6 +18,7 @@
 
 #include "base/files.h"
 #include "base/log.h"
+#include "model/airbench.h"
 
 extern char** environ;
 
@@ -337,8 +338,15 @@ void complete_length(Layer& layer) {
 // `layers` from the weakest to the strongest.
 Arguments lay_down(std::vector<Layer> layers) {
   Config start;
-  for (const Layer& layer : layers)
-    if (const Setting* recipe = find(layer, "recipe")) start.recipe = recipe->text;
+  const Setting* asked = nullptr;
+  for (const Layer& layer : layers) {
+    if (const Setting* recipe = find(layer, "recipe")) asked = recipe;
+    if (const Setting* model = find(layer, "model")) start.model = model->text;
+  }
+  if (asked != nullptr)
+    start.recipe = asked->text;
+  else if (start.model == kAirbench94)
+    start.recipe = kAirbench94;  // what suits a ResNet does not suit it
   Arguments arguments;
   arguments.config = recipe_config(start.recipe);
   const auto plain = toml_values(Config()), of_recipe = toml_values(arguments.config);

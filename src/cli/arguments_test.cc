@@ -242,7 +242,7 @@ TEST(Toml, EveryFieldSurvivesTheWay) {
 }
 
 TEST(Toml, ARunsFileGivesTheSameConfigAndNoFolder) {
-  for (const char* recipe : {"budget", "article", "best"}) {
+  for (const char* recipe : {"budget", "article", "best", "airbench94"}) {
     Config config = recipe_config(recipe);
     config.run_dir = "runs/007";
     config.data = "/data/\"odd\" n\xc3\xa4me #1";

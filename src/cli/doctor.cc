@@ -24,7 +24,7 @@
 #include "cli/terminal.h"
 #include "data/known.h"
 #include "model/device.h"
-#include "model/model.h"
+#include "model/resnet.h"
 #include "record/run_folder.h"
 
 namespace skipway {

@@ -144,13 +144,13 @@ void print_as_text(const Evaluation& evaluation, const std::vector<ClassAccuracy
 int eval(const EvalFlags& flags) {
   const RunFolder run = RunFolder::open(flags.run);
   TrainedModel trained = load_trained_model(run, flags.model);
-  const ModelSpec& spec = trained.model.spec();
+  const ModelSpec& spec = trained.model->spec();
   Dataset dataset = load_test_data(flags, run, spec.image_size);
   dataset.test.labels = labels_of_model(dataset, spec);
   log_info("evaluating {} of {} on {} images of {}, {}", spec.name, run.path().string(),
            dataset.test.size(), dataset.source, precision_name(trained.options.precision));
   trained.options.tta = flags.tta;
-  const Evaluation evaluation = evaluate(trained.model, dataset.test, trained.options);
+  const Evaluation evaluation = evaluate(*trained.model, dataset.test, trained.options);
   clear_status();
 
   const double accuracy = flags.tta ? evaluation.accuracy_tta : evaluation.accuracy;

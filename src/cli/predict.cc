@@ -69,7 +69,7 @@ at::Tensor read_image(const std::string& file, int64_t size) {
 std::vector<Prediction> predict_batch(TrainedModel& trained, const std::vector<std::string>& files,
                                       const std::vector<at::Tensor>& images) {
   const at::Tensor probabilities =
-      predict_logits(trained.model, at::stack(images), trained.options).to(at::kDouble).softmax(1);
+      predict_logits(*trained.model, at::stack(images), trained.options).to(at::kDouble).softmax(1);
   std::vector<Prediction> predictions;
   for (size_t i = 0; i < files.size(); ++i) {
     const at::Tensor row = probabilities[static_cast<int64_t>(i)].contiguous();
@@ -88,7 +88,7 @@ std::vector<Prediction> predict_batch(TrainedModel& trained, const std::vector<s
 // A file that is no image is no reason to stop: it is put down in `failed`.
 std::vector<Prediction> predict_files(TrainedModel& trained, const std::vector<std::string>& files,
                                       bool quiet, std::vector<Failure>& failed) {
-  const int64_t size = trained.model.spec().image_size;
+  const int64_t size = trained.model->spec().image_size;
   const auto batch = static_cast<size_t>(trained.options.batch);
   trained.options.progress = nullptr;  // it would count within a batch
   std::vector<Prediction> predictions;
@@ -191,7 +191,7 @@ void print_as_text(const PredictFlags& flags, const ModelSpec& spec,
 
 int predict(const PredictFlags& flags) {
   TrainedModel trained = load_trained_model(RunFolder::open(flags.run), flags.model);
-  const ModelSpec& spec = trained.model.spec();
+  const ModelSpec& spec = trained.model->spec();
   std::vector<Failure> failed;
   const std::vector<std::string> files = list_files(flags.files, failed);
   const std::vector<Prediction> predictions =

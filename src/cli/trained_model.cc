@@ -45,9 +45,9 @@ TrainedModel load_trained_model(const RunFolder& run, const ModelFlags& flags) {
   const at::Device device = resolve_device(flags.device);
   EvaluateOptions options;
   options.precision = resolve_precision(precision_word(run, flags), device);
-  ResNet model = load_saved_model(run, device);
+  std::unique_ptr<Model> model = load_saved_model(run, device);
   // As many pixels as 500 CIFAR images have, which saturate two cores in some 300 MB.
-  const int64_t side = model.spec().image_size;
+  const int64_t side = model->spec().image_size;
   options.batch =
       flags.batch > 0 ? flags.batch : std::clamp<int64_t>(500 * 32 * 32 / (side * side), 16, 500);
   if (!flags.quiet)

@@ -1,6 +1,7 @@
 // What `eval` and `predict` share: the flags that say how a trained model is run, and its loading.
 #pragma once
 #include <CLI/CLI.hpp>
+#include <memory>
 #include <string>
 
 #include "model/model.h"
@@ -21,7 +22,7 @@ struct ModelFlags {
 void add_model_flags(CLI::App& command, ModelFlags& flags);
 
 struct TrainedModel {
-  ResNet model;
+  std::unique_ptr<Model> model;
   EvaluateOptions options;  // with a status line as progress
 };
 

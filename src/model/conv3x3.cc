@@ -147,15 +147,16 @@ struct TwoSums {
       : sum(static_cast<size_t>(channels)), with_other(static_cast<size_t>(channels)) {}
 };
 
-// The convolution, and the sums over pixels of its result and of its square that BatchNorm needs.
-// With `before`, of max(0, before(src)), which LibTorch cannot.
+// The convolution, and the sums over pixels of its result and of its square that BatchNorm needs,
+// where they are wanted. With `before`, of max(0, before(src)), which LibTorch cannot.
 at::Tensor convolve(ConvMethod method, const ConvShape& s, const at::Tensor& src,
-                    const Affine& before, const at::Tensor& weight, TwoSums& sums) {
+                    const Affine& before, const at::Tensor& weight, TwoSums* sums) {
   if (method == ConvMethod::kTorch) {
     at::Tensor dst = as_map(at::conv2d(src, weight.to(src.scalar_type()), {}, s.stride, s.padding),
                             src.scalar_type());
-    kernels::channel_sums(pixels_of(dst), dst.const_data_ptr(), sums.sum.data(),
-                          sums.with_other.data(), all_threads());
+    if (sums != nullptr)
+      kernels::channel_sums(pixels_of(dst), dst.const_data_ptr(), sums->sum.data(),
+                            sums->with_other.data(), all_threads());
     return dst;
   }
   at::Tensor dst = new_map(src, {s.n, s.k, s.out_h(), s.out_w()});
@@ -164,7 +165,7 @@ at::Tensor convolve(ConvMethod method, const ConvShape& s, const at::Tensor& src
   a.src_scale = before.scale, a.src_shift = before.shift;
   a.weights = weight.const_data_ptr<float>();
   a.dst = dst.mutable_data_ptr();
-  a.sum = sums.sum.data(), a.sum_of_squares = sums.with_other.data();
+  if (sums != nullptr) a.sum = sums->sum.data(), a.sum_of_squares = sums->with_other.data();
   OwnKernel(s, type_of(src), method).forward(a);
   return dst;
 }
@@ -175,19 +176,23 @@ struct BackwardCoefficients {
   std::vector<float> by_grad, by_dst, constant;
 };
 
-// Gives grad_weight. grad_src is overwritten, or added to; undefined where not wanted. With
+// Gives grad_weight. `coefficients`, with the `dst` that they go with: none where no BatchNorm
+// follows. grad_src is overwritten, or added to; undefined where not wanted. With
 // `before`, it is the gradient before that BatchNorm's ReLU, and its sums, alone and with src, are
 // left in `sums`.
 at::Tensor convolve_backward(ConvMethod method, const ConvShape& s, const at::Tensor& src,
                              const Affine& before, const at::Tensor& weight, const at::Tensor& grad,
-                             const at::Tensor& dst, const BackwardCoefficients& coefficients,
+                             const at::Tensor& dst, const BackwardCoefficients* coefficients,
                              at::Tensor grad_src, bool add, TwoSums* sums) {
-  const auto& [by_grad, by_dst, constant] = coefficients;
   if (method == ConvMethod::kTorch) {
-    const at::Tensor grad_dst = new_map(dst, dst.sizes());
-    kernels::backward_apply(pixels_of(dst), grad.const_data_ptr(), dst.const_data_ptr(),
-                            by_grad.data(), by_dst.data(), constant.data(),
-                            grad_dst.mutable_data_ptr(), all_threads());
+    at::Tensor grad_dst = grad;
+    if (coefficients != nullptr) {
+      grad_dst = new_map(dst, dst.sizes());
+      kernels::backward_apply(pixels_of(dst), grad.const_data_ptr(), dst.const_data_ptr(),
+                              coefficients->by_grad.data(), coefficients->by_dst.data(),
+                              coefficients->constant.data(), grad_dst.mutable_data_ptr(),
+                              all_threads());
+    }
     const auto [of_src, of_weight, of_bias] = at::convolution_backward(
         grad_dst, src, weight.to(src.scalar_type()), /*bias_sizes=*/{}, {s.stride, s.stride},
         {s.padding, s.padding}, {1, 1}, /*transposed=*/false, {0, 0}, /*groups=*/1,
@@ -201,8 +206,11 @@ at::Tensor convolve_backward(ConvMethod method, const ConvShape& s, const at::Te
   a.src_scale = before.scale, a.src_shift = before.shift;
   a.weights = weight.const_data_ptr<float>();
   a.grad_dst = grad.const_data_ptr();
-  a.dst = dst.const_data_ptr();
-  a.by_grad = by_grad.data(), a.by_dst = by_dst.data(), a.constant = constant.data();
+  if (coefficients != nullptr) {
+    a.dst = dst.const_data_ptr();
+    a.by_grad = coefficients->by_grad.data(), a.by_dst = coefficients->by_dst.data();
+    a.constant = coefficients->constant.data();
+  }
   a.grad_src = grad_src.defined() ? grad_src.mutable_data_ptr() : nullptr;
   a.add = add;
   if (sums != nullptr) a.sum = sums->sum.data(), a.sum_with_src = sums->with_other.data();
@@ -302,8 +310,8 @@ double measure_method_s(ConvMethod method, const ConvShape& s, Type type, bool t
       infer(folded(unit, s, src.scalar_type(), method), s, src, {}, true);
       return;
     }
-    const at::Tensor dst = convolve(method, s, src, {}, unit.weight, sums);
-    convolve_backward(method, s, src, {}, unit.weight, dst, dst, coefficients, grad_src, false,
+    const at::Tensor dst = convolve(method, s, src, {}, unit.weight, &sums);
+    convolve_backward(method, s, src, {}, unit.weight, dst, dst, &coefficients, grad_src, false,
                       nullptr);
   };
   if (!training) run();  // prepares the weights
@@ -429,7 +437,7 @@ struct ConvChainFunction : torch::autograd::Function<ConvChainFunction> {
       }
       TwoSums sums(unit.gamma.size(0));
       r.dst = convolve(r.method, r.shape(), r.src, r.normalises_src ? before->affine() : Affine{},
-                       r.weight, sums);
+                       r.weight, &sums);
       r.statistics = batch_statistics(unit, r.pixels().pixels, sums);
       records.push_back(r);
     };
@@ -477,7 +485,7 @@ struct ConvChainFunction : torch::autograd::Function<ConvChainFunction> {
       variable_list::iterator to = out.begin() + 1 + static_cast<std::ptrdiff_t>(3 * i);
       const BackwardCoefficients coefficients = batch_norm_backward(unit, sums, to[1], to[2]);
       to[0] = convolve_backward(unit.method, unit.shape(), unit.src, before, unit.weight, grad,
-                                unit.dst, coefficients, grad_src, add, sums_of_src);
+                                unit.dst, &coefficients, grad_src, add, sums_of_src);
     };
 
     at::Tensor grad_src;  // of the chain
@@ -540,6 +548,30 @@ struct ConvChainFunction : torch::autograd::Function<ConvChainFunction> {
                               number[1], static_cast<ConvMethod>(number[2]), number[3] != 0});
     }
     return kept;
+  }
+};
+
+struct Conv3x3Function : torch::autograd::Function<Conv3x3Function> {
+  static at::Tensor forward(AutogradContext* context, const at::Tensor& src,
+                            const at::Tensor& weight, KernelChoice& kernels) {
+    const ConvShape shape = shape_of(src.sizes(), weight, 1, 1);
+    const ConvMethod method = kernels.method(shape, type_of(src), true);
+    context->save_for_backward({src, weight});
+    context->saved_data["method"] = static_cast<int64_t>(method);
+    return convolve(method, shape, src, {}, weight, nullptr);
+  }
+
+  static variable_list backward(AutogradContext* context, const variable_list& gradients) {
+    const variable_list saved = context->get_saved_variables();
+    const at::Tensor &src = saved[0], &weight = saved[1];
+    const auto method = static_cast<ConvMethod>(context->saved_data["method"].toInt());
+    const at::Tensor grad = as_map(gradients[0], src.scalar_type());
+    const at::Tensor grad_src =
+        context->needs_input_grad(0) ? new_map(src, src.sizes()) : at::Tensor();
+    const at::Tensor grad_weight =
+        convolve_backward(method, shape_of(src.sizes(), weight, 1, 1), src, {}, weight, grad, {},
+                          nullptr, grad_src, false, nullptr);
+    return {grad_src, grad_weight, {}};
   }
 };
 
@@ -660,6 +692,18 @@ bool conv_chain_supports(const ConvChain& chain, const at::Tensor& src) {
   };
   return src.is_cpu() && std::all_of(chain.units.begin(), chain.units.end(), fits) &&
          (!chain.downsample || fits(*chain.downsample));
+}
+
+bool conv3x3_supports(const at::Tensor& weight, const at::Tensor& src) {
+  return src.is_cpu() && weight.scalar_type() == at::kFloat &&
+         kernels::refusal(shape_of(src.sizes(), weight, 1, 1)).empty();
+}
+
+at::Tensor conv3x3(const at::Tensor& src, const at::Tensor& weight, KernelChoice& kernels) {
+  const at::Tensor map = as_map(src, type_of_maps());
+  const at::Tensor filters = weight.contiguous(at::MemoryFormat::ChannelsLast);
+  const c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);
+  return Conv3x3Function::apply(map, filters, kernels);
 }
 
 std::pair<int64_t, int64_t> choose_kernels(const ConvChain& chain, int64_t images, int64_t height,

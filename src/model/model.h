@@ -1,10 +1,11 @@
-// What a model is called and shaped by, and the ResNet itself. Batches in, logits out; no training
-// in here.
+// What a model is called and shaped by, and what every model can do. Batches in, logits out; no
+// training in here.
 #pragma once
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
 #include <map>
+#include <memory>
 #include <optional>
 #include <string>
 #include <utility>
@@ -17,7 +18,7 @@ namespace skipway {
 
 /// Everything that must be known beside the weights to use a model on an image.
 struct ModelSpec {
-  std::string name = "resnet18";  // resnet18, resnet34, resnet50
+  std::string name = "resnet18";  // resnet18, resnet34, resnet50, airbench94
   std::string stem =
       "cifar";  // cifar: 3x3 stride 1, no max-pool; imagenet: 7x7 stride 2, max-pool 3x3 stride 2
   int64_t num_classes = 10;
@@ -39,29 +40,30 @@ std::string resolve_stem(const std::string& stem, int64_t image_size);
 /// The names that `--model` takes.
 const std::vector<std::string>& model_names();
 
-/// Residual network (He et al., arXiv:1512.03385) with torchvision's parameter names and order:
-/// conv1.weight, bn1.weight, layer1.0.conv1.weight … fc.bias. Bottleneck stride on the 3x3, as
-/// torchvision. Parameters and BatchNorm statistics are fp32, convolution weights channels_last.
-class ResNet {
+/// A network whose parameters and BatchNorm statistics are fp32, and convolution weights
+/// channels_last.
+class Model {
  public:
-  /// Kaiming-normal (fan out) convolutions, BatchNorm 1 and 0, linear uniform within
-  /// ±1/sqrt(inputs) as torchvision's default; drawn on the CPU, a function of `seed` alone. A stem
-  /// "auto" is resolved. Errors: kUsage for an unknown name or stem, or sizes below one.
-  ResNet(const ModelSpec& spec, uint64_t seed, at::Device device = at::kCPU);
+  virtual ~Model() = default;
+  Model(const Model&) = delete;
+  Model& operator=(const Model&) = delete;
 
   /// Shapes: images [n,3,h,w] -> logits [n,num_classes], fp32. `training`: BatchNorm uses and
-  /// updates batch statistics (momentum 0.1). Convolutions run in the type that autocast gives (see
+  /// updates batch statistics. Convolutions run in the type that autocast gives (see
   /// PrecisionScope); the last layer is always fp32, so that equal logits are rare. channels_last
   /// images are used as they are; others are copied once, by the first convolution.
-  at::Tensor forward(const at::Tensor& images, bool training);
+  virtual at::Tensor forward(const at::Tensor& images, bool training) = 0;
 
+  /// Share of a batch's statistics in BatchNorm's running ones; 0.1 until it is set.
+  virtual void set_batch_norm_momentum(double momentum) = 0;
   /// Blocks after the first of each stage are left out of training while it is on: with a last
-  /// gamma of zero they are identities until they have learned. They get no gradients then.
-  void set_shallow(bool shallow) { shallow_ = shallow; }
-  /// Share of a batch's statistics in BatchNorm's running ones.
-  void set_batch_norm_momentum(double momentum);
-  /// The gamma that ends each residual block.
-  std::vector<at::Tensor> last_gammas() const;
+  /// gamma of zero they are identities until they have learned. They get no gradients then. Nothing
+  /// where there are no blocks.
+  virtual void set_shallow(bool /*shallow*/) {}
+  /// The gamma that ends each residual block; none where there are no blocks.
+  virtual std::vector<at::Tensor> last_gammas() const { return {}; }
+  /// Weights of the first convolution [out,3,r,r].
+  virtual at::Tensor stem_weight() const = 0;
 
   const ModelSpec& spec() const { return spec_; }
   /// Who computes the convolutions on a CPU; LibTorch, in operations of its own, until it is set.
@@ -69,7 +71,7 @@ class ResNet {
   const KernelChoice& kernels() const { return kernels_; }
   /// Trained tensors; each requires a gradient.
   const NamedTensors& parameters() const { return parameters_; }
-  /// BatchNorm's running_mean, running_var, num_batches_tracked.
+  /// What is kept but not trained: BatchNorm's running_mean, running_var, num_batches_tracked.
   const NamedTensors& buffers() const { return buffers_; }
   /// Parameters and buffers in the order of torchvision's state_dict.
   NamedTensors state() const;
@@ -77,26 +79,25 @@ class ResNet {
   /// where they differ; nothing is changed then.
   void load_state(const NamedTensors& state, const std::string& where);
 
- private:
+ protected:
+  Model(const ModelSpec& spec, at::Device device) : spec_(spec), device_(device) {}
   at::Tensor add_parameter(const std::string& name, at::Tensor values);
   at::Tensor add_buffer(const std::string& name, at::Tensor values);
-  at::Tensor apply(ConvChain& chain, const at::Tensor& src, bool training);
-
-  void choose_kernels(int64_t images, int64_t height, int64_t width);
 
   ModelSpec spec_;
   at::Device device_;
   KernelChoice kernels_{"torch"};
+
+ private:
   NamedTensors parameters_;
   NamedTensors buffers_;
-  NamedTensors state_;  // both, in torchvision's order
-  ConvChain stem_;
-  std::vector<ConvChain> blocks_;   // two units of 3x3, or 1x1, 3x3, 1x1
-  std::vector<bool> begins_stage_;  // of each block
-  bool shallow_ = false;
-  int64_t chosen_height_ = 0;  // of the images that kernels were last chosen for
-  at::Tensor fc_weight_, fc_bias_;
+  NamedTensors state_;  // both, in the order in which they were added
 };
+
+/// The model that `spec.name` names, with new weights: a function of `seed` alone. Errors: kUsage
+/// for an unknown name or stem, or sizes below one.
+std::unique_ptr<Model> make_model(const ModelSpec& spec, uint64_t seed,
+                                  at::Device device = at::kCPU);
 
 /// A model's cost, by arithmetic on its layers, without building it.
 struct ModelCost {

@@ -11,12 +11,13 @@
 #include <vector>
 
 #include "base/error.h"
-#include "model/model.h"
+#include "model/airbench.h"
 
 namespace skipway {
 namespace {
 
 constexpr const char* kModule = "config";
+const std::vector<std::string> kRecipes = {"budget", "article", "best", kAirbench94};
 
 template <typename Value>
 [[noreturn]] void refuse(std::string_view flag, const Value& value, std::string_view allowed) {
@@ -102,7 +103,18 @@ void validate_step(const Config& c) {
   require(c.label_smoothing >= 0 && c.label_smoothing < 1, "--label-smoothing", c.label_smoothing,
           "a number in [0, 1)");
   require(std::isfinite(c.bias_lr) && c.bias_lr > 0, "--bias-lr", c.bias_lr, "a factor above 0");
+  require_word("--optimizer", c.optimizer, {"sgd", "muon"});
+  require(std::isfinite(c.muon_lr) && c.muon_lr > 0, "--muon-lr", c.muon_lr, "a number above 0");
+  require(c.muon_momentum >= 0 && c.muon_momentum < 1, "--muon-momentum", c.muon_momentum,
+          "a number in [0, 1)");
   require(c.ema >= 0 && c.ema < 1, "--ema", c.ema, "a decay in [0, 1)");
+  if (c.lookahead && c.ema > 0)
+    fail(ErrorKind::kUsage, kModule,
+         "expected --ema or --lookahead, got both; each takes the other's place");
+  if (c.model == kAirbench94 && (c.shallow > 0 || c.zero_gamma))
+    fail(ErrorKind::kUsage, kModule,
+         "expected a model with residual blocks, got {} at --model; leave {} out", kAirbench94,
+         c.shallow > 0 ? "--shallow" : "--zero-gamma");
   require(c.batch_norm_momentum > 0 && c.batch_norm_momentum <= 1, "--batch-norm-momentum",
           c.batch_norm_momentum, "a share in (0, 1]");
 }
@@ -175,17 +187,42 @@ Config best_config() {
   return c;
 }
 
+// The recipe of airbench94 in github.com/KellerJordan/cifar10-airbench, its rates turned from the
+// sum of the losses of a batch into their mean. Its schedule ends at 0.07 of the peak.
+Config airbench94_config() {
+  Config c;
+  c.recipe = c.model = kAirbench94;
+  c.batch = 1024;
+  c.lr = 1.5;
+  c.momentum = 0.85;
+  c.weight_decay = 0.00133;
+  c.weight_decay_on = "all";
+  c.bias_lr = 64;
+  c.label_smoothing = 0.2;
+  c.batch_norm_momentum = 0.4;
+  c.lookahead = true;
+  c.warmup = 0.23;
+  c.final_lr = 0.07;
+  c.resize = "none";
+  c.flip_mode = "alternating";
+  c.crop_pad = 2;
+  c.crop_fill = "reflect";
+  c.tta_shift = true;
+  return c;
+}
+
 }  // namespace
 
 Config recipe_config(const std::string& recipe) {
-  require_word("--recipe", recipe, {"budget", "article", "best"});
+  require_word("--recipe", recipe, kRecipes);
+  if (recipe == kAirbench94) return airbench94_config();
   if (recipe == "article") return article_config();
   if (recipe == "best") return best_config();
   return Config();
 }
 
 void validate(const Config& config) {
-  require_word("--recipe", config.recipe, {"budget", "article", "best"});
+  require_word("--recipe", config.recipe, kRecipes);
   validate_length(config);
   validate_data(config);
   require_word("--model", config.model, model_names());
@@ -219,12 +256,14 @@ AugmentOptions augment_options(const Config& config) {
   return parse_augment(config.augment, config.flip_mode, config.crop_pad, config.crop_fill);
 }
 
-SgdOptions sgd_options(const Config& config) {
+OptimizerOptions optimizer_options(const Config& config) {
   return {.momentum = config.momentum,
           .weight_decay = config.weight_decay,
           .nesterov = config.nesterov,
           .decay_all = config.weight_decay_on == "all",
-          .bias_lr = config.bias_lr};
+          .bias_lr = config.bias_lr,
+          .muon_lr = config.optimizer == "muon" ? config.muon_lr / config.lr : 0,
+          .muon_momentum = config.muon_momentum};
 }
 
 std::vector<Stage> stages(const Config& config, int64_t image_size) {

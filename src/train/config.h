@@ -35,7 +35,11 @@ struct Config {
   std::string weight_decay_on = "weights";
   double label_smoothing = 0.1;
   double bias_lr = 1;
+  std::string optimizer = "sgd";
+  double muon_lr = 0.1;
+  double muon_momentum = 0.9;
   double ema = 0;
+  bool lookahead = false;
 
   std::string schedule = "linear";
   bool per_epoch = false;
@@ -60,6 +64,7 @@ struct Config {
   double test_every = 0;
   int64_t eval_batch = 500;
   bool tta = true;
+  bool tta_shift = false;
 
   std::string precision = "auto";
   std::string device = "auto";
@@ -75,14 +80,17 @@ struct Config {
 /// "--" + name with '-' for '_', the variable SKIPWAY_ + upper case.
 template <typename ConfigType, typename Visitor>
 void visit(ConfigType& c, Visitor&& visitor) {
-  visitor("recipe", c.recipe, "defaults for everything below: budget, article or best");
+  visitor(
+      "recipe", c.recipe,
+      "defaults for everything below: budget, article, best, or airbench94, which that model takes "
+      "by itself");
   visitor("minutes", c.minutes, "time budget of the whole process [minutes]; 0: go by epochs");
   visitor("epochs", c.epochs, "length of the run [epochs, fractions allowed]; 0: go by minutes");
   visitor("data", c.data, "auto, a known name (see `data list`), a folder or an archive");
   visitor("image_size", c.image_size, "side of the model's input [pixels]; 0: from the data");
   visitor("val_split", c.val_split,
           "training images set aside; evaluation then uses them and leaves the test part alone");
-  visitor("model", c.model, "resnet18, resnet34 or resnet50");
+  visitor("model", c.model, "resnet18, resnet34, resnet50 or airbench94");
   visitor("stem", c.stem, "auto, cifar (3x3 stride 1) or imagenet (7x7 stride 2, max-pool)");
   visitor("zero_gamma", c.zero_gamma, "residual blocks begin as identities (arXiv:1706.02677)");
   visitor("whiten_stem", c.whiten_stem,
@@ -97,10 +105,17 @@ void visit(ConfigType& c, Visitor&& visitor) {
   visitor("weight_decay_on", c.weight_decay_on, "weights (not BatchNorm, not biases) or all");
   visitor("label_smoothing", c.label_smoothing,
           "share of the target spread over all classes, in [0, 1)");
-  visitor("bias_lr", c.bias_lr, "factor of the rate for biases, BatchNorm's among them");
+  visitor("bias_lr", c.bias_lr, "factor of the rate for BatchNorm's biases");
+  visitor(
+      "optimizer", c.optimizer,
+      "sgd, or muon (orthogonalised momentum) for the convolutions' filters and sgd for the rest");
+  visitor("muon_lr", c.muon_lr, "muon: peak learning rate of the filters");
+  visitor("muon_momentum", c.muon_momentum, "muon: momentum of the filters, in [0, 1)");
   visitor("ema", c.ema,
           "decay per step of an average of the weights, which is evaluated and saved in their "
           "place, in [0, 1); 0: none");
+  visitor("lookahead", c.lookahead,
+          "weights go back to their average every five steps, ever less far (arXiv:1907.08610)");
   visitor("schedule", c.schedule, "linear, cosine, step, multistep, onecycle or plateau");
   visitor("per_epoch", c.per_epoch, "change the rate only between epochs");
   visitor("warmup", c.warmup, "share of the run in which the rate rises, in [0, 1)");
@@ -125,6 +140,8 @@ void visit(ConfigType& c, Visitor&& visitor) {
   visitor("test_every", c.test_every, "epochs between evaluations; 0: at the end only");
   visitor("eval_batch", c.eval_batch, "images in an evaluation batch");
   visitor("tta", c.tta, "evaluate at the end also with each image and its mirror image averaged");
+  visitor("tta_shift", c.tta_shift,
+          "tta: as much again from the images moved by a pixel, three times the time");
   visitor(
       "precision", c.precision,
       "type of the maps between layers: fp32, bf16, or auto, the faster of the two as measured");
@@ -139,7 +156,8 @@ void visit(ConfigType& c, Visitor&& visitor) {
   visitor("run_dir", c.run_dir, "folder to write; empty: the next free runs/NNN");
 }
 
-/// The defaults of a recipe: "budget", "article", "best". Errors: kUsage that lists the names.
+/// The defaults of a recipe: "budget", "article", "best", "airbench94". Errors: kUsage that lists
+/// the names.
 Config recipe_config(const std::string& recipe);
 
 /// Checks ranges and combinations. Errors: kUsage naming the flag, the value and what is allowed.
@@ -149,7 +167,7 @@ void validate(const Config& config);
 /// what is allowed.
 ScheduleOptions schedule_options(const Config& config);
 AugmentOptions augment_options(const Config& config);
-SgdOptions sgd_options(const Config& config);
+OptimizerOptions optimizer_options(const Config& config);
 std::vector<Stage> stages(const Config& config, int64_t image_size);
 /// std::nullopt: mean and std are to be taken from the training images. Errors: kUsage, also when
 /// only one of the two is given.

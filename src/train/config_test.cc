@@ -57,7 +57,7 @@ TEST(Config, ArticleIsTheArticles) {
   EXPECT_EQ(config.label_smoothing, 0);
   EXPECT_FALSE(config.tta);
 
-  const SgdOptions sgd = sgd_options(config);
+  const OptimizerOptions sgd = optimizer_options(config);
   EXPECT_EQ(sgd.momentum, 0.9);
   EXPECT_EQ(sgd.weight_decay, 5e-4);
   EXPECT_FALSE(sgd.nesterov);
@@ -89,12 +89,25 @@ TEST(Config, BestWarmsUpForAFifthAndAnneals) {
   const AugmentOptions augmentation = augment_options(config);
   EXPECT_EQ(augmentation.flip, Flip::kAlternating);
   EXPECT_EQ(augmentation.crop_fill, CropFill::kReflect);
-  EXPECT_TRUE(sgd_options(config).nesterov);
+  EXPECT_TRUE(optimizer_options(config).nesterov);
   EXPECT_FALSE(configured_normalisation(config).has_value());
 }
 
+TEST(Config, Airbench94IsThePublishedRecipe) {
+  const Config config = recipe_config("airbench94");
+  EXPECT_EQ(config.model, "airbench94");
+  EXPECT_NO_THROW(validate(config));
+  const OptimizerOptions sgd = optimizer_options(config);
+  EXPECT_EQ(sgd.momentum, 0.85);
+  // There: 11.5 for the sum of 1024 losses, over 1024 * (1 + 1 / (1 - momentum)); here their mean.
+  EXPECT_NEAR(config.lr, 11.5 / (1 + 1 / 0.15), 2e-3);
+  // There: 0.0153 in units of 1024 images, over the same and over the rate.
+  EXPECT_NEAR(sgd.weight_decay, 0.0153 / 11.5, 2e-6);
+  EXPECT_EQ(sgd.bias_lr, 64);
+}
+
 TEST(Config, BudgetDecaysWeightsOnly) {
-  EXPECT_FALSE(sgd_options(recipe_config("budget")).decay_all);
+  EXPECT_FALSE(optimizer_options(recipe_config("budget")).decay_all);
 }
 
 TEST(Validate, NeedsOneLengthOfTheRun) {

@@ -15,11 +15,13 @@ namespace {
 
 // Taking all weights in costs some percent of a step of small images.
 constexpr int64_t kEvery = 5;  // steps
+constexpr double kLookaheadDecay = 0.95;
 
 }  // namespace
 
-Ema::Ema(const NamedTensors& state, double decay) : decay_(decay) {
-  if (decay == 0) return;
+Ema::Ema(const NamedTensors& state, double decay, bool lookahead)
+    : decay_(lookahead ? kLookaheadDecay : decay), lookahead_(lookahead) {
+  if (decay_ == 0) return;
   const at::NoGradGuard no_grad;
   for (const auto& [name, tensor] : state) {
     if (!tensor.is_floating_point()) continue;
@@ -29,12 +31,16 @@ Ema::Ema(const NamedTensors& state, double decay) : decay_(decay) {
   }
 }
 
-void Ema::update(int64_t step) {
+void Ema::update(int64_t step, int64_t total) {
   if (averages_.empty() || step % kEvery != 0) return;
   const at::NoGradGuard no_grad;
   const auto updates = static_cast<double>(step) / kEvery;
-  const double decay = std::min(std::pow(decay_, kEvery), updates / (updates + 10));
+  const double full = std::pow(decay_, kEvery);
+  const double done = static_cast<double>(step) / static_cast<double>(total);
+  const double decay =
+      lookahead_ ? full * done * done * done : std::min(full, updates / (updates + 10));
   at::_foreach_lerp_(averages_, live_, 1 - decay);
+  if (lookahead_) at::_foreach_copy_(live_, averages_);
 }
 
 void Ema::exchange() {

@@ -1,5 +1,5 @@
-// An exponential moving average of a model's weights and statistics, which is evaluated and saved
-// in their place.
+// Averages of a model's weights and statistics, which are evaluated and saved in their place: an
+// exponential moving average that only looks on, and lookahead, which the weights follow.
 #pragma once
 #include "base/tensors.h"
 
@@ -7,13 +7,16 @@ namespace skipway {
 
 class Ema {
  public:
-  /// `state`: what is averaged; it is read and, by exchange(), written. `decay` per step, in [0,
-  /// 1); 0: no average is kept and every call does nothing.
-  Ema(const NamedTensors& state, double decay);
+  /// `state`: what is averaged; it is read and, by exchange() and lookahead, written. `decay` per
+  /// step, in [0, 1). `lookahead`: the decay is 0.95, weakened at first (below), and the weights go
+  /// to the average each time; Zhang et al., arXiv:1907.08610, as airbench has it. With neither no
+  /// average is kept and every call does nothing.
+  Ema(const NamedTensors& state, double decay, bool lookahead = false);
 
-  /// After step number `step` (from 1). Every few steps it takes the state in; the average is
-  /// young at first and then follows more closely.
-  void update(int64_t step);
+  /// After step number `step` (from 1) of `total`. Every few steps it takes the state in. The
+  /// average is young at first: its decay is less then, with lookahead by the cube of the run's
+  /// share that is done.
+  void update(int64_t step, int64_t total);
   /// The average becomes the state, and the state is kept in the average's place. Twice: nothing.
   void exchange();
   /// By the names of what is averaged; what a checkpoint keeps.
@@ -23,6 +26,7 @@ class Ema {
 
  private:
   double decay_;
+  bool lookahead_;
   std::vector<std::string> names_;
   std::vector<at::Tensor> live_, averages_;
 };

@@ -17,9 +17,9 @@ NamedTensors state(double value) {
 TEST(Ema, FollowsWithItsDecayOnceItIsOld) {
   const NamedTensors live = state(0);
   Ema ema(live, 0.9);
-  for (int64_t step = 1; step <= 1000; ++step) ema.update(step);  // old, and at zero
+  for (int64_t step = 1; step <= 1000; ++step) ema.update(step, 1000);  // old, and at zero
   live[0].second.fill_(1);
-  for (int64_t step = 1001; step <= 1020; ++step) ema.update(step);
+  for (int64_t step = 1001; step <= 1020; ++step) ema.update(step, 1000);
   const EmaScope average(ema);
   EXPECT_NEAR(live[0].second[0][0].item<double>(), 1 - std::pow(0.9, 20), 1e-5);
 }
@@ -28,9 +28,24 @@ TEST(Ema, IsTheMeanOfTheFirstUpdatesMoreOrLess) {
   const NamedTensors live = state(0);
   Ema ema(live, 0.999);
   live[0].second.fill_(1);
-  for (int64_t step = 1; step <= 500; ++step) ema.update(step);
+  for (int64_t step = 1; step <= 500; ++step) ema.update(step, 1000);
   const EmaScope average(ema);
   EXPECT_GT(live[0].second[0][0].item<double>(), 0.95);
+}
+
+TEST(Lookahead, WeightsGoToTheAverageWhichFollowsThemLessAndLess) {
+  const NamedTensors live = state(0);
+  Ema ema(live, 0, /*lookahead=*/true);
+  const auto weight = [&] { return live[0].second[0][0].item<double>(); };
+  live[0].second.fill_(1);
+  ema.update(4, 100);
+  EXPECT_EQ(weight(), 1);  // not every step
+  ema.update(50, 100);
+  const double average = 1 - std::pow(0.95, 5) / 8;  // half of the run: an eighth of the decay
+  EXPECT_NEAR(weight(), average, 1e-6);
+  live[0].second.fill_(2);
+  ema.update(100, 100);
+  EXPECT_NEAR(weight(), 2 + (average - 2) * std::pow(0.95, 5), 1e-6);
 }
 
 TEST(Ema, TheScopeGivesTheLiveWeightsBack) {
@@ -62,7 +77,7 @@ TEST(Ema, RefusesAStateOfAnotherModel) {
 TEST(Ema, WithoutADecayItKeepsNothing) {
   const NamedTensors live = state(2);
   Ema ema(live, 0);
-  ema.update(5);
+  ema.update(5, 1000);
   const EmaScope average(ema);
   EXPECT_EQ(live[0].second[0][0].item<double>(), 2);
   EXPECT_TRUE(ema.state().empty());

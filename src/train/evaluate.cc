@@ -18,20 +18,30 @@ struct BatchLogits {
   at::Tensor averaged;  // plain and mirrored; undefined without tta
 };
 
-BatchLogits batch_logits(ResNet& model, const at::Tensor& images, const EvaluateOptions& options) {
+BatchLogits batch_logits(Model& model, const at::Tensor& images, const EvaluateOptions& options) {
+  const auto logits_of = [&](const at::Tensor& input) {
+    const at::Tensor in_layout = input.contiguous(at::MemoryFormat::ChannelsLast);
+    return model.forward(in_layout, false).to(at::kCPU, at::kFloat);
+  };
   const at::Tensor input = normalise(images, model.spec().normalisation, options.precision);
   BatchLogits logits;
-  logits.plain = model.forward(input, false).to(at::kCPU, at::kFloat);
-  if (options.tta) {
-    const at::Tensor mirrored = input.flip({3}).contiguous(at::MemoryFormat::ChannelsLast);
-    logits.averaged = (logits.plain + model.forward(mirrored, false).to(at::kCPU, at::kFloat)) / 2;
+  logits.plain = logits_of(input);
+  if (!options.tta) return logits;
+  logits.averaged = (logits.plain + logits_of(input.flip({3}))) / 2;
+  if (!options.shift) return logits;
+  const int64_t height = input.size(2), width = input.size(3);
+  const at::Tensor padded = at::reflection_pad2d(input, {1, 1, 1, 1});
+  for (const int64_t from : {0, 2}) {
+    const at::Tensor moved = padded.narrow(2, from, height).narrow(3, from, width);
+    logits.averaged = logits.averaged + (logits_of(moved) + logits_of(moved.flip({3}))) / 4;
   }
+  logits.averaged.div_(2);
   return logits;
 }
 
 // Calls `use(logits, first image, count)` batch by batch. Stops early when cancelled.
 template <typename Use>
-void for_each_batch(ResNet& model, const at::Tensor& images, const EvaluateOptions& options,
+void for_each_batch(Model& model, const at::Tensor& images, const EvaluateOptions& options,
                     Use&& use) {
   at::NoGradGuard no_grad;
   const at::Device device = model.parameters().front().second.device();
@@ -47,7 +57,7 @@ void for_each_batch(ResNet& model, const at::Tensor& images, const EvaluateOptio
 
 }  // namespace
 
-at::Tensor predict_logits(ResNet& model, const at::Tensor& images, const EvaluateOptions& options) {
+at::Tensor predict_logits(Model& model, const at::Tensor& images, const EvaluateOptions& options) {
   std::vector<at::Tensor> parts;
   for_each_batch(model, images, options, [&](const BatchLogits& logits, int64_t, int64_t) {
     parts.push_back(options.tta ? logits.averaged : logits.plain);
@@ -55,7 +65,7 @@ at::Tensor predict_logits(ResNet& model, const at::Tensor& images, const Evaluat
   return parts.empty() ? at::empty({0, model.spec().num_classes}) : at::cat(parts);
 }
 
-Evaluation evaluate(ResNet& model, const Split& split, const EvaluateOptions& options) {
+Evaluation evaluate(Model& model, const Split& split, const EvaluateOptions& options) {
   if (split.size() == 0) {
     fail(ErrorKind::kData, "evaluate",
          "expected at least one labelled image to evaluate on, got none; "

@@ -15,8 +15,10 @@ namespace skipway {
 struct EvaluateOptions {
   at::ScalarType precision = at::kFloat;
   int64_t batch = 500;
-  bool tta = false;                 // also average the logits of each image and its mirror image
-  std::function<bool()> cancelled;  // may be empty
+  bool tta = false;    // also average the logits of each image and its mirror image
+  bool shift = false;  // with tta: as much again from the images moved by a pixel up and left, and
+                       // down and right, as in airbench
+  std::function<bool()> cancelled;        // may be empty
   std::function<void(int64_t)> progress;  // may be empty; gets images done
 };
 
@@ -30,9 +32,9 @@ struct Evaluation {
 
 /// Logits of uint8 images by the model in evaluation mode. Shapes: uint8 [n,h,w,3] -> fp32
 /// [n,classes] on the CPU.
-at::Tensor predict_logits(ResNet& model, const at::Tensor& images, const EvaluateOptions& options);
+at::Tensor predict_logits(Model& model, const at::Tensor& images, const EvaluateOptions& options);
 
-Evaluation evaluate(ResNet& model, const Split& split, const EvaluateOptions& options);
+Evaluation evaluate(Model& model, const Split& split, const EvaluateOptions& options);
 
 /// Wilson score interval at 95 % for `correct` of `n`. Source: Wilson, JASA 22 (1927).
 std::array<double, 2> interval95(double accuracy, int64_t n);

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include "base/error.h"
+#include "model/resnet.h"
 
 namespace skipway {
 namespace {
@@ -61,6 +62,26 @@ TEST(Evaluate, TtaGivesMirrorImagesTheSameLogits) {
   EXPECT_TRUE(at::allclose(straight, mirrored, 1e-5, 1e-5));
   options.tta = false;
   EXPECT_FALSE(at::allclose(predict_logits(model, split.images, options), straight, 1e-5, 1e-5));
+}
+
+TEST(Evaluate, ShiftedViewsCountAsMuchAsTheOthers) {
+  ResNet model(small_spec(), 1);
+  const Split split = random_split(4);
+  EvaluateOptions options;
+  options.tta = true;
+  const auto averaged = [&](const at::Tensor& images) {
+    return predict_logits(model, images, options);
+  };
+  const at::Tensor padded = at::reflection_pad2d(  // uint8 [n,h,w,3]
+                                split.images.permute({0, 3, 1, 2}).to(at::kFloat), {1, 1, 1, 1})
+                                .to(at::kByte)
+                                .permute({0, 2, 3, 1});
+  const int64_t height = split.images.size(1), width = split.images.size(2);
+  const at::Tensor first = averaged(padded.narrow(1, 0, height).narrow(2, 0, width));
+  const at::Tensor second = averaged(padded.narrow(1, 2, height).narrow(2, 2, width));
+  const at::Tensor expected = (averaged(split.images) + (first + second) / 2) / 2;
+  options.shift = true;
+  EXPECT_TRUE(at::allclose(averaged(split.images), expected, 1e-5, 1e-5));
 }
 
 TEST(Evaluate, LeavesTheModelAsItWas) {

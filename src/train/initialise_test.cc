@@ -7,6 +7,7 @@
 
 #include "base/error.h"
 #include "data/augment.h"
+#include "model/resnet.h"
 
 namespace skipway {
 namespace {
@@ -45,20 +46,25 @@ TEST(Initialise, AShallowModelIsAnotherUntilThen) {
 }
 
 TEST(Initialise, WhitenedStemDecorrelatesPatches) {
-  ResNet model(small_spec(), 1);
-  const at::Tensor images = smooth_images();
-  whiten_stem(model, images);
-  const NamedTensors state = model.state();
-  const at::Tensor filters =
-      std::map<std::string, at::Tensor>(state.begin(), state.end()).at("conv1.weight").detach();
-  const at::Tensor products =
-      at::conv2d(normalise(images, model.spec().normalisation, at::kFloat), filters);
-  const at::Tensor values = products.permute({1, 0, 2, 3}).reshape({64, -1}).narrow(0, 0, 27);
-  const at::Tensor covariance = at::mm(values, values.t()) / values.size(1);
-  const at::Tensor off_diagonal = covariance - at::diag(covariance.diagonal());
-  EXPECT_LT(off_diagonal.abs().max().item<double>(), 1e-3);
-  EXPECT_NEAR(covariance[0][0].item<double>(), 1, 0.02);  // the strongest one
-  EXPECT_TRUE(at::allclose(filters.narrow(0, 0, 27), -filters.narrow(0, 27, 27)));
+  for (const char* name : {"resnet18", "airbench94"}) {
+    SCOPED_TRACE(name);
+    ModelSpec spec = small_spec();
+    spec.name = name, spec.image_size = 32;
+    const std::unique_ptr<Model> model = make_model(spec, 1);
+    const at::Tensor images = smooth_images();
+    whiten_stem(*model, images);
+    const at::Tensor filters = model->stem_weight().detach();
+    const int64_t inputs = filters[0].numel();
+    const at::Tensor products =
+        at::conv2d(normalise(images, spec.normalisation, at::kFloat), filters);
+    const at::Tensor values =
+        products.permute({1, 0, 2, 3}).reshape({filters.size(0), -1}).narrow(0, 0, inputs);
+    const at::Tensor covariance = at::mm(values, values.t()) / values.size(1);
+    const at::Tensor off_diagonal = covariance - at::diag(covariance.diagonal());
+    EXPECT_LT(off_diagonal.abs().max().item<double>(), 1e-3);
+    EXPECT_NEAR(covariance[0][0].item<double>(), 1, 0.02);  // the strongest one
+    EXPECT_TRUE(at::allclose(filters.narrow(0, 0, inputs), -filters.narrow(0, inputs, inputs)));
+  }
 }
 
 TEST(Initialise, ALargeStemIsNotWhitened) {

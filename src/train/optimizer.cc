@@ -1,5 +1,5 @@
-// The fused step needs equal memory layouts; this file sees to that and to the two groups of weight
-// decay. No arithmetic of its own.
+// The fused step needs equal memory layouts; this file sees to that and to the groups of parameters
+// that are treated alike. No arithmetic of its own.
 #include "train/optimizer.h"
 
 #include <ATen/ops/_fused_sgd.h>
@@ -9,8 +9,10 @@
 #include <fmt/ranges.h>
 
 #include <map>
+#include <string_view>
 
 #include "base/error.h"
+#include "train/muon.h"
 
 namespace skipway {
 namespace {
@@ -24,48 +26,69 @@ at::Tensor in_layout_of(const at::Tensor& parameter, const at::Tensor& gradient)
 
 }  // namespace
 
-Sgd::Sgd(const NamedTensors& parameters, const SgdOptions& options) : options_(options) {
+Optimizer::Optimizer(const NamedTensors& parameters, const OptimizerOptions& options)
+    : options_(options) {
   // Biases are decayed as much as without a rate of their own.
+  // bn1.bias and downsample.1.bias of torchvision's names, norm1.bias of airbench's.
+  const auto is_norm_bias = [](std::string_view name) {
+    return name.ends_with(".bias") &&
+           (name.find("bn") != name.npos || name.find("norm") != name.npos ||
+            name.find("downsample.1") != name.npos);
+  };
   const double bias_decay = options.decay_all ? options.weight_decay / options.bias_lr : 0;
-  Group decayed, plain, biases;
+  Group decayed, plain, biases, filters;
   decayed.weight_decay = options.weight_decay;
   biases.weight_decay = bias_decay, biases.lr_factor = options.bias_lr;
+  filters.muon = true, filters.lr_factor = options.muon_lr;
   for (const auto& [name, parameter] : parameters) {
-    Group& group = options.bias_lr != 1 && name.ends_with(".bias") ? biases
-                   : options.decay_all || parameter.dim() > 1      ? decayed
-                                                                   : plain;
+    Group& group = options.muon_lr > 0 && parameter.dim() == 4  ? filters
+                   : options.bias_lr != 1 && is_norm_bias(name) ? biases
+                   : options.decay_all || parameter.dim() > 1   ? decayed
+                                                                : plain;
     group.names.push_back("momentum." + name);
     group.parameters.push_back(parameter);
     group.momenta.push_back(at::zeros_like(parameter).requires_grad_(false));
   }
-  for (Group* group : {&decayed, &plain, &biases})
+  for (Group* group : {&decayed, &plain, &biases, &filters})
     if (!group->parameters.empty()) groups_.push_back(std::move(*group));
 }
 
-void Sgd::step(double lr) {
+void Optimizer::step(double lr) {
   at::NoGradGuard no_grad;
-  for (Group& group : groups_) {
-    std::vector<at::Tensor> parameters, gradients, momenta;
-    for (size_t i = 0; i < group.parameters.size(); ++i) {
-      at::Tensor& gradient = group.parameters[i].mutable_grad();
-      if (!gradient.defined()) continue;
-      parameters.push_back(group.parameters[i]);
-      gradients.push_back(in_layout_of(group.parameters[i], gradient));
-      // Without momentum the kernel takes no buffers; they then stay zero.
-      if (options_.momentum != 0) momenta.push_back(group.momenta[i]);
-      gradient = at::Tensor();
-    }
-    if (parameters.empty()) continue;
-    // Buffers that start at zero make the first step like any other: torch sets them to the
-    // gradient, which is momentum * 0 + gradient as dampening is 0.
-    at::_fused_sgd_(parameters, gradients, momenta, group.weight_decay, options_.momentum,
-                    lr * group.lr_factor,
-                    /*dampening=*/0.0, options_.nesterov, /*maximize=*/false,
-                    /*is_first_step=*/false);
+  for (Group& group : groups_)
+    group.muon ? step_muon(group, lr * group.lr_factor) : step_sgd(group, lr * group.lr_factor);
+}
+
+void Optimizer::step_sgd(Group& group, double lr) {
+  std::vector<at::Tensor> parameters, gradients, momenta;
+  for (size_t i = 0; i < group.parameters.size(); ++i) {
+    at::Tensor& gradient = group.parameters[i].mutable_grad();
+    if (!gradient.defined()) continue;
+    parameters.push_back(group.parameters[i]);
+    gradients.push_back(in_layout_of(group.parameters[i], gradient));
+    // Without momentum the kernel takes no buffers; they then stay zero.
+    if (options_.momentum != 0) momenta.push_back(group.momenta[i]);
+    gradient = at::Tensor();
+  }
+  if (parameters.empty()) return;
+  // Buffers that start at zero make the first step like any other: torch sets them to the
+  // gradient, which is momentum * 0 + gradient as dampening is 0.
+  at::_fused_sgd_(parameters, gradients, momenta, group.weight_decay, options_.momentum, lr,
+                  /*dampening=*/0.0, options_.nesterov, /*maximize=*/false,
+                  /*is_first_step=*/false);
+}
+
+void Optimizer::step_muon(Group& group, double lr) {
+  for (size_t i = 0; i < group.parameters.size(); ++i) {
+    at::Tensor& gradient = group.parameters[i].mutable_grad();
+    if (!gradient.defined()) continue;
+    muon_step(group.parameters[i], in_layout_of(group.parameters[i], gradient), group.momenta[i],
+              lr, {options_.muon_momentum, options_.nesterov});
+    gradient = at::Tensor();
   }
 }
 
-NamedTensors Sgd::state() const {
+NamedTensors Optimizer::state() const {
   NamedTensors state;
   for (const Group& group : groups_)
     for (size_t i = 0; i < group.names.size(); ++i)
@@ -73,7 +96,7 @@ NamedTensors Sgd::state() const {
   return state;
 }
 
-void Sgd::load_state(const NamedTensors& state, const std::string& where) {
+void Optimizer::load_state(const NamedTensors& state, const std::string& where) {
   std::map<std::string, at::Tensor> given(state.begin(), state.end());
   std::vector<std::pair<at::Tensor, at::Tensor>> copies;
   std::vector<std::string> problems;

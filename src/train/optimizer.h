@@ -1,4 +1,5 @@
-// Stochastic gradient descent with momentum, as torch.optim.SGD, through LibTorch's fused step.
+// Stochastic gradient descent with momentum, as torch.optim.SGD, through LibTorch's fused step;
+// Muon for the convolutions' filters when that is asked for.
 #pragma once
 #include <ATen/core/Tensor.h>
 
@@ -9,18 +10,20 @@
 
 namespace skipway {
 
-struct SgdOptions {
+struct OptimizerOptions {
   double momentum = 0.9;
   double weight_decay = 5e-4;
   bool nesterov = false;
   bool decay_all =
       true;            // false: no weight decay on BatchNorm and biases (tensors of one dimension)
-  double bias_lr = 1;  // factor of the rate for biases, BatchNorm's beta among them
+  double bias_lr = 1;  // factor of the rate for BatchNorm's biases
+  double muon_lr = 0;  // factor of the rate for filters under Muon; 0: SGD for filters too
+  double muon_momentum = 0.9;
 };
 
-class Sgd {
+class Optimizer {
  public:
-  Sgd(const NamedTensors& parameters, const SgdOptions& options);
+  Optimizer(const NamedTensors& parameters, const OptimizerOptions& options);
   /// One update from the parameters' gradients, which are then set to undefined. `lr` of this step.
   void step(double lr);
   /// Momentum buffers, named "momentum.<parameter>"; what a checkpoint keeps. Zero before the first
@@ -35,8 +38,12 @@ class Sgd {
     std::vector<at::Tensor> parameters, momenta;
     double weight_decay = 0;
     double lr_factor = 1;
+    bool muon = false;
   };
-  SgdOptions options_;
+  void step_sgd(Group& group, double lr);
+  void step_muon(Group& group, double lr);
+
+  OptimizerOptions options_;
   std::vector<Group> groups_;
 };
 

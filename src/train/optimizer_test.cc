@@ -1,4 +1,4 @@
-// Sgd against torch.optim.SGD's formula written out in float64, whatever the memory format.
+// Optimizer against torch.optim.SGD's formula written out in float64, whatever the memory format.
 #include "train/optimizer.h"
 
 #include <ATen/ATen.h>
@@ -24,6 +24,8 @@ NamedTensors make_parameters() {
       {"conv2.weight", noise({4, 8, 3, 3}, 2)},
       {"downsample.weight", noise({6, 8, 1, 1}, 3).contiguous(at::MemoryFormat::ChannelsLast)},
       {"bn1.weight", noise({8}, 4)},
+      {"bn1.bias", noise({8}, 7)},
+      {"downsample.1.bias", noise({8}, 8)},
       {"fc.weight", noise({10, 8}, 5)},
       {"fc.bias", noise({10}, 6)}};
   for (auto& [name, parameter] : parameters) parameter.requires_grad_(true);
@@ -38,25 +40,28 @@ at::Tensor gradient_of(const at::Tensor& parameter, int64_t step, size_t index) 
 struct Reference {
   at::Tensor value, momentum;
 
-  void step(const at::Tensor& gradient, double lr, double decay, const SgdOptions& options) {
+  void step(const at::Tensor& gradient, double lr, double decay, const OptimizerOptions& options) {
     at::Tensor g = gradient.to(at::kDouble) + decay * value;
     momentum = momentum.defined() ? options.momentum * momentum + g : g;
     value = value - lr * (options.nesterov ? g + options.momentum * momentum : momentum);
   }
 };
 
-void expect_follows_reference(const SgdOptions& options, at::MemoryFormat gradient_format) {
+void expect_follows_reference(const OptimizerOptions& options, at::MemoryFormat gradient_format) {
   NamedTensors parameters = make_parameters();
   std::vector<Reference> references;
   for (const auto& [name, parameter] : parameters)
     references.push_back({parameter.detach().to(at::kDouble).clone(), {}});
-  Sgd sgd(parameters, options);
+  Optimizer sgd(parameters, options);
   for (int64_t step = 0; step < 4; ++step) {
     const double lr = 0.1 / static_cast<double>(step + 1);
     for (size_t i = 0; i < parameters.size(); ++i) {
       at::Tensor& parameter = parameters[i].second;
       at::Tensor gradient = gradient_of(parameter, step, i);
-      const double factor = parameters[i].first.ends_with(".bias") ? options.bias_lr : 1;
+      const double factor =
+          (parameters[i].first == "bn1.bias" || parameters[i].first == "downsample.1.bias")
+              ? options.bias_lr
+              : 1;
       const bool decays = options.decay_all || parameter.dim() > 1;
       references[i].step(gradient, lr * factor, decays ? options.weight_decay / factor : 0,
                          options);
@@ -71,7 +76,7 @@ void expect_follows_reference(const SgdOptions& options, at::MemoryFormat gradie
         << parameters[i].first;
 }
 
-TEST(Sgd, FollowsTheFormulaOfTorch) {
+TEST(Optimizer, FollowsTheFormulaOfTorch) {
   for (double momentum : {0.0, 0.9})
     for (bool nesterov : {false, true})
       for (bool decay_all : {false, true}) {
@@ -86,19 +91,19 @@ TEST(Sgd, FollowsTheFormulaOfTorch) {
       }
 }
 
-TEST(Sgd, BiasesMayHaveARateOfTheirOwn) {
+TEST(Optimizer, BiasesOfBatchNormMayHaveARateOfTheirOwn) {
   for (const bool decay_all : {false, true})
     expect_follows_reference({.weight_decay = 0.05, .decay_all = decay_all, .bias_lr = 4},
                              at::MemoryFormat::ChannelsLast);
 }
 
-TEST(Sgd, GradientsMayHaveAnotherMemoryFormat) {
+TEST(Optimizer, GradientsMayHaveAnotherMemoryFormat) {
   expect_follows_reference({.nesterov = true}, at::MemoryFormat::Contiguous);
 }
 
-TEST(Sgd, KeepsTheMemoryFormatOfParametersInMomenta) {
+TEST(Optimizer, KeepsTheMemoryFormatOfParametersInMomenta) {
   NamedTensors parameters = make_parameters();
-  Sgd sgd(parameters, {});
+  Optimizer sgd(parameters, {});
   for (const auto& [name, buffer] : sgd.state())
     for (const auto& [parameter_name, parameter] : parameters)
       if (name == "momentum." + parameter_name) {
@@ -106,9 +111,9 @@ TEST(Sgd, KeepsTheMemoryFormatOfParametersInMomenta) {
       }
 }
 
-TEST(Sgd, ClearsGradientsAndLeavesParametersWithoutOneAlone) {
+TEST(Optimizer, ClearsGradientsAndLeavesParametersWithoutOneAlone) {
   NamedTensors parameters = make_parameters();
-  Sgd sgd(parameters, {});
+  Optimizer sgd(parameters, {});
   at::Tensor before = parameters[1].second.detach().clone();
   parameters[0].second.mutable_grad() = gradient_of(parameters[0].second, 0, 0);
   sgd.step(0.1);
@@ -116,30 +121,30 @@ TEST(Sgd, ClearsGradientsAndLeavesParametersWithoutOneAlone) {
   EXPECT_TRUE(at::equal(parameters[1].second.detach(), before));
 }
 
-TEST(Sgd, GoesOnFromItsStateBitForBit) {
-  const SgdOptions options{.nesterov = true, .decay_all = false};
+TEST(Optimizer, GoesOnFromItsStateBitForBit) {
+  const OptimizerOptions options{.nesterov = true, .decay_all = false};
   NamedTensors whole = make_parameters(), halves = make_parameters();
-  auto run = [](NamedTensors& parameters, Sgd& sgd, int64_t from, int64_t to) {
+  auto run = [](NamedTensors& parameters, Optimizer& sgd, int64_t from, int64_t to) {
     for (int64_t step = from; step < to; ++step) {
       for (size_t i = 0; i < parameters.size(); ++i)
         parameters[i].second.mutable_grad() = gradient_of(parameters[i].second, step, i);
       sgd.step(0.1);
     }
   };
-  Sgd one(whole, options);
+  Optimizer one(whole, options);
   run(whole, one, 0, 4);
-  Sgd first(halves, options);
+  Optimizer first(halves, options);
   run(halves, first, 0, 2);
-  Sgd second(halves, options);
+  Optimizer second(halves, options);
   second.load_state(first.state(), "test");
   run(halves, second, 2, 4);
   for (size_t i = 0; i < whole.size(); ++i)
     EXPECT_TRUE(at::equal(whole[i].second, halves[i].second)) << whole[i].first;
 }
 
-TEST(Sgd, RefusesAStateThatDoesNotFitAndChangesNothing) {
+TEST(Optimizer, RefusesAStateThatDoesNotFitAndChangesNothing) {
   NamedTensors parameters = make_parameters();
-  Sgd sgd(parameters, {});
+  Optimizer sgd(parameters, {});
   NamedTensors state;
   for (const auto& [name, buffer] : sgd.state()) state.emplace_back(name, at::ones_like(buffer));
   state[0].second = at::ones({2, 2});

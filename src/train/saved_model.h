@@ -3,6 +3,7 @@
 #pragma once
 #include <ATen/core/Tensor.h>
 
+#include <memory>
 #include <string>
 
 #include "model/model.h"
@@ -12,10 +13,10 @@ namespace skipway {
 
 /// Writes model.safetensors with the model's spec as metadata, so that the file alone is enough to
 /// use it. Errors: kDisk. Returns the SHA-256 of the file.
-std::string save_model(const RunFolder& run, const ResNet& model);
+std::string save_model(const RunFolder& run, const Model& model);
 
 /// Reads model.safetensors or, in a run that stopped early, the last checkpoint, and says so in the
 /// log. Errors: kCheckpoint when there is neither, or when what it says does not fit together.
-ResNet load_saved_model(const RunFolder& run, at::Device device = at::kCPU);
+std::unique_ptr<Model> load_saved_model(const RunFolder& run, at::Device device = at::kCPU);
 
 }  // namespace skipway

@@ -13,6 +13,7 @@
 #include "base/files.h"
 #include "base/log.h"
 #include "base/process.h"
+#include "model/airbench.h"
 #include "model/device.h"
 #include "record/checkpoint.h"
 #include "train/initialise.h"
@@ -149,20 +150,21 @@ Trainer::Trainer(const Config& config, std::string config_toml, Dataset dataset,
       evaluation_split_(take_evaluation_split(config_, dataset_)),
       run_(std::move(run)),
       hooks_(std::move(hooks)),
-      model_(model_spec(config_, dataset_), config_.seed, device_),
-      optimizer_(model_.parameters(), sgd_options(config_)),
-      ema_(model_.state(), config_.ema),
+      model_(make_model(model_spec(config_, dataset_), config_.seed, device_)),
+      optimizer_(model_->parameters(), optimizer_options(config_)),
+      ema_(model_->state(), config_.ema, config_.lookahead),
       batches_(on_device(dataset_.train, device_), config_.batch, augment_options(config_),
-               model_.spec().normalisation, config_.seed, precision_),
+               model_->spec().normalisation, config_.seed, precision_),
       schedule_(schedule_options(config_)),
-      stages_(stages(config_, model_.spec().image_size)),
+      stages_(stages(config_, model_->spec().image_size)),
       budget_(make_budget(config_, stages_, batches_.steps_per_epoch())),
       tensorboard_(run_.tensorboard()),
       total_steps_(budget_.total_steps(0, 0, 0)) {
-  model_.kernels() = KernelChoice(config_.kernel);
-  model_.set_batch_norm_momentum(config_.batch_norm_momentum);
-  if (config_.zero_gamma) zero_gamma(model_);
-  if (config_.whiten_stem) whiten_stem(model_, dataset_.train.images);
+  model_->kernels() = KernelChoice(config_.kernel);
+  model_->set_batch_norm_momentum(config_.batch_norm_momentum);
+  if (config_.zero_gamma) zero_gamma(*model_);
+  if (config_.whiten_stem || config_.model == kAirbench94)
+    whiten_stem(*model_, dataset_.train.images);
   warn_of_flaws();
 }
 
@@ -198,7 +200,7 @@ TrainResult Trainer::run() {
   const Evaluation last = evaluate_now(config_.tta);
   if (stop_signal()) return result({});
   end_epoch(last);
-  const std::string weights_sha256 = save_model(run_, model_);
+  const std::string weights_sha256 = save_model(run_, *model_);
   TrainResult done = result(last);
   done.stop_signal = 0;  // a signal that comes now is too late to stop anything
   done.weights_sha256 = weights_sha256;
@@ -216,13 +218,13 @@ void Trainer::train_step() {
   check_finite(loss_value);
   progress_.lr = learning_rate_now();
   optimizer_.step(progress_.lr);
-  ema_.update(progress_.step + 1);
+  ema_.update(progress_.step + 1, total_steps_);
   record_step(batch, loss_value, watch.seconds());
 }
 
 at::Tensor Trainer::forward_loss(const Batch& batch) {
   const PrecisionScope scope(device_, precision_);
-  const at::Tensor logits = model_.forward(batch.images, true);
+  const at::Tensor logits = model_->forward(batch.images, true);
   return at::cross_entropy_loss(logits, batch.labels, {}, at::Reduction::Mean, -100,
                                 config_.label_smoothing);
 }
@@ -267,7 +269,7 @@ void Trainer::record_step(const Batch& batch, double loss, double step_s) {
 void Trainer::enter_stage() {
   const double done = static_cast<double>(progress_.step) / static_cast<double>(total_steps_);
   progress_.stage = stage_at(stages_, done, progress_.stage);
-  model_.set_shallow(stages_[progress_.stage].shallow);
+  model_->set_shallow(stages_[progress_.stage].shallow);
 }
 
 // Times a step of each stage and the evaluation, and lays the run out over its minutes.
@@ -291,15 +293,16 @@ void Trainer::plan() {
 // The shorter of two steps that change no weight and no statistic, after one that chooses kernels.
 double Trainer::measure_step_s(const Stage& stage) {
   std::vector<std::pair<at::Tensor, at::Tensor>> kept;
-  for (const auto& [name, buffer] : model_.buffers()) kept.emplace_back(buffer, buffer.clone());
-  model_.set_shallow(stage.shallow);
+  for (const auto& [name, buffer] : model_->buffers()) kept.emplace_back(buffer, buffer.clone());
+  model_->set_shallow(stage.shallow);
   double shortest_s = 0;
   for (int i = 0; i < 3; ++i) {
     const Stopwatch watch;
     forward_loss(batches_.at_step(progress_.step, stage.side)).backward();
     shortest_s = i < 2 ? watch.seconds() : std::min(shortest_s, watch.seconds());
   }
-  for (const auto& [name, parameter] : model_.parameters()) parameter.mutable_grad() = at::Tensor();
+  for (const auto& [name, parameter] : model_->parameters())
+    parameter.mutable_grad() = at::Tensor();
   const at::NoGradGuard no_grad;
   for (auto& [buffer, values] : kept) buffer.copy_(values);
   return shortest_s;
@@ -311,11 +314,11 @@ double Trainer::measure_evaluation_s() {
   options.precision = precision_;
   options.batch = count;
   const at::Tensor images = evaluation_split_.images.narrow(0, 0, count);
-  predict_logits(model_, images, options);  // the first call is slower, as the first steps are
+  predict_logits(*model_, images, options);  // the first call is slower, as the first steps are
   const Stopwatch watch;
-  predict_logits(model_, images, options);
+  predict_logits(*model_, images, options);
   const double batches = static_cast<double>(evaluation_split_.size()) / static_cast<double>(count);
-  return watch.seconds() * batches * (config_.tta ? 2 : 1);
+  return watch.seconds() * batches * (!config_.tta ? 1 : config_.tta_shift ? 6 : 2);
 }
 
 std::optional<Evaluation> Trainer::evaluate_if_due() {
@@ -334,11 +337,12 @@ Evaluation Trainer::evaluate_now(bool tta) {
   options.precision = precision_;
   options.batch = config_.eval_batch;
   options.tta = tta;
+  options.shift = config_.tta_shift;
   options.cancelled = [this] { return stop_signal() != 0; };
   options.progress = [this](int64_t done) {
     if (hooks_.on_evaluate) hooks_.on_evaluate(done, evaluation_split_.size());
   };
-  return evaluate(model_, evaluation_split_, options);
+  return evaluate(*model_, evaluation_split_, options);
 }
 
 void Trainer::end_epoch(std::optional<Evaluation> evaluation) {
@@ -374,10 +378,10 @@ void Trainer::end_epoch(std::optional<Evaluation> evaluation) {
 
 void Trainer::save() {
   Checkpoint checkpoint;
-  checkpoint.model = model_.state();
+  checkpoint.model = model_->state();
   checkpoint.optimizer = optimizer_.state();
   checkpoint.ema = ema_.state();
-  checkpoint.metadata = to_metadata(model_.spec());
+  checkpoint.metadata = to_metadata(model_->spec());
   checkpoint.metadata["config"] = config_toml_;
   const nlohmann::json state = {{"step", progress_.step},
                                 {"total_steps", total_steps_},
@@ -392,7 +396,7 @@ void Trainer::save() {
                                 {"best", progress_.best},
                                 {"best_epoch", progress_.best_epoch},
                                 {"train_images", batches_.image_count()},
-                                {"kernels", model_.kernels().chosen()}};
+                                {"kernels", model_->kernels().chosen()}};
   checkpoint.metadata["progress"] = state.dump();
   save_checkpoint(run_, checkpoint);
   saved_at_s_ = run_wall_s();
@@ -428,12 +432,12 @@ void Trainer::restore() {
     progress_.accuracies = state.at("accuracies").get<std::vector<double>>();
     progress_.best = state.at("best");
     progress_.best_epoch = state.at("best_epoch");
-    model_.kernels().restore(state.at("kernels").get<std::map<std::string, std::string>>());
+    model_->kernels().restore(state.at("kernels").get<std::map<std::string, std::string>>());
   } catch (const nlohmann::json::exception& error) {
     fail(ErrorKind::kCheckpoint, "train", "could not read the progress kept in {}: {}", where,
          error.what());
   }
-  model_.load_state(checkpoint.model, where);
+  model_->load_state(checkpoint.model, where);
   optimizer_.load_state(checkpoint.optimizer, where);
   ema_.load_state(checkpoint.ema, where);
   forget_metrics_after(run_, progress_.recorded_step);
@@ -461,7 +465,7 @@ TrainResult Trainer::result(const Evaluation& last) const {
   TrainResult result;
   result.stop_signal = stop_signal();
   result.run = run_.path().string();
-  result.model = model_.spec().name;
+  result.model = model_->spec().name;
   result.dataset = dataset_.name;
   result.recipe = config_.recipe;
   result.split = config_.val_split > 0 ? "validation" : "test";
@@ -498,7 +502,7 @@ double Trainer::run_wall_s() const { return earlier_wall_s_ + process_wall_s(); 
 std::string Trainer::precision() const { return precision_name(precision_); }
 
 std::string Trainer::kernel() const {
-  return device_.is_cpu() ? model_.kernels().in_use() : "torch";
+  return device_.is_cpu() ? model_->kernels().in_use() : "torch";
 }
 
 }  // namespace skipway

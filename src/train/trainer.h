@@ -87,7 +87,7 @@ class Trainer {
   /// it), kDisk.
   TrainResult run();
 
-  const ResNet& model() const { return model_; }
+  const Model& model() const { return *model_; }
   const Dataset& dataset() const { return dataset_; }
   /// "cpu", "cuda:0"; "bf16"; "torch/avx512_bf16".
   std::string device() const { return device_.str(); }
@@ -130,8 +130,8 @@ class Trainer {
   Split evaluation_split_;
   RunFolder run_;
   TrainHooks hooks_;
-  ResNet model_;
-  Sgd optimizer_;
+  std::unique_ptr<Model> model_;
+  Optimizer optimizer_;
   Ema ema_;
   Batches batches_;
   ScheduleOptions schedule_;

@@ -1,0 +1,102 @@
+// The layers and names against a network written out in LibTorch's operations here; with Skipway's
+// kernels as with LibTorch's.
+#include "model/airbench.h"
+
+#include <ATen/ATen.h>
+#include <ATen/CPUGeneratorImpl.h>
+#include <gtest/gtest.h>
+
+#include <map>
+#include <string>
+
+#include "base/error.h"
+#include "base/tensors.h"
+
+namespace skipway {
+namespace {
+
+ModelSpec airbench_spec() {
+  ModelSpec spec;
+  spec.name = kAirbench94;
+  return spec;
+}
+
+at::Tensor random_images(int64_t count) {
+  return at::randn({count, 3, 32, 32}, at::detail::createCPUGenerator(7))
+      .contiguous(at::MemoryFormat::ChannelsLast);
+}
+
+double relative_l2(const at::Tensor& values, const at::Tensor& expected) {
+  return ((values - expected).norm() / expected.norm()).item<double>();
+}
+
+// As arXiv:2404.00498 lists it, in training.
+at::Tensor written_out(const std::map<std::string, at::Tensor>& t, at::Tensor x) {
+  const auto norm_gelu = [&](const at::Tensor& y, const std::string& name) {
+    const at::Tensor mean = y.mean({0, 2, 3}, true), var = y.var({0, 2, 3}, false, true);
+    return at::gelu((y - mean) / (var + 1e-12).sqrt() + t.at(name + ".bias").view({1, -1, 1, 1}));
+  };
+  x = at::gelu(at::conv2d(x, t.at("0.weight"), t.at("0.bias")));
+  for (const std::string group : {"2", "3", "4"}) {
+    x = at::max_pool2d(at::conv2d(x, t.at(group + ".conv1.weight"), {}, 1, 1), 2);
+    x = norm_gelu(x, group + ".norm1");
+    x = norm_gelu(at::conv2d(x, t.at(group + ".conv2.weight"), {}, 1, 1), group + ".norm2");
+  }
+  return at::linear(at::max_pool2d(x, 3).flatten(1), t.at("7.weight")) / 9;
+}
+
+class AirbenchKernels : public testing::TestWithParam<const char*> {};
+
+TEST_P(AirbenchKernels, LogitsAndGradientsAreThoseOfTheLayersWrittenOut) {
+  Airbench model(airbench_spec(), 3);
+  model.kernels() = KernelChoice(GetParam());
+  std::map<std::string, at::Tensor> copies;
+  for (const auto& [name, tensor] : model.state()) copies[name] = tensor.detach().clone();
+  for (const auto& [name, tensor] : model.parameters()) copies[name].set_requires_grad(true);
+
+  const at::Tensor images = random_images(8);
+  const at::Tensor logits = model.forward(images, /*training=*/true);
+  const at::Tensor expected = written_out(copies, images);
+  EXPECT_LT(relative_l2(logits.detach(), expected.detach()), 1e-4);
+  logits.square().sum().backward();
+  expected.square().sum().backward();
+  for (const auto& [name, tensor] : model.parameters()) {
+    ASSERT_TRUE(tensor.grad().defined()) << name;
+    EXPECT_LT(relative_l2(tensor.grad(), copies.at(name).grad()), 2e-3) << name;
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Kernels, AirbenchKernels, testing::Values("torch", "winograd"),
+                         [](const auto& kernels) { return std::string(kernels.param); });
+
+TEST(Airbench, HasTheParametersOfTheSource) {
+  const Airbench model(airbench_spec(), 1);
+  int64_t trained = 0;
+  for (const auto& [name, tensor] : model.parameters()) trained += tensor.numel();
+  // 24 biases, six convolutions of 3x3, 64, 64, 256, 256, 256, 256 biases, a head of 256 x 10.
+  EXPECT_EQ(trained,
+            24 + 9 * (24 * 64 + 64 * 64 + 64 * 256 + 3 * 256 * 256) + 2 * 64 + 4 * 256 + 2560);
+  EXPECT_EQ(model_cost(airbench_spec(), 4).parameters, trained);
+  EXPECT_EQ(model.state().front().first, "0.weight");
+  EXPECT_EQ(model.state().back().first, "7.weight");
+}
+
+TEST(Airbench, ConvolutionsBeginWithTheIdentity) {
+  const Airbench model(airbench_spec(), 1);
+  for (const auto& [name, weight] : model.parameters()) {
+    if (weight.dim() != 4) continue;
+    at::Tensor first =
+        weight.detach().narrow(0, 0, std::min(weight.size(0), weight.size(1))).clone();
+    for (int64_t i = 0; i < first.size(0); ++i) first[i][i][1][1].sub_(1);
+    EXPECT_EQ(first.abs().max().item<double>(), 0) << name;
+  }
+}
+
+TEST(Airbench, SmallImagesAreRefused) {
+  ModelSpec spec = airbench_spec();
+  spec.image_size = 24;
+  EXPECT_THROW(Airbench(spec, 1), Error);
+}
+
+}  // namespace
+}  // namespace skipway

@@ -1,0 +1,45 @@
+// The residual networks.
+#pragma once
+#include <string>
+#include <vector>
+
+#include "model/conv3x3.h"
+#include "model/model.h"
+
+namespace skipway {
+
+/// Names of the residual networks.
+const std::vector<std::string>& resnet_names();
+
+/// Residual network (He et al., arXiv:1512.03385) with torchvision's parameter names and order:
+/// conv1.weight, bn1.weight, layer1.0.conv1.weight … fc.bias. Bottleneck stride on the 3x3, as
+/// torchvision.
+class ResNet : public Model {
+ public:
+  /// Kaiming-normal (fan out) convolutions, BatchNorm 1 and 0, linear uniform within
+  /// ±1/sqrt(inputs) as torchvision's default; drawn on the CPU, a function of `seed` alone. A stem
+  /// "auto" is resolved. Errors: kUsage for an unknown name or stem, or sizes below one.
+  ResNet(const ModelSpec& spec, uint64_t seed, at::Device device = at::kCPU);
+
+  at::Tensor forward(const at::Tensor& images, bool training) override;
+  void set_batch_norm_momentum(double momentum) override;
+  void set_shallow(bool shallow) override { shallow_ = shallow; }
+  std::vector<at::Tensor> last_gammas() const override;
+  at::Tensor stem_weight() const override { return stem_.units.front().weight; }
+
+ private:
+  at::Tensor apply(ConvChain& chain, const at::Tensor& src, bool training);
+  void choose_kernels(int64_t images, int64_t height, int64_t width);
+
+  ConvChain stem_;
+  std::vector<ConvChain> blocks_;   // two units of 3x3, or 1x1, 3x3, 1x1
+  std::vector<bool> begins_stage_;  // of each block
+  bool shallow_ = false;
+  int64_t chosen_height_ = 0;  // of the images that kernels were last chosen for
+  at::Tensor fc_weight_, fc_bias_;
+};
+
+/// See model_cost().
+ModelCost resnet_cost(const ModelSpec& spec, int64_t bytes_per_value);
+
+}  // namespace skipway
