@@ -1,6 +1,9 @@
 // What this process may use and has used: cores and memory.
 #pragma once
 #include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
 
 namespace skipway {
 
@@ -14,5 +17,9 @@ int64_t usable_cores();
 
 /// The largest resident set of this process so far [bytes].
 int64_t peak_rss_bytes();
+
+/// What this program prints on stdout when it is run with `arguments`; nothing when it does not end
+/// with exit code 0. Its stderr is lost.
+std::optional<std::string> output_of_self(const std::vector<std::string>& arguments);
 
 }  // namespace skipway

@@ -155,7 +155,7 @@ TEST_F(ArgumentsTest, UnknownVariablesAreWarnedOf) {
   set_variable("SKIPWAY_SETUP_S", "12");  // what ./skipway says
   const Arguments arguments = parse({});
   remove_log_sink(sink);
-  EXPECT_EQ(arguments.config.batch, 128);
+  EXPECT_EQ(arguments.config.batch, Config().batch);
   EXPECT_THAT(
       lines, testing::ElementsAre(AllOf(HasSubstr("SKIPWAY_BACTH"), HasSubstr("'SKIPWAY_BATCH'"))));
 }
@@ -201,21 +201,26 @@ Config unusual_config() {
   c.gamma = 0.3;
   c.patience = 3;
   c.augment = "crop";
-  c.flip_mode = "alternating";
+  c.flip_mode = "random";
   c.crop_pad = 3;
-  c.crop_fill = "reflect";
+  c.crop_fill = "zero";
   c.mean = "0.1,0.2,0.3";
   c.std = "0.4,0.5,0.6";
   c.test_every = 2;
   c.eval_batch = 99;
   c.tta = false;
+  c.tta_shift = true;
   c.precision = "fp32";
   c.device = "cpu";
   c.kernel = "torch";
   c.threads = 1;
   c.seed = std::numeric_limits<uint64_t>::max();
   c.deterministic = true;
-  c.zero_gamma = c.whiten_stem = true;
+  c.zero_gamma = true;
+  c.whiten_stem = false;
+  c.optimizer = "sgd";
+  c.muon_lr = 0.7;
+  c.muon_momentum = 0.95;
   c.batch_norm_momentum = 0.3;
   c.bias_lr = 2;
   c.ema = 0.99;
@@ -228,7 +233,7 @@ TEST(Toml, EveryFieldSurvivesTheWay) {
   const Config config = unusual_config();
   const auto values = toml_values(config), presets = toml_values(Config());
   for (size_t i = 0; i < values.size(); ++i)
-    if (values[i].first != "run_dir") {
+    if (values[i].first != "run_dir" && values[i].first != "lookahead") {  // not beside ema
       EXPECT_NE(values[i], presets[i]) << "not put to the test";
     }
   const std::string text = to_toml(config, {{"lr", "a\nb"}});

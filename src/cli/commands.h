@@ -10,6 +10,8 @@ namespace skipway {
 using Run = std::function<int()>;
 
 void add_train(CLI::App& program, Run& chosen);
+void add_lr_find(CLI::App& program, Run& chosen);
+void add_plan(CLI::App& program, Run& chosen);
 void add_resume(CLI::App& program, Run& chosen);
 void add_eval(CLI::App& program, Run& chosen);
 void add_predict(CLI::App& program, Run& chosen);

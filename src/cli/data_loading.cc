@@ -1,8 +1,11 @@
 #include "cli/data_loading.h"
 
+#include <ATen/Parallel.h>
 #include <fmt/format.h>
 
+#include "base/process.h"
 #include "cli/terminal.h"
+#include "model/device.h"
 
 namespace skipway {
 
@@ -37,6 +40,13 @@ Dataset load_data(const std::string& spec, const Config& config, bool quiet) {
   Dataset dataset = load_dataset(spec, options);
   clear_status();
   return dataset;
+}
+
+Dataset prepare(const Config& config, bool quiet) {
+  prepare_allocator();
+  at::set_num_threads(static_cast<int>(config.threads > 0 ? config.threads : usable_cores()));
+  resolve_device(config.device);
+  return load_data(config.data, config, quiet);
 }
 
 }  // namespace skipway

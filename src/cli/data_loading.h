@@ -15,4 +15,8 @@ std::function<void(const FetchProgress&)> fetch_progress_display(bool quiet);
 /// load_dataset with the image size and seed of `config`. Errors: as load_dataset.
 Dataset load_data(const std::string& spec, const Config& config, bool quiet);
 
+/// What every command that trains begins with: allocator and threads of the process, the device,
+/// then load_data. Errors: kDevice before the data are read; as load_dataset.
+Dataset prepare(const Config& config, bool quiet);
+
 }  // namespace skipway

@@ -113,6 +113,8 @@ void add_commands(CLI::App& program, Run& chosen) {
   add_eval(program, chosen);
   add_predict(program, chosen);
   add_data(program, chosen);
+  add_plan(program, chosen);
+  add_lr_find(program, chosen);
   add_models(program, chosen);
   add_doctor(program, chosen);
   add_config(program, chosen);

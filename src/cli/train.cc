@@ -146,14 +146,6 @@ int finish(const RunFolder& run, const TrainResult& result, bool json) {
   return 0;
 }
 
-// What `train` and `resume` begin with: the process, then the data.
-Dataset prepare(const Config& config, bool quiet) {
-  prepare_allocator();
-  at::set_num_threads(static_cast<int>(config.threads > 0 ? config.threads : usable_cores()));
-  resolve_device(config.device);  // an impossible device is said before the data are read
-  return load_data(config.data, config, quiet);
-}
-
 int train(const std::vector<std::string>& words) {
   Arguments arguments = parse_arguments(words);
   Config& config = arguments.config;

@@ -104,7 +104,7 @@ void validate_step(const Config& c) {
           "a number in [0, 1)");
   require(std::isfinite(c.bias_lr) && c.bias_lr > 0, "--bias-lr", c.bias_lr, "a factor above 0");
   require_word("--optimizer", c.optimizer, {"sgd", "muon"});
-  require(std::isfinite(c.muon_lr) && c.muon_lr > 0, "--muon-lr", c.muon_lr, "a number above 0");
+  require(std::isfinite(c.muon_lr) && c.muon_lr > 0, "--muon-lr", c.muon_lr, "a factor above 0");
   require(c.muon_momentum >= 0 && c.muon_momentum < 1, "--muon-momentum", c.muon_momentum,
           "a number in [0, 1)");
   require(c.ema >= 0 && c.ema < 1, "--ema", c.ema, "a decay in [0, 1)");
@@ -146,17 +146,30 @@ void validate_machine(const Config& c) {
   require(c.threads >= 0, "--threads", c.threads, "0 (all cores) or more threads");
 }
 
+// What budget has and the published recipes have not.
+Config plain_sgd() {
+  Config c;
+  c.optimizer = "sgd";
+  c.bias_lr = 1;
+  c.whiten_stem = false;
+  c.resize = "none";
+  c.flip_mode = "random";
+  c.crop_pad = 4;
+  c.crop_fill = "zero";
+  return c;
+}
+
 // The recipe of the article, to the letter; the flaw of its schedule included.
 Config article_config() {
-  Config c;
+  Config c = plain_sgd();
   c.recipe = "article";
   c.minutes = 0;
   c.epochs = 100;
+  c.batch = 128;
   c.lr = 0.1;
   c.nesterov = false;
   c.weight_decay_on = "all";
   c.label_smoothing = 0;
-  c.resize = "none";
   c.schedule = "cosine";
   c.per_epoch = true;
   c.warmup = 0;
@@ -173,7 +186,7 @@ Config article_config() {
 // After airbench/baselines/train_resnet18_96.py of github.com/KellerJordan/cifar10-zoo (95.9 % with
 // flip averaging on CIFAR-10).
 Config best_config() {
-  Config c;
+  Config c = plain_sgd();
   c.recipe = "best";
   c.minutes = 0;
   c.epochs = 80;
@@ -181,7 +194,6 @@ Config best_config() {
   c.lr = 0.2;
   c.weight_decay_on = "all";
   c.final_lr = 0;
-  c.resize = "none";
   c.flip_mode = "alternating";
   c.crop_fill = "reflect";
   return c;
@@ -190,7 +202,7 @@ Config best_config() {
 // The recipe of airbench94 in github.com/KellerJordan/cifar10-airbench, its rates turned from the
 // sum of the losses of a batch into their mean. Its schedule ends at 0.07 of the peak.
 Config airbench94_config() {
-  Config c;
+  Config c = plain_sgd();
   c.recipe = c.model = kAirbench94;
   c.batch = 1024;
   c.lr = 1.5;
@@ -203,7 +215,6 @@ Config airbench94_config() {
   c.lookahead = true;
   c.warmup = 0.23;
   c.final_lr = 0.07;
-  c.resize = "none";
   c.flip_mode = "alternating";
   c.crop_pad = 2;
   c.crop_fill = "reflect";
@@ -262,7 +273,7 @@ OptimizerOptions optimizer_options(const Config& config) {
           .nesterov = config.nesterov,
           .decay_all = config.weight_decay_on == "all",
           .bias_lr = config.bias_lr,
-          .muon_lr = config.optimizer == "muon" ? config.muon_lr / config.lr : 0,
+          .muon_lr = config.optimizer == "muon" ? config.muon_lr : 0,
           .muon_momentum = config.muon_momentum};
 }
 

@@ -24,19 +24,19 @@ struct Config {
   std::string model = "resnet18";
   std::string stem = "auto";
   bool zero_gamma = false;
-  bool whiten_stem = false;
+  bool whiten_stem = true;
   double batch_norm_momentum = 0.1;
 
-  int64_t batch = 128;
-  double lr = 0.15;
+  int64_t batch = 256;
+  double lr = 0.2;
   double momentum = 0.9;
   bool nesterov = true;
   double weight_decay = 5e-4;
   std::string weight_decay_on = "weights";
   double label_smoothing = 0.1;
-  double bias_lr = 1;
-  std::string optimizer = "sgd";
-  double muon_lr = 0.1;
+  double bias_lr = 8;
+  std::string optimizer = "muon";
+  double muon_lr = 0.4;
   double muon_momentum = 0.9;
   double ema = 0;
   bool lookahead = false;
@@ -55,9 +55,9 @@ struct Config {
   double shallow = 0;
 
   std::string augment = "flip,crop";
-  std::string flip_mode = "random";
-  int64_t crop_pad = 4;
-  std::string crop_fill = "zero";
+  std::string flip_mode = "alternating";
+  int64_t crop_pad = 2;
+  std::string crop_fill = "reflect";
   std::string mean = "auto";
   std::string std = "auto";
 
@@ -94,14 +94,17 @@ void visit(ConfigType& c, Visitor&& visitor) {
   visitor("stem", c.stem, "auto, cifar (3x3 stride 1) or imagenet (7x7 stride 2, max-pool)");
   visitor("zero_gamma", c.zero_gamma, "residual blocks begin as identities (arXiv:1706.02677)");
   visitor("whiten_stem", c.whiten_stem,
-          "a 3x3 stem begins with filters that whiten the images (arXiv:2404.00498)");
+          "a 3x3 stem begins with filters that whiten the images (arXiv:2404.00498); nothing with "
+          "others");
   visitor("batch_norm_momentum", c.batch_norm_momentum,
           "share of a batch's statistics in BatchNorm's running ones, in (0, 1]");
   visitor("batch", c.batch, "images in a step");
-  visitor("lr", c.lr, "peak learning rate, of the mean loss over a batch");
+  visitor("lr", c.lr,
+          "peak learning rate, of the mean loss over a batch; `lr-find` tries a range of them");
   visitor("momentum", c.momentum, "momentum of SGD");
   visitor("nesterov", c.nesterov, "Nesterov's form of momentum");
-  visitor("weight_decay", c.weight_decay, "L2 penalty, added to the gradient");
+  visitor("weight_decay", c.weight_decay,
+          "L2 penalty, added to the gradient; not of filters under muon");
   visitor("weight_decay_on", c.weight_decay_on, "weights (not BatchNorm, not biases) or all");
   visitor("label_smoothing", c.label_smoothing,
           "share of the target spread over all classes, in [0, 1)");
@@ -109,8 +112,8 @@ void visit(ConfigType& c, Visitor&& visitor) {
   visitor(
       "optimizer", c.optimizer,
       "sgd, or muon (orthogonalised momentum) for the convolutions' filters and sgd for the rest");
-  visitor("muon_lr", c.muon_lr, "muon: peak learning rate of the filters");
-  visitor("muon_momentum", c.muon_momentum, "muon: momentum of the filters, in [0, 1)");
+  visitor("muon_lr", c.muon_lr, "factor of the rate for filters under muon");
+  visitor("muon_momentum", c.muon_momentum, "momentum of filters under muon, in [0, 1)");
   visitor("ema", c.ema,
           "decay per step of an average of the weights, which is evaluated and saved in their "
           "place, in [0, 1); 0: none");
@@ -127,7 +130,7 @@ void visit(ConfigType& c, Visitor&& visitor) {
   visitor("patience", c.patience, "plateau: evaluations without improvement before a decay");
   visitor("resize", c.resize,
           "smaller training images at first: sides [pixels] and the share of the run after which "
-          "each ends, such as 16:0.5,24:0.75; auto: half the side for 70 % of the run; or none");
+          "each ends, such as 16:0.5,24:0.75; auto: half the side for 55 % of the run; or none");
   visitor("shallow", c.shallow,
           "share of the run in which the first block of each stage is trained alone, in [0, 1)");
   visitor("augment", c.augment, "words from: flip, crop; or none");

@@ -149,7 +149,7 @@ TEST(Validate, RefusesNumbersOutOfRange) {
 }
 
 TEST(Validate, RefusesUnknownWordsAndListsTheKnown) {
-  expect_refused(&Config::recipe, "x", "--recipe", "budget, article, best, got \"x\"");
+  expect_refused(&Config::recipe, "x", "--recipe", "budget, article, best, airbench94, got \"x\"");
   expect_refused(&Config::data, "", "--data", "auto");
   expect_refused(&Config::model, "resnet19", "--model", "resnet18");
   expect_refused(&Config::stem, "x", "--stem", "auto, cifar, imagenet");
@@ -199,7 +199,7 @@ TEST(Validate, RefusesCombinationsThatCannotBe) {
   EXPECT_EQ(message_of(config), "no error");
 
   config = Config();
-  config.image_size = 4;
+  config.image_size = config.crop_pad = 4;
   EXPECT_THAT(message_of(config), HasSubstr("4 at --crop-pad"));
   config.augment = "flip";
   EXPECT_EQ(message_of(config), "no error");

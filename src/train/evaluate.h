@@ -18,8 +18,9 @@ struct EvaluateOptions {
   bool tta = false;    // also average the logits of each image and its mirror image
   bool shift = false;  // with tta: as much again from the images moved by a pixel up and left, and
                        // down and right, as in airbench
-  std::function<bool()> cancelled;        // may be empty
-  std::function<void(int64_t)> progress;  // may be empty; gets images done
+  int64_t views() const { return !tta ? 1 : shift ? 6 : 2; }  // of each image
+  std::function<bool()> cancelled;                            // may be empty
+  std::function<void(int64_t)> progress;                      // may be empty; gets images done
 };
 
 struct Evaluation {

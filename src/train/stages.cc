@@ -25,7 +25,7 @@ struct Step {
 
 std::vector<Step> parse_resize(const std::string& resize, int64_t image_size) {
   constexpr int64_t kLargeEnough = 32;  // a CIFAR stem makes maps of a sixteenth of the side
-  constexpr double kSmallShare = 0.7;   // docs/recipes.md
+  constexpr double kSmallShare = 0.55;  // docs/recipes.md
   std::vector<Step> steps;
   if (resize == "none" || (resize == "auto" && image_size < kLargeEnough)) return steps;
   if (resize == "auto") return {{image_size / 2, kSmallShare}};

@@ -16,7 +16,7 @@ struct Stage {
   bool operator==(const Stage&) const = default;
 };
 
-/// `resize`: "none", "auto" (half the side for the first 70 % of the run, where the images have 32
+/// `resize`: "none", "auto" (half the side for the first 55 % of the run, where the images have 32
 /// pixels or more), or sides that rise and the shares after which each ends: "16:0.5,24:0.7";
 /// what is left is `image_size`. `shallow_share`: of the steps that are shallow, in [0, 1). Errors:
 /// kUsage naming the flag.

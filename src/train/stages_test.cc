@@ -18,7 +18,7 @@ TEST(Stages, SidesRiseToTheImageSize) {
 }
 
 TEST(Stages, AutoHalvesLargeImagesOnly) {
-  EXPECT_EQ(make_stages("auto", 0, 32), (std::vector<Stage>{{0.7, 16, false}, {1, 32, false}}));
+  EXPECT_EQ(make_stages("auto", 0, 32), (std::vector<Stage>{{0.55, 16, false}, {1, 32, false}}));
   EXPECT_EQ(make_stages("auto", 0, 28), (std::vector<Stage>{{1, 28, false}}));
 }
 

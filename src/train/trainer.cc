@@ -13,10 +13,8 @@
 #include "base/files.h"
 #include "base/log.h"
 #include "base/process.h"
-#include "model/airbench.h"
 #include "model/device.h"
 #include "record/checkpoint.h"
-#include "train/initialise.h"
 #include "train/saved_model.h"
 
 namespace skipway {
@@ -27,48 +25,7 @@ namespace {
 constexpr double kSaveEvery_s = 120;
 // The first steps of a process compile oneDNN's kernels and fault memory in.
 constexpr int64_t kWarmupSteps = 2;
-// Last checkpoint, model and report [s].
-constexpr double kSaveReserve_s = 1.5;
 constexpr int64_t kTensorBoardEvery = 10;  // steps
-
-ModelSpec model_spec(const Config& config, const Dataset& dataset) {
-  ModelSpec spec;
-  spec.name = config.model;
-  spec.image_size = dataset.image_size;
-  spec.stem = resolve_stem(config.stem, dataset.image_size);
-  spec.num_classes = static_cast<int64_t>(dataset.classes.size());
-  spec.classes = dataset.classes;
-  const auto configured = configured_normalisation(config);
-  spec.normalisation = configured ? *configured : channel_statistics(dataset.train.images);
-  return spec;
-}
-
-Split take_evaluation_split(const Config& config, Dataset& dataset) {
-  if (config.val_split > 0) return split_validation(dataset, config.val_split, config.seed);
-  if (dataset.test.size() == 0) {
-    fail(ErrorKind::kData, "train",
-         "expected a test part in {}, got none; give --val-split N to set training images aside",
-         dataset.source);
-  }
-  return dataset.test;
-}
-
-Split on_device(Split split, at::Device device) {
-  split.images = split.images.to(device);
-  split.labels = split.labels.to(device);
-  return split;
-}
-
-Budget make_budget(const Config& config, const std::vector<Stage>& stages,
-                   int64_t steps_per_epoch) {
-  std::vector<BudgetPart> parts;  // a step costs about as much as it has pixels
-  for (const Stage& s : stages)
-    parts.push_back({s.end, static_cast<double>(s.side * s.side) * (s.shallow ? 0.6 : 1)});
-  if (config.minutes > 0) return Budget::of_seconds(config.minutes * 60, parts);
-  return Budget::of_steps(
-      std::max<int64_t>(1, std::llround(config.epochs * static_cast<double>(steps_per_epoch))),
-      parts);
-}
 
 double median(std::vector<double> values) {
   if (values.empty()) return 0;
@@ -144,27 +101,16 @@ Trainer::Trainer(const Config& config, std::string config_toml, Dataset dataset,
                  TrainHooks hooks)
     : config_(config),
       config_toml_(std::move(config_toml)),
-      device_(resolve_device(config.device)),
-      precision_(resolve_precision(config.precision, device_, config.kernel)),
       dataset_(std::move(dataset)),
       evaluation_split_(take_evaluation_split(config_, dataset_)),
       run_(std::move(run)),
       hooks_(std::move(hooks)),
-      model_(make_model(model_spec(config_, dataset_), config_.seed, device_)),
-      optimizer_(model_->parameters(), optimizer_options(config_)),
-      ema_(model_->state(), config_.ema, config_.lookahead),
-      batches_(on_device(dataset_.train, device_), config_.batch, augment_options(config_),
-               model_->spec().normalisation, config_.seed, precision_),
+      learner_(config_, dataset_),
       schedule_(schedule_options(config_)),
-      stages_(stages(config_, model_->spec().image_size)),
-      budget_(make_budget(config_, stages_, batches_.steps_per_epoch())),
+      stages_(stages(config_, model().spec().image_size)),
+      budget_(make_budget(config_, stages_, learner_.batches.steps_per_epoch())),
       tensorboard_(run_.tensorboard()),
       total_steps_(budget_.total_steps(0, 0, 0)) {
-  model_->kernels() = KernelChoice(config_.kernel);
-  model_->set_batch_norm_momentum(config_.batch_norm_momentum);
-  if (config_.zero_gamma) zero_gamma(*model_);
-  if (config_.whiten_stem || config_.model == kAirbench94)
-    whiten_stem(*model_, dataset_.train.images);
   warn_of_flaws();
 }
 
@@ -196,11 +142,11 @@ TrainResult Trainer::run() {
   save();
   if (stop_signal()) return result({});
 
-  const EmaScope average(ema_);
+  const EmaScope average(learner_.ema);
   const Evaluation last = evaluate_now(config_.tta);
   if (stop_signal()) return result({});
   end_epoch(last);
-  const std::string weights_sha256 = save_model(run_, *model_);
+  const std::string weights_sha256 = save_model(run_, model());
   TrainResult done = result(last);
   done.stop_signal = 0;  // a signal that comes now is too late to stop anything
   done.weights_sha256 = weights_sha256;
@@ -211,22 +157,15 @@ TrainResult Trainer::run() {
 void Trainer::train_step() {
   const Stopwatch watch;
   enter_stage();
-  const Batch batch = batches_.at_step(progress_.step, stages_[progress_.stage].side);
-  const at::Tensor loss = forward_loss(batch);
+  const Batch batch = learner_.batches.at_step(progress_.step, stages_[progress_.stage].side);
+  const at::Tensor loss = learner_.forward_loss(batch);
   loss.backward();
   const double loss_value = loss.item<double>();
   check_finite(loss_value);
   progress_.lr = learning_rate_now();
-  optimizer_.step(progress_.lr);
-  ema_.update(progress_.step + 1, total_steps_);
+  learner_.optimizer.step(progress_.lr);
+  learner_.ema.update(progress_.step + 1, total_steps_);
   record_step(batch, loss_value, watch.seconds());
-}
-
-at::Tensor Trainer::forward_loss(const Batch& batch) {
-  const PrecisionScope scope(device_, precision_);
-  const at::Tensor logits = model_->forward(batch.images, true);
-  return at::cross_entropy_loss(logits, batch.labels, {}, at::Reduction::Mean, -100,
-                                config_.label_smoothing);
 }
 
 void Trainer::check_finite(double loss) {
@@ -241,7 +180,7 @@ void Trainer::check_finite(double loss) {
 
 void Trainer::record_step(const Batch& batch, double loss, double step_s) {
   const int64_t images = batch.labels.size(0);
-  if (progress_.step % batches_.steps_per_epoch() == 0)
+  if (progress_.step % learner_.batches.steps_per_epoch() == 0)
     progress_.epoch_loss_sum = 0, progress_.epoch_images = 0;
   progress_.epoch_loss_sum += loss * static_cast<double>(images);
   progress_.epoch_images += images;
@@ -269,56 +208,23 @@ void Trainer::record_step(const Batch& batch, double loss, double step_s) {
 void Trainer::enter_stage() {
   const double done = static_cast<double>(progress_.step) / static_cast<double>(total_steps_);
   progress_.stage = stage_at(stages_, done, progress_.stage);
-  model_->set_shallow(stages_[progress_.stage].shallow);
+  learner_.model->set_shallow(stages_[progress_.stage].shallow);
 }
 
-// Times a step of each stage and the evaluation, and lays the run out over its minutes.
+// Measures, and lays the run out over its minutes.
 void Trainer::plan() {
-  std::vector<double> steps_s;
-  for (const Stage& stage : stages_) steps_s.push_back(measure_step_s(stage));
-  const double evaluation_s = measure_evaluation_s();
-  budget_.set_costs(steps_s);  // seconds, for as long as the machine stays as fast
-  budget_.set_reserve(evaluation_s, kSaveReserve_s);
-  budget_.observe_step(progress_.stage, steps_s[progress_.stage]);
+  const Costs costs =
+      measure_costs(learner_, stages_, progress_.stage, progress_.step, evaluation_split_,
+                    evaluate_options(config_, learner_.precision, config_.tta));
+  use_costs(budget_, costs, progress_.stage);
   total_steps_ = budget_.total_steps(progress_.step, progress_.stage, run_wall_s());
-  for (size_t i = 0; i < stages_.size(); ++i) {
+  for (size_t i = progress_.stage; i < stages_.size(); ++i) {
     log_info("plan: {} x {} pixels{} to epoch {:.2f}, steps of {:.3f} s", stages_[i].side,
              stages_[i].side, stages_[i].shallow ? ", first blocks" : "",
-             stages_[i].end * epochs(total_steps_), steps_s[i]);
+             stages_[i].end * epochs(total_steps_), costs.steps_s[i]);
   }
   log_info("plan: {:.2f} epochs, {} steps, then {:.0f} s of evaluation; corrected by the clock",
-           epochs(total_steps_), total_steps_, evaluation_s);
-}
-
-// The shorter of two steps that change no weight and no statistic, after one that chooses kernels.
-double Trainer::measure_step_s(const Stage& stage) {
-  std::vector<std::pair<at::Tensor, at::Tensor>> kept;
-  for (const auto& [name, buffer] : model_->buffers()) kept.emplace_back(buffer, buffer.clone());
-  model_->set_shallow(stage.shallow);
-  double shortest_s = 0;
-  for (int i = 0; i < 3; ++i) {
-    const Stopwatch watch;
-    forward_loss(batches_.at_step(progress_.step, stage.side)).backward();
-    shortest_s = i < 2 ? watch.seconds() : std::min(shortest_s, watch.seconds());
-  }
-  for (const auto& [name, parameter] : model_->parameters())
-    parameter.mutable_grad() = at::Tensor();
-  const at::NoGradGuard no_grad;
-  for (auto& [buffer, values] : kept) buffer.copy_(values);
-  return shortest_s;
-}
-
-double Trainer::measure_evaluation_s() {
-  const int64_t count = std::min(config_.eval_batch, evaluation_split_.size());
-  EvaluateOptions options;
-  options.precision = precision_;
-  options.batch = count;
-  const at::Tensor images = evaluation_split_.images.narrow(0, 0, count);
-  predict_logits(*model_, images, options);  // the first call is slower, as the first steps are
-  const Stopwatch watch;
-  predict_logits(*model_, images, options);
-  const double batches = static_cast<double>(evaluation_split_.size()) / static_cast<double>(count);
-  return watch.seconds() * batches * (!config_.tta ? 1 : config_.tta_shift ? 6 : 2);
+           epochs(total_steps_), total_steps_, costs.evaluation_s);
 }
 
 std::optional<Evaluation> Trainer::evaluate_if_due() {
@@ -328,21 +234,17 @@ std::optional<Evaluation> Trainer::evaluate_if_due() {
   };
   const double epoch = epochs(progress_.step);
   if (evaluations(epoch) == evaluations(epoch - 1)) return std::nullopt;
-  const EmaScope average(ema_);
+  const EmaScope average(learner_.ema);
   return evaluate_now(false);
 }
 
 Evaluation Trainer::evaluate_now(bool tta) {
-  EvaluateOptions options;
-  options.precision = precision_;
-  options.batch = config_.eval_batch;
-  options.tta = tta;
-  options.shift = config_.tta_shift;
+  EvaluateOptions options = evaluate_options(config_, learner_.precision, tta);
   options.cancelled = [this] { return stop_signal() != 0; };
   options.progress = [this](int64_t done) {
     if (hooks_.on_evaluate) hooks_.on_evaluate(done, evaluation_split_.size());
   };
-  return evaluate(*model_, evaluation_split_, options);
+  return evaluate(*learner_.model, evaluation_split_, options);
 }
 
 void Trainer::end_epoch(std::optional<Evaluation> evaluation) {
@@ -353,7 +255,7 @@ void Trainer::end_epoch(std::optional<Evaluation> evaluation) {
                                  {"event", "epoch"},
                                  {"epoch", rounded(step.epoch, 4)},
                                  {"step", step.step},
-                                 {"images", batches_.images_before(step.step)},
+                                 {"images", learner_.batches.images_before(step.step)},
                                  {"loss", rounded(step.loss, 6)},
                                  {"lr", step.lr},
                                  {"images_per_s", rounded(step.images_per_s, 1)},
@@ -378,10 +280,10 @@ void Trainer::end_epoch(std::optional<Evaluation> evaluation) {
 
 void Trainer::save() {
   Checkpoint checkpoint;
-  checkpoint.model = model_->state();
-  checkpoint.optimizer = optimizer_.state();
-  checkpoint.ema = ema_.state();
-  checkpoint.metadata = to_metadata(model_->spec());
+  checkpoint.model = model().state();
+  checkpoint.optimizer = learner_.optimizer.state();
+  checkpoint.ema = learner_.ema.state();
+  checkpoint.metadata = to_metadata(model().spec());
   checkpoint.metadata["config"] = config_toml_;
   const nlohmann::json state = {{"step", progress_.step},
                                 {"total_steps", total_steps_},
@@ -395,8 +297,8 @@ void Trainer::save() {
                                 {"accuracies", progress_.accuracies},
                                 {"best", progress_.best},
                                 {"best_epoch", progress_.best_epoch},
-                                {"train_images", batches_.image_count()},
-                                {"kernels", model_->kernels().chosen()}};
+                                {"train_images", learner_.batches.image_count()},
+                                {"kernels", model().kernels().chosen()}};
   checkpoint.metadata["progress"] = state.dump();
   save_checkpoint(run_, checkpoint);
   saved_at_s_ = run_wall_s();
@@ -414,11 +316,11 @@ void Trainer::restore() {
   }
   try {
     const nlohmann::json state = nlohmann::json::parse(progress->second);
-    if (state.at("train_images") != batches_.image_count()) {
+    if (state.at("train_images") != learner_.batches.image_count()) {
       fail(ErrorKind::kCheckpoint, "train",
            "expected the {} training images that the run in {} began with, got {} from {}; give it "
            "the same data",
-           state.at("train_images").dump(), where, batches_.image_count(), dataset_.source);
+           state.at("train_images").dump(), where, learner_.batches.image_count(), dataset_.source);
     }
     progress_.step = state.at("step");
     total_steps_ = std::min<int64_t>(total_steps_, state.at("total_steps"));
@@ -432,14 +334,15 @@ void Trainer::restore() {
     progress_.accuracies = state.at("accuracies").get<std::vector<double>>();
     progress_.best = state.at("best");
     progress_.best_epoch = state.at("best_epoch");
-    model_->kernels().restore(state.at("kernels").get<std::map<std::string, std::string>>());
+    learner_.model->kernels().restore(
+        state.at("kernels").get<std::map<std::string, std::string>>());
   } catch (const nlohmann::json::exception& error) {
     fail(ErrorKind::kCheckpoint, "train", "could not read the progress kept in {}: {}", where,
          error.what());
   }
-  model_->load_state(checkpoint.model, where);
-  optimizer_.load_state(checkpoint.optimizer, where);
-  ema_.load_state(checkpoint.ema, where);
+  learner_.model->load_state(checkpoint.model, where);
+  learner_.optimizer.load_state(checkpoint.optimizer, where);
+  learner_.ema.load_state(checkpoint.ema, where);
   forget_metrics_after(run_, progress_.recorded_step);
 }
 
@@ -465,12 +368,12 @@ TrainResult Trainer::result(const Evaluation& last) const {
   TrainResult result;
   result.stop_signal = stop_signal();
   result.run = run_.path().string();
-  result.model = model_->spec().name;
+  result.model = model().spec().name;
   result.dataset = dataset_.name;
   result.recipe = config_.recipe;
   result.split = config_.val_split > 0 ? "validation" : "test";
   result.epochs = epochs(progress_.step);
-  result.images = batches_.images_before(progress_.step);
+  result.images = learner_.batches.images_before(progress_.step);
   result.wall_s = run_wall_s();
   result.train_wall_s = progress_.train_wall_s;
   result.images_per_s = median(step_images_per_s_);
@@ -494,15 +397,15 @@ double Trainer::learning_rate_now() const {
 }
 
 double Trainer::epochs(int64_t steps) const {
-  return static_cast<double>(steps) / static_cast<double>(batches_.steps_per_epoch());
+  return static_cast<double>(steps) / static_cast<double>(learner_.batches.steps_per_epoch());
 }
 
 double Trainer::run_wall_s() const { return earlier_wall_s_ + process_wall_s(); }
 
-std::string Trainer::precision() const { return precision_name(precision_); }
+std::string Trainer::precision() const { return precision_name(learner_.precision); }
 
 std::string Trainer::kernel() const {
-  return device_.is_cpu() ? model_->kernels().in_use() : "torch";
+  return learner_.device.is_cpu() ? model().kernels().in_use() : "torch";
 }
 
 }  // namespace skipway

@@ -9,16 +9,15 @@
 #include <string>
 #include <vector>
 
-#include "data/batches.h"
 #include "data/dataset.h"
 #include "model/model.h"
 #include "record/run_folder.h"
 #include "record/tensorboard.h"
 #include "train/budget.h"
 #include "train/config.h"
-#include "train/ema.h"
 #include "train/evaluate.h"
-#include "train/optimizer.h"
+#include "train/learner.h"
+#include "train/plan.h"
 #include "train/schedule.h"
 
 namespace skipway {
@@ -87,23 +86,20 @@ class Trainer {
   /// it), kDisk.
   TrainResult run();
 
-  const Model& model() const { return *model_; }
+  const Model& model() const { return *learner_.model; }
   const Dataset& dataset() const { return dataset_; }
   /// "cpu", "cuda:0"; "bf16"; "torch/avx512_bf16".
-  std::string device() const { return device_.str(); }
+  std::string device() const { return learner_.device.str(); }
   std::string precision() const;
   std::string kernel() const;
 
  private:
   void warn_of_flaws() const;
   void train_step();
-  at::Tensor forward_loss(const Batch& batch);
   void check_finite(double loss);
   void record_step(const Batch& batch, double loss, double step_s);
   void end_epoch(std::optional<Evaluation> evaluation);
   void plan();
-  double measure_step_s(const Stage& stage);
-  double measure_evaluation_s();
   void enter_stage();
   Evaluation evaluate_now(bool tta);
   std::optional<Evaluation> evaluate_if_due();
@@ -115,7 +111,7 @@ class Trainer {
   double epochs(int64_t steps) const;
   double run_wall_s() const;
   int stop_signal() const { return hooks_.stop_signal ? hooks_.stop_signal() : 0; }
-  bool at_epoch_end() const { return progress_.step % batches_.steps_per_epoch() == 0; }
+  bool at_epoch_end() const { return progress_.step % learner_.batches.steps_per_epoch() == 0; }
   bool epoch_is_unrecorded() const {
     return at_epoch_end() && progress_.recorded_step < progress_.step && !finished();
   }
@@ -124,16 +120,11 @@ class Trainer {
   // What a run is made of.
   Config config_;
   std::string config_toml_;
-  at::Device device_;
-  at::ScalarType precision_;
   Dataset dataset_;
   Split evaluation_split_;
   RunFolder run_;
   TrainHooks hooks_;
-  std::unique_ptr<Model> model_;
-  Optimizer optimizer_;
-  Ema ema_;
-  Batches batches_;
+  Learner learner_;
   ScheduleOptions schedule_;
   std::vector<Stage> stages_;
   Budget budget_;

@@ -50,6 +50,9 @@ Config small_config(double epochs) {
   config.epochs = epochs;
   config.batch = 16;
   config.lr = 0.02;
+  config.optimizer = "sgd";
+  config.bias_lr = 1;
+  config.whiten_stem = false;
   config.schedule = "cosine";
   config.t_max = 4;
   config.crop_pad = 1;
@@ -142,6 +145,7 @@ TEST_F(TrainerTest, StagesAndAveragesAreResumedBitForBit) {
   config.shallow = 0.25;
   config.ema = 0.8;
   config.zero_gamma = config.whiten_stem = true;
+  config.optimizer = "muon";
   const RunFolder whole = new_run("whole");
   Trainer(config, "", synthetic_dataset(), whole, {}).run();
   for (const int64_t step : {2, 8}) {  // shallow; whole model and images

@@ -1,0 +1,97 @@
+// `lr-find`: which learning rate the settings of `train` bear, as a picture and a number. Writes
+// the picture and nothing else.
+#include "train/lr_find.h"
+
+#include <fmt/format.h>
+
+#include <cmath>
+#include <memory>
+
+#include "base/error.h"
+#include "base/files.h"
+#include "base/log.h"
+#include "cli/arguments.h"
+#include "cli/commands.h"
+#include "cli/data_loading.h"
+#include "cli/terminal.h"
+#include "report/lr_plot.h"
+
+namespace skipway {
+namespace {
+
+struct LrFindFlags {
+  double from = 1e-3, to = 3;
+  int64_t steps = 100;
+  std::string plot = "lr-find.svg";
+};
+
+void check(const LrFindFlags& flags) {
+  if (!(std::isfinite(flags.from) && std::isfinite(flags.to) && 0 < flags.from &&
+        flags.from < flags.to))
+    fail(ErrorKind::kUsage, "lr-find", "expected 0 < --from < --to, got {} and {}", flags.from,
+         flags.to);
+  // There is one picture a call; a file that is there is somebody's.
+  if (!flags.plot.empty() && fs::exists(flags.plot))
+    fail(ErrorKind::kUsage, "lr-find",
+         "expected a new file at --plot, got {}, which exists; give another name, or \"\" for none",
+         flags.plot);
+}
+
+nlohmann::ordered_json to_json(const LrFindResult& result, const LrFindFlags& flags) {
+  nlohmann::ordered_json points = nlohmann::ordered_json::array();
+  for (const LrPoint& p : result.points)
+    points.push_back({{"lr", p.lr}, {"loss", p.loss}, {"smoothed", p.smoothed}});
+  return {{"schema", "skipway.lr-find/1"},
+          {"ok", true},
+          {"steepest", result.steepest},
+          {"lowest", result.lowest},
+          {"diverged", result.diverged},
+          {"plot", flags.plot},
+          {"points", points}};
+}
+
+int run_lr_find(Arguments arguments, const LrFindFlags& flags) {
+  check(flags);
+  const Config& config = arguments.config;
+  const Dataset dataset = prepare(config, arguments.quiet);
+  Learner learner(config, dataset);
+  LrFindOptions options{flags.from, flags.to, flags.steps, 0, {}};
+  if (!arguments.quiet)
+    options.keep_going = [&](int64_t done) {
+      show_status(fmt::format("step {} of {}", done, flags.steps));
+      return true;
+    };
+  const LrFindResult result = lr_find(learner, options);
+  clear_status();
+  if (!flags.plot.empty()) write_file_atomic(flags.plot, lr_plot(result));
+  if (arguments.json) {
+    print_json(to_json(result, flags));
+    return 0;
+  }
+  print_result(fmt::format(
+      "steepest {:.3g}   where the loss falls fastest: a peak rate that is safe", result.steepest));
+  print_result(fmt::format("lowest   {:.3g}   where it stops falling{}: too much for a whole run",
+                           result.lowest, result.diverged ? ", and it diverged further on" : ""));
+  if (!flags.plot.empty()) print_result(fmt::format("plot     {}", flags.plot));
+  return 0;
+}
+
+}  // namespace
+
+void add_lr_find(CLI::App& program, Run& chosen) {
+  CLI::App* command = program.add_subcommand(
+      "lr-find", "Which learning rate these settings bear; leaves a plot and nothing else");
+  const auto flags = std::make_shared<LrFindFlags>();
+  command->add_option("--from", flags->from, "rate of the first step")->capture_default_str();
+  command->add_option("--to", flags->to, "rate of the last step")->capture_default_str();
+  command->add_option("--steps", flags->steps, "training steps")
+      ->check(CLI::Range(2, 100000).description(""))
+      ->capture_default_str();
+  command->add_option("--plot", flags->plot, "SVG to write; \"\": none")->capture_default_str();
+  const auto finish = add_arguments(*command);
+  command->callback([finish, flags, &chosen] {
+    chosen = [finish, flags] { return run_lr_find(finish(), *flags); };
+  });
+}
+
+}  // namespace skipway

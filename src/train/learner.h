@@ -1,0 +1,43 @@
+// What a training step needs: a model, the rule that changes it, and the batches it learns from.
+// Knows no schedule, no clock and no files.
+#pragma once
+#include <cstdint>
+#include <memory>
+
+#include "data/batches.h"
+#include "data/dataset.h"
+#include "model/model.h"
+#include "train/config.h"
+#include "train/ema.h"
+#include "train/evaluate.h"
+#include "train/optimizer.h"
+#include "train/stages.h"
+
+namespace skipway {
+
+class Learner {
+ public:
+  /// Learns from the training part of `dataset`. Errors: kUsage and kDevice when configuration,
+  /// data and machine do not go together.
+  Learner(const Config& config, const Dataset& dataset);
+
+  /// Mean loss [nats] of a batch; backward() leads to the parameters' gradients.
+  at::Tensor forward_loss(const Batch& batch);
+  /// Seconds of a step of `stage`: the shorter of two, after one that chooses kernels. Weights,
+  /// statistics and the optimizer's state are afterwards what they were.
+  double measure_step_s(const Stage& stage, int64_t step);
+  /// Seconds to evaluate on `split`, from one batch.
+  double measure_evaluation_s(const Split& split, const EvaluateOptions& options);
+
+  at::Device device;
+  at::ScalarType precision;
+  std::unique_ptr<Model> model;
+  Optimizer optimizer;
+  Ema ema;
+  Batches batches;
+
+ private:
+  double label_smoothing_;
+};
+
+}  // namespace skipway

@@ -1,0 +1,104 @@
+#include "train/lr_find.h"
+
+#include <ATen/ATen.h>
+#include <gtest/gtest.h>
+
+#include <cmath>
+
+#include "report/lr_plot.h"
+
+namespace skipway {
+namespace {
+
+// Two classes that differ in brightness.
+Dataset bright_and_dark() {
+  Dataset data;
+  data.classes = {"dark", "bright"};
+  data.image_size = 8;
+  data.train.labels = at::arange(64).remainder(2);
+  data.train.images = (data.train.labels * 100 + 50)
+                          .to(at::kByte)
+                          .view({64, 1, 1, 1})
+                          .expand({64, 8, 8, 3})
+                          .contiguous();
+  data.test = data.train;
+  return data;
+}
+
+Config config() {
+  Config c;
+  c.batch = 16;
+  c.precision = "fp32";
+  c.kernel = "torch";
+  return c;
+}
+
+// Falls from 2 around lr 0.1, and rises from lr 1 on.
+std::vector<LrPoint> valley() {
+  std::vector<LrPoint> points;
+  for (int i = 0; i <= 80; ++i) {
+    const double decades = -3 + 4 * i / 80.;
+    const double loss = 2 - 1 / (1 + std::exp(-6 * (decades + 1))) + std::exp(4 * (decades - 0.6));
+    points.push_back({std::pow(10, decades), loss, loss});
+  }
+  return points;
+}
+
+TEST(LrFind, TheSteepestPlaceLiesBeforeTheLowest) {
+  const LrFindResult result = summarise(valley());
+  EXPECT_NEAR(std::log10(result.steepest), -1, 0.15);
+  EXPECT_GT(result.lowest, 0.2);
+  EXPECT_LT(result.lowest, 2);
+}
+
+TEST(LrFind, RatesRiseEvenlyFromTheFirstToTheLast) {
+  Learner learner(config(), bright_and_dark());
+  const LrFindResult result =
+      lr_find(learner, {.from = 1e-4, .to = 1e-2, .steps = 5, .keep_going = {}});
+  ASSERT_EQ(result.points.size(), 5u);
+  EXPECT_NEAR(result.points[0].lr, 1e-4, 1e-10);
+  EXPECT_NEAR(result.points[2].lr, 1e-3, 1e-9);
+  EXPECT_NEAR(result.points[4].lr, 1e-2, 1e-8);
+  EXPECT_FALSE(result.diverged);
+}
+
+TEST(LrFind, StopsWhenItDiverges) {
+  Learner learner(config(), bright_and_dark());
+  const LrFindResult result =
+      lr_find(learner, {.from = 1e-3, .to = 1e6, .steps = 60, .keep_going = {}});
+  EXPECT_TRUE(result.diverged);
+  EXPECT_LT(result.points.size(), 60u);
+}
+
+TEST(LrFind, MeasuringAStepLeavesTheLearnerAsItWas) {
+  for (const char* optimizer : {"sgd", "muon"}) {
+    Config c = config();
+    c.optimizer = optimizer;
+    Learner learner(c, bright_and_dark());
+    // A step first, so that the optimizer has a state to lose.
+    learner.forward_loss(learner.batches.at_step(0)).backward();
+    learner.optimizer.step(0.1);
+    NamedTensors before;
+    for (const NamedTensors& state : {learner.model->state(), learner.optimizer.state()})
+      for (const auto& [name, tensor] : state) before.emplace_back(name, tensor.detach().clone());
+    EXPECT_GT(learner.measure_step_s({1, 8, false}, 0), 0);
+    size_t i = 0;
+    for (const NamedTensors& state : {learner.model->state(), learner.optimizer.state()})
+      for (const auto& [name, tensor] : state)
+        EXPECT_TRUE(at::equal(tensor, before[i++].second)) << optimizer << " " << name;
+    for (const auto& [name, parameter] : learner.model->parameters())
+      EXPECT_FALSE(parameter.grad().defined()) << name;
+  }
+}
+
+TEST(LrPlot, MarksBothPlacesInASvg) {
+  const std::string svg = lr_plot(summarise(valley()));
+  EXPECT_TRUE(svg.starts_with("<svg xmlns"));
+  EXPECT_NE(svg.find("steepest"), std::string::npos);
+  EXPECT_NE(svg.find("lowest"), std::string::npos);
+  EXPECT_EQ(svg.find("nan"), std::string::npos);
+  EXPECT_EQ(lr_plot({}), "");
+}
+
+}  // namespace
+}  // namespace skipway

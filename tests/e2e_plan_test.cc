@@ -1,0 +1,96 @@
+// `plan` and `lr-find` as a person or a script runs them, on a data set of a few images.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <filesystem>
+#include <nlohmann/json.hpp>
+#include <set>
+
+#include "base/files.h"
+#include "base/for_test.h"
+#include "program.h"
+#include "small_data.h"
+
+namespace skipway {
+namespace {
+
+using nlohmann::json;
+using testing::HasSubstr;
+
+class E2ePlan : public testing::Test {
+ protected:
+  E2ePlan() {
+    write_small_part(folder_ / "photos/train", {"blue", "red"}, 8, 16);
+    write_small_part(folder_ / "photos/test", {"blue", "red"}, 4, 16, 100);
+    options_.working_directory = folder_ / ".";
+  }
+  ProgramResult run(std::vector<std::string> args) {
+    for (const char* word :
+         {"--data", "photos", "--batch", "8", "--precision", "fp32", "--kernel", "winograd"})
+      args.emplace_back(word);
+    return run_program(args, options_);
+  }
+  std::set<std::string> files() const {
+    std::set<std::string> names;
+    for (const auto& entry : std::filesystem::directory_iterator(folder_.path()))
+      names.insert(entry.path().filename());
+    names.erase(".cache");  // of decoded images
+    return names;
+  }
+
+  TemporaryFolder folder_;
+  ProgramOptions options_;
+};
+
+TEST_F(E2ePlan, MeasuresTheRunItsStagesAndAlternatives) {
+  const ProgramResult result = run({"plan", "--json", "--epochs", "3", "--resize", "8:0.5"});
+  ASSERT_EQ(result.exit_code, 0) << result.err;
+  const json object = json::parse(result.out);
+  EXPECT_EQ(object.at("schema"), "skipway.plan/1");
+  const json& plan = object.at("plan");
+  EXPECT_EQ(plan.at("steps"), 6);  // 16 images, batches of 8
+  EXPECT_EQ(plan.at("epochs"), 3);
+  ASSERT_EQ(plan.at("stages").size(), 2u);
+  EXPECT_EQ(plan.at("stages")[0].at("side"), 8);
+  EXPECT_EQ(plan.at("stages")[1].at("side"), 16);
+  EXPECT_GT(plan.at("stages")[1].at("images_per_s"), 0);
+  EXPECT_GT(plan.at("peak_rss_bytes"), 50e6);
+  std::set<std::string> changes;
+  for (const json& other : object.at("alternatives")) changes.insert(other.at("change"));
+  EXPECT_EQ(changes, (std::set<std::string>{"--batch 4", "--batch 16", "--resize none",
+                                            "--model resnet34"}));
+  EXPECT_EQ(files(), std::set<std::string>{"photos"});
+}
+
+TEST_F(E2ePlan, MinutesBecomeEpochsInWords) {
+  const ProgramResult result = run({"plan", "--alone", "--minutes", "1"});
+  ASSERT_EQ(result.exit_code, 0) << result.err;
+  EXPECT_THAT(result.out, HasSubstr("epochs"));
+  EXPECT_THAT(result.out, HasSubstr("peak memory"));
+}
+
+TEST_F(E2ePlan, LrFindLeavesOnePictureAndOverwritesNone) {
+  const std::vector<std::string> command = {"lr-find", "--steps", "6", "--json"};
+  const ProgramResult result = run(command);
+  ASSERT_EQ(result.exit_code, 0) << result.err;
+  const json object = json::parse(result.out);
+  EXPECT_EQ(object.at("schema"), "skipway.lr-find/1");
+  EXPECT_GE(object.at("points").size(), 1u);
+  EXPECT_GT(object.at("steepest"), 0);
+  EXPECT_EQ(files(), (std::set<std::string>{"photos", "lr-find.svg"}));
+  const std::string picture = read_file(folder_ / "lr-find.svg");
+
+  const ProgramResult again = run(command);
+  EXPECT_EQ(again.exit_code, 2);
+  EXPECT_THAT(again.err, HasSubstr("lr-find.svg"));
+  EXPECT_EQ(read_file(folder_ / "lr-find.svg"), picture);
+}
+
+TEST_F(E2ePlan, LrFindRefusesRatesThatDoNotRise) {
+  const ProgramResult result = run({"lr-find", "--from", "1", "--to", "0.1"});
+  EXPECT_EQ(result.exit_code, 2);
+  EXPECT_THAT(result.err, HasSubstr("--from"));
+}
+
+}  // namespace
+}  // namespace skipway
