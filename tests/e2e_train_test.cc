@@ -74,6 +74,24 @@ TEST_F(E2eTrain, OneObjectOnStdoutAndAWholeRunFolder) {
   EXPECT_EQ(json::parse(again.out).at("weights_sha256"), object.at("weights_sha256"));
 }
 
+TEST_F(E2eTrain, Airbench94TakesItsRecipeAndEvalItsSixViews) {
+  write_small_part(folder_ / "large/train", kClasses, 8, 32);
+  write_small_part(folder_ / "large/test", kClasses, 4, 32, 100);
+  const ProgramResult result =
+      run({"train", "--model", "airbench94", "--data", "large", "--batch", "8", "--epochs", "2",
+           "--lr", "0.01", "--precision", "fp32", "--kernel", "winograd", "--json"});
+  ASSERT_EQ(result.exit_code, 0) << result.err;
+  const json object = json::parse(result.out);
+  EXPECT_EQ(object.at("recipe"), "airbench94");
+  EXPECT_EQ(object.at("model"), "airbench94");
+  const ProgramResult eval = run({"eval", "runs/001", "--json"});
+  ASSERT_EQ(eval.exit_code, 0) << eval.err;
+  const json accuracy = json::parse(eval.out).at("accuracy");
+  EXPECT_NEAR(accuracy.at("plain"), object.at("accuracy").at("last"), 1e-6);
+  EXPECT_NEAR(accuracy.at("tta"), object.at("accuracy").at("last_tta"), 1e-6);
+  EXPECT_THAT(run({"eval", "runs/001"}).out, HasSubstr("six-view TTA"));
+}
+
 TEST_F(E2eTrain, APipeGetsPlainLinesAndATerminalAStatusLine) {
   const ProgramResult piped = train({}, "1");
   ASSERT_EQ(piped.exit_code, 0) << piped.err;

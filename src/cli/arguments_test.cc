@@ -203,6 +203,7 @@ Config unusual_config() {
   c.augment = "crop";
   c.flip_mode = "random";
   c.crop_pad = 3;
+  c.cutout = 7;
   c.crop_fill = "zero";
   c.mean = "0.1,0.2,0.3";
   c.std = "0.4,0.5,0.6";

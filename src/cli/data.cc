@@ -49,7 +49,7 @@ struct CheckFlags : CommonFlags {
 
 struct ShowFlags : CommonFlags {
   std::string spec;
-  Config config;  // image_size, seed, augment, flip_mode, crop_pad, crop_fill
+  Config config;  // image_size, seed, augment, flip_mode, crop_pad, crop_fill, cutout
   bool augmented = false;
   std::string out = "skipway-samples.png";
   bool force = false;
@@ -212,7 +212,7 @@ int check(const CheckFlags& flags) {
 // The first images that training sees in the epoch. Augmented: a row of them as stored, then a row
 // for each epoch from that one on, as the model gets them.
 at::Tensor samples(const Split& split, const ShowFlags& flags) {
-  const AugmentOptions options = augment_options(flags.config);
+  const AugmentOptions options = augment_options(flags.config, rule_for(0));
   const uint64_t seed = flags.config.seed;
   const int64_t wanted = flags.augmented ? flags.columns : flags.count;
   Batches batches(split, std::min(wanted, split.size()), options, {}, seed);
@@ -235,7 +235,7 @@ int show(const ShowFlags& flags) {
          "expected a new file at --out, got {}, which exists; give --force to replace it",
          out.string());
   }
-  augment_options(flags.config);  // a wrong word is said before the data are read
+  augment_options(flags.config, rule_for(0));  // a wrong word is said before the data are read
   const Dataset dataset = load_data(flags.spec, flags.config, flags.quiet);
   const at::Tensor images = samples(dataset.train, flags);
   const int64_t columns = flags.augmented ? std::min(flags.columns, dataset.train.size())
@@ -331,8 +331,9 @@ void add_data(CLI::App& program, Run& chosen) {
   command->add_option("--epoch", show_flags->epoch, "the epoch to look at, from 0")
       ->check(CLI::Range(0, 1'000'000))
       ->capture_default_str();
-  add_config_flags(*command, show_flags->config,
-                   {"image_size", "seed", "augment", "flip_mode", "crop_pad", "crop_fill"});
+  add_config_flags(
+      *command, show_flags->config,
+      {"image_size", "seed", "augment", "flip_mode", "crop_pad", "crop_fill", "cutout"});
   run_with(*command, chosen, show_flags, &show);
 }
 

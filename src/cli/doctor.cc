@@ -112,7 +112,7 @@ double available_memory() {
   return bytes;
 }
 
-// The default run (ResNet-18, 32 pixels, batch 128, CIFAR-10 in memory) takes some 2 GB.
+// The default run (ResNet-18, 32 pixels, batch 256, CIFAR-10 in memory) takes some 2 GB.
 Check check_memory() {
   const double bytes = available_memory();
   Check check{"memory", State::kOk, format_bytes(bytes) + " available", ""};

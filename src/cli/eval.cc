@@ -15,6 +15,7 @@
 #include "base/log.h"
 #include "cli/arguments.h"
 #include "cli/commands.h"
+#include "cli/data_loading.h"
 #include "cli/terminal.h"
 #include "cli/trained_model.h"
 #include "data/dataset.h"
@@ -38,10 +39,8 @@ bool is_same_data(const std::string& a, const std::string& b) {
 
 // The data set with its test part. A tree of classes without one is a test part as a whole, unless
 // the model was trained on that tree: then it is the part that training left out.
-Dataset load_test_data(const EvalFlags& flags, const RunFolder& run, int64_t image_size) {
-  std::optional<Config> config;
-  if (fs::exists(run.config_toml()))
-    config = from_toml(read_file(run.config_toml()), run.config_toml().string());
+Dataset load_test_data(const EvalFlags& flags, const RunFolder& run,
+                       const std::optional<Config>& config, int64_t image_size) {
   if (flags.data.empty() && !config)
     fail(ErrorKind::kUsage, "eval",
          "expected --data, because {} has no config.toml that names the data of the run",
@@ -51,7 +50,9 @@ Dataset load_test_data(const EvalFlags& flags, const RunFolder& run, int64_t ima
   options.image_size = image_size;
   options.whole_tree_is_test = !config || !is_same_data(data, config->data);
   if (config) options.seed = config->seed;
+  options.fetch_progress = fetch_progress_display(flags.model.quiet);
   Dataset dataset = load_dataset(data, options);
+  clear_status();
   if (dataset.test.size() == 0)
     fail(ErrorKind::kData, "eval", "expected a test part, got none in {}; give --data another one",
          dataset.source);
@@ -125,7 +126,7 @@ void print_as_json(const Evaluation& evaluation, const std::vector<ClassAccuracy
 }
 
 void print_as_text(const Evaluation& evaluation, const std::vector<ClassAccuracy>& classes,
-                   const Dataset& dataset, bool tta) {
+                   const Dataset& dataset, const EvaluateOptions& options) {
   size_t width = 5;
   for (const ClassAccuracy& c : classes) width = std::max(width, c.name.size());
   print_result(fmt::format("{:<{}}  images  accuracy", "class", width));
@@ -133,7 +134,9 @@ void print_as_text(const Evaluation& evaluation, const std::vector<ClassAccuracy
     print_result(fmt::format("{:<{}}  {:6}  {:6.2f} %", c.name, width, c.n, 100 * c.accuracy));
   const auto interval = interval95(evaluation.accuracy, evaluation.n);
   const std::string with_tta =
-      tta ? fmt::format(", {:.2f} % with flip TTA,", 100 * evaluation.accuracy_tta) : "";
+      options.tta ? fmt::format(", {:.2f} % with {},", 100 * evaluation.accuracy_tta,
+                                tta_name(options.views()))
+                  : "";
   print_result(
       fmt::format("accuracy {:.2f} %{} on {} test images of {} (95 % interval {:.1f} to "
                   "{:.1f} %)",
@@ -145,7 +148,7 @@ int eval(const EvalFlags& flags) {
   const RunFolder run = RunFolder::open(flags.run);
   TrainedModel trained = load_trained_model(run, flags.model);
   const ModelSpec& spec = trained.model->spec();
-  Dataset dataset = load_test_data(flags, run, spec.image_size);
+  Dataset dataset = load_test_data(flags, run, trained.config, spec.image_size);
   dataset.test.labels = labels_of_model(dataset, spec);
   log_info("evaluating {} of {} on {} images of {}, {}", spec.name, run.path().string(),
            dataset.test.size(), dataset.source, precision_name(trained.options.precision));
@@ -159,7 +162,7 @@ int eval(const EvalFlags& flags) {
   if (flags.model.json)
     print_as_json(evaluation, classes, dataset, flags.tta, passed);
   else
-    print_as_text(evaluation, classes, dataset, flags.tta);
+    print_as_text(evaluation, classes, dataset, trained.options);
   if (passed) return 0;
   print_line(fmt::format("{} accuracy {:.4f} is under the {:g} of --fail-under",
                          styled("failed:", "red"), accuracy, *flags.fail_under));
@@ -176,8 +179,9 @@ void add_eval(CLI::App& program, Run& chosen) {
   command->add_option("--data", flags->data,
                       "data as for train, of which the test part is used; a tree of class folders "
                       "alone is a test part [the run's own data]");
-  command->add_flag("--tta,!--no-tta", flags->tta,
-                    "also average each image and its mirror image [on]");
+  command->add_flag(
+      "--tta,!--no-tta", flags->tta,
+      "also average each image and its mirror image, and what the run's --tta-shift adds [on]");
   command
       ->add_option("--fail-under", flags->fail_under,
                    "exit code 8 when the accuracy (with TTA when on) is lower, in [0, 1]")

@@ -47,33 +47,30 @@ nlohmann::ordered_json measure(const Config& config, bool quiet) {
   Dataset dataset = prepare(config, quiet);
   const Split evaluation_split = take_evaluation_split(config, dataset);
   Learner learner(config, dataset);
-  const std::vector<Stage> stages = skipway::stages(config, dataset.image_size);
   if (!quiet) show_status("measuring …");
-  const Costs costs = measure_costs(learner, stages, 0, 0, evaluation_split,
-                                    evaluate_options(config, learner.precision, config.tta));
+  const Plan plan = make_plan(config, learner, evaluation_split);
   clear_status();
   const int64_t per_epoch = learner.batches.steps_per_epoch();
-  Budget budget = make_budget(config, stages, per_epoch);
-  use_costs(budget, costs, 0);
   const double begun_s = process_wall_s();  // a run would have come as far by now
-  const int64_t steps = budget.total_steps(0, 0, begun_s);
+  const int64_t steps = plan.budget.total_steps(0, 0, begun_s);
   nlohmann::ordered_json parts = nlohmann::ordered_json::array();
-  for (size_t i = 0; i < stages.size(); ++i) {
-    const Stage& stage = stages[i];
+  for (size_t i = 0; i < plan.stages.size(); ++i) {
+    const Stage& stage = plan.stages[i];
     parts.push_back({{"side", stage.side},
                      {"shallow", stage.shallow},
                      {"until", stage.end},
-                     {"step_s", costs.steps_s[i]},
-                     {"images_per_s", static_cast<double>(config.batch) / costs.steps_s[i]}});
+                     {"step_s", plan.steps_s[i]},
+                     {"images_per_s", static_cast<double>(config.batch) / plan.steps_s[i]}});
   }
   return {{"model", config.model},
           {"batch", config.batch},
           {"precision", precision_name(learner.precision)},
           {"kernel", learner.device.is_cpu() ? learner.model->kernels().in_use() : "torch"},
+          {"passes", plan.passes},
           {"epochs", static_cast<double>(steps) / static_cast<double>(per_epoch)},
           {"steps", steps},
-          {"wall_s", begun_s + budget.left_s(0, 0, steps)},
-          {"evaluation_s", costs.evaluation_s},
+          {"wall_s", begun_s + plan.budget.left_s(0, 0, steps)},
+          {"evaluation_s", plan.evaluation_s},
           {"peak_rss_bytes", peak_rss_bytes()},
           {"stages", parts}};
 }

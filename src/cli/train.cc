@@ -114,7 +114,8 @@ void show_result(const TrainResult& r) {
   print_result(fmt::format(
       "{} {:.2f} %{} on {} {} images (95 % interval {:.1f} to {:.1f} %)",
       styled("accuracy", "bold"), 100 * r.last.accuracy,
-      r.has_tta ? fmt::format(", {:.2f} % with flip TTA,", 100 * r.last.accuracy_tta) : "",
+      r.views > 1 ? fmt::format(", {:.2f} % with {},", 100 * r.last.accuracy_tta, tta_name(r.views))
+                  : "",
       r.last.n, r.split, 100 * interval[0], 100 * interval[1]));
   if (r.best > r.last.accuracy) {
     print_result(fmt::format(

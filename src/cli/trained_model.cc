@@ -16,10 +16,9 @@
 namespace skipway {
 namespace {
 
-// Given none, the type that the run trained in, so that its accuracy comes out again.
-std::string precision_word(const RunFolder& run, const ModelFlags& flags) {
-  if (flags.precision != "auto" || !fs::exists(run.config_toml())) return flags.precision;
-  return from_toml(read_file(run.config_toml()), run.config_toml().string()).precision;
+std::optional<Config> config_of(const RunFolder& run) {
+  if (!fs::exists(run.config_toml())) return std::nullopt;
+  return from_toml(read_file(run.config_toml()), run.config_toml().string());
 }
 
 }  // namespace
@@ -43,8 +42,13 @@ void add_model_flags(CLI::App& command, ModelFlags& flags) {
 TrainedModel load_trained_model(const RunFolder& run, const ModelFlags& flags) {
   if (flags.threads > 0) at::set_num_threads(static_cast<int>(flags.threads));
   const at::Device device = resolve_device(flags.device);
+  std::optional<Config> config = config_of(run);
+  // Given none, the type that the run trained in, so that its accuracy comes out again.
+  const std::string precision =
+      flags.precision == "auto" && config ? config->precision : flags.precision;
   EvaluateOptions options;
-  options.precision = resolve_precision(precision_word(run, flags), device);
+  options.precision = resolve_precision(precision, device);
+  options.shift = config && config->tta_shift;
   std::unique_ptr<Model> model = load_saved_model(run, device);
   // As many pixels as 500 CIFAR images have, which saturate two cores in some 300 MB.
   const int64_t side = model->spec().image_size;
@@ -52,7 +56,7 @@ TrainedModel load_trained_model(const RunFolder& run, const ModelFlags& flags) {
       flags.batch > 0 ? flags.batch : std::clamp<int64_t>(500 * 32 * 32 / (side * side), 16, 500);
   if (!flags.quiet)
     options.progress = [](int64_t done) { show_status(fmt::format("{} images done", done)); };
-  return {std::move(model), std::move(options)};
+  return {std::move(model), std::move(options), std::move(config)};
 }
 
 std::string class_name(const ModelSpec& spec, int64_t label) {

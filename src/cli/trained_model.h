@@ -2,10 +2,12 @@
 #pragma once
 #include <CLI/CLI.hpp>
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "model/model.h"
 #include "record/run_folder.h"
+#include "train/config.h"
 #include "train/evaluate.h"
 
 namespace skipway {
@@ -23,7 +25,8 @@ void add_model_flags(CLI::App& command, ModelFlags& flags);
 
 struct TrainedModel {
   std::unique_ptr<Model> model;
-  EvaluateOptions options;  // with a status line as progress
+  EvaluateOptions options;       // with a status line as progress
+  std::optional<Config> config;  // the run's own; none where the model was imported
 };
 
 /// Errors: kUsage, kDevice and kCheckpoint of what the flags and the run ask for.

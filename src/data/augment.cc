@@ -15,6 +15,7 @@ namespace skipway {
 namespace {
 
 constexpr const char* kModule = "augment";
+constexpr int64_t kGrey = 127;
 
 std::vector<std::string> split_words(const std::string& words) {
   std::vector<std::string> result;
@@ -51,21 +52,28 @@ AugmentDraw draw_augmentation(const AugmentOptions& options, uint64_t seed, int6
     draw.shift_y = static_cast<int64_t>(rng.below(range)) - options.crop_pad;
     draw.shift_x = static_cast<int64_t>(rng.below(range)) - options.crop_pad;
   }
+  if (options.cutout > 0) {
+    Rng of_cutout(seed, RngUse::kAugment, {epoch_key, image_key, 1});  // moves no other draw
+    draw.cut_y = of_cutout.uniform();
+    draw.cut_x = of_cutout.uniform();
+  }
   return draw;
 }
 
 AugmentOptions parse_augment(const std::string& words, const std::string& flip_mode,
-                             int64_t crop_pad, const std::string& crop_fill) {
-  bool flip = false, crop = false;
+                             int64_t crop_pad, const std::string& crop_fill, int64_t cutout) {
+  bool flip = false, crop = false, cut = false;
   for (const std::string& word : split_words(words)) {
     if (word == "flip")
       flip = true;
     else if (word == "crop")
       crop = true;
+    else if (word == "cutout")
+      cut = true;
     else
       fail(ErrorKind::kUsage, kModule,
-           "expected words from flip, crop (separated by commas), or none, got \"{}\" at --augment "
-           "\"{}\"",
+           "expected words from flip, crop, cutout (separated by commas), or none, got \"{}\" at "
+           "--augment \"{}\"",
            word, words);
   }
   AugmentOptions options;
@@ -76,6 +84,9 @@ AugmentOptions parse_augment(const std::string& words, const std::string& flip_m
   if (crop_pad < 0)
     fail(ErrorKind::kUsage, kModule, "expected at least 0 pixels, got {} at --crop-pad", crop_pad);
   if (crop) options.crop_pad = crop_pad;
+  if (cutout < 1)
+    fail(ErrorKind::kUsage, kModule, "expected at least 1 pixel, got {} at --cutout", cutout);
+  if (cut) options.cutout = cutout;
   if (crop_fill != "zero" && crop_fill != "reflect")
     fail(ErrorKind::kUsage, kModule, "expected zero or reflect, got \"{}\" at --crop-fill",
          crop_fill);
@@ -91,7 +102,7 @@ at::Tensor augment(const at::Tensor& images, const at::Tensor& indices,
          "expected less than the image's side of {} pixels, got {} at --crop-pad", std::min(h, w),
          options.crop_pad);
 
-  at::Tensor draws = at::empty({4, b, 1}, at::kLong);
+  at::Tensor draws = at::empty({6, b, 1}, at::kLong);
   auto draws_at = draws.accessor<int64_t, 3>();
   auto indices_at = indices.accessor<int64_t, 1>();
   for (int64_t i = 0; i < b; ++i) {
@@ -100,6 +111,10 @@ at::Tensor augment(const at::Tensor& images, const at::Tensor& indices,
     draws_at[1][i][0] = draw.shift_y;
     draws_at[2][i][0] = draw.shift_x;
     draws_at[3][i][0] = draw.flip;
+    draws_at[4][i][0] =
+        static_cast<int64_t>(draw.cut_y * static_cast<double>(h)) - options.cutout / 2;
+    draws_at[5][i][0] =
+        static_cast<int64_t>(draw.cut_x * static_cast<double>(w)) - options.cutout / 2;
   }
   draws = draws.to(images.device());
   const at::Tensor image = draws[0], shift_y = draws[1], shift_x = draws[2], flip = draws[3];
@@ -120,6 +135,14 @@ at::Tensor augment(const at::Tensor& images, const at::Tensor& indices,
   const at::Tensor pixel = ((image * h + y) * w).unsqueeze(2) + x.unsqueeze(1);
   at::Tensor result = images.reshape({-1, c}).index_select(0, pixel.flatten()).view({b, h, w, c});
   if (inside.defined()) result.mul_(inside.unsqueeze(3));
+  if (options.cutout > 0) {
+    const auto covered = [&](const at::Tensor& begin, int64_t side) {  // [b,side]
+      const at::Tensor place = at::arange(side, draws.options()) - begin;
+      return (place >= 0) & (place < options.cutout);
+    };
+    const at::Tensor square = covered(draws[4], h).unsqueeze(2) & covered(draws[5], w).unsqueeze(1);
+    result.masked_fill_(square.unsqueeze(3), kGrey);
+  }
   return result;
 }
 

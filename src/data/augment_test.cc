@@ -47,6 +47,34 @@ TEST(Augment, EqualsPadCropFlipForBothFills) {
   }
 }
 
+TEST(Augment, CutoutLaysAGreySquareWhereItsDrawSays) {
+  const int64_t h = 12, w = 10, side = 5;
+  const at::Tensor images = random_images(64, h, w);
+  const AugmentOptions options{.cutout = side};
+  const at::Tensor result = augment(images, all_of(images), options, kSeed, 3);
+  for (int64_t i = 0; i < images.size(0); ++i) {
+    const AugmentDraw draw = draw_augmentation(options, kSeed, 3, i);
+    const auto top = static_cast<int64_t>(draw.cut_y * h) - side / 2;
+    const auto left = static_cast<int64_t>(draw.cut_x * w) - side / 2;
+    at::Tensor expected = images[i].clone();
+    expected.slice(0, std::max<int64_t>(top, 0), top + side)
+        .slice(1, std::max<int64_t>(left, 0), left + side)
+        .fill_(127);
+    ASSERT_TRUE(at::equal(result[i], expected)) << "image " << i;
+  }
+}
+
+TEST(Augment, CutoutMovesNoOtherDraw) {
+  const AugmentOptions without{.flip = Flip::kRandom, .crop_pad = 4};
+  AugmentOptions with = without;
+  with.cutout = 8;
+  for (int64_t i = 0; i < 20; ++i) {
+    const AugmentDraw a = draw_augmentation(without, kSeed, 0, i);
+    const AugmentDraw b = draw_augmentation(with, kSeed, 0, i);
+    EXPECT_TRUE(a.flip == b.flip && a.shift_x == b.shift_x && a.shift_y == b.shift_y);
+  }
+}
+
 TEST(Augment, WithoutOptionsTakesImagesUnchanged) {
   at::Tensor images = random_images(8);
   at::Tensor indices = at::tensor({5, 0, 5}, at::kLong);
@@ -162,15 +190,17 @@ TEST(Normalise, ScalesEachChannelAndIsChannelsLast) {
 }
 
 TEST(ParseAugment, ReadsWordsAndModes) {
-  AugmentOptions both = parse_augment("flip,crop", "alternating", 4, "reflect");
+  AugmentOptions both = parse_augment("flip,crop", "alternating", 4, "reflect", 12);
   EXPECT_EQ(both.flip, Flip::kAlternating);
   EXPECT_EQ(both.crop_pad, 4);
   EXPECT_EQ(both.crop_fill, CropFill::kReflect);
-  AugmentOptions crop = parse_augment("crop", "random", 2, "zero");
+  EXPECT_EQ(both.cutout, 0);
+  EXPECT_EQ(parse_augment("cutout", "random", 4, "zero", 12).cutout, 12);
+  AugmentOptions crop = parse_augment("crop", "random", 2, "zero", 12);
   EXPECT_EQ(crop.flip, Flip::kNone);
   EXPECT_EQ(crop.crop_pad, 2);
   for (const char* nothing : {"", "none"}) {
-    AugmentOptions none = parse_augment(nothing, "random", 4, "zero");
+    AugmentOptions none = parse_augment(nothing, "random", 4, "zero", 12);
     EXPECT_EQ(none.flip, Flip::kNone);
     EXPECT_EQ(none.crop_pad, 0);
   }
@@ -180,7 +210,7 @@ TEST(ParseAugment, RefusesUnknownWordsAndNamesTheFlag) {
   auto message = [](const std::string& words, const std::string& mode, int64_t pad,
                     const std::string& fill) -> std::string {
     try {
-      parse_augment(words, mode, pad, fill);
+      parse_augment(words, mode, pad, fill, 12);
     } catch (const Error& error) {
       EXPECT_EQ(error.kind(), ErrorKind::kUsage);
       return error.what();

@@ -24,6 +24,8 @@ class Batches {
   Batches(const Split& split, int64_t batch_size, const AugmentOptions& augmentation,
           const Normalisation& normalisation, uint64_t seed, at::ScalarType type = at::kFloat);
 
+  /// From the next batch on.
+  void set_augmentation(const AugmentOptions& augmentation) { augmentation_ = augmentation; }
   int64_t steps_per_epoch() const;
   int64_t image_count() const { return split_.size(); }
   /// Images seen before `step` [images].

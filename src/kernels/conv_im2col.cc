@@ -3,6 +3,7 @@
 #include "kernels/conv_im2col.h"
 
 #include <algorithm>
+#include <type_traits>
 
 #include "kernels/pieces.h"
 
@@ -171,29 +172,36 @@ void finish_pixels(const ForwardArguments& a, int64_t k, Columns channels, int64
   }
 }
 
+inline void narrow_to(float value, float* to) { *to = value; }
+inline void narrow_to(float value, Bf16* to) { *to = narrowed(value); }
+
 // [k,depth] -> [panel of 64 k][depth][k of the panel]
-void im2col_prepare_pass(const ConvShape& s, const float* weights, float* to,
-                         const Threads& threads) {
+template <class W>
+void im2col_prepare_pass(const ConvShape& s, const float* weights, W* to, const Threads& threads) {
   const int64_t depth = s.size * s.size * s.c;
   threads.run([&](int thread) {
     const Share share(s.k, thread, threads.count);
     for (int64_t k = share.begin; k < share.end; ++k) {
       const int64_t panel = k / kPanel * kPanel, width = std::min(kPanel, s.k - panel);
       for (int64_t i = 0; i < depth; ++i)
-        to[panel * depth + k - panel + i * width] = weights[k * depth + i];
+        narrow_to(weights[k * depth + i], to + panel * depth + k - panel + i * width);
     }
   });
+}
+
+void run_im2col_prepare(const ConvShape& s, Type maps, const float* weights, void* to,
+                        const Threads& threads) {
+  if (maps == Type::kFp32)
+    im2col_prepare_pass(s, weights, static_cast<float*>(to), threads);
+  else
+    im2col_prepare_pass(s, weights, static_cast<Bf16*>(to), threads);
 }
 
 template <class T>
 void im2col_forward_pass(const ConvShape& s, const ForwardArguments& a, float* scratch,
                          const Threads& threads) {
   const Im2colLayout at(s, Pass::kForward, threads.count);
-  const float* weights = static_cast<const float*>(a.prepared);
-  if (weights == nullptr) {
-    im2col_prepare_pass(s, a.weights, scratch + at.weights, threads);
-    weights = scratch + at.weights;
-  }
+  if (a.prepared == nullptr) im2col_prepare_pass(s, a.weights, scratch + at.weights, threads);
   double* sums = reinterpret_cast<double*>(scratch + at.sums);
   // Where there are fewer blocks than threads, these share the columns of each.
   const bool shared = at.count < std::min<int64_t>(ceil_div(s.k, kPanel), threads.count);
@@ -211,9 +219,21 @@ void im2col_forward_pass(const ConvShape& s, const ForwardArguments& a, float* s
         copy_inputs(s, source, image, images, at, at.columns, kPanel, mine + at.matrix);
       };
       a.src_scale != nullptr ? read(Source<T, true>(a)) : read(Source<T, false>(a));
-      multiply<Fma>({pixels, columns.count(), at.depth, mine + at.matrix, at.columns, 1,
-                     weights + columns.begin * at.depth, at.depth * kPanel, 0,
-                     mine + at.dst + columns.begin, s.k, false});
+      const int64_t first_weight = columns.begin * at.depth;
+      const auto product = [&](const float* weights) -> Product {
+        return {pixels,     columns.count(),
+                at.depth,   mine + at.matrix,
+                at.columns, 1,
+                weights,    at.depth * kPanel,
+                0,          mine + at.dst + columns.begin,
+                s.k,        false};
+      };
+      if (a.prepared == nullptr)
+        multiply<Fma>(product(scratch + at.weights + first_weight));
+      else if constexpr (std::is_same_v<T, float>)
+        multiply<Fma>(product(static_cast<const float*>(a.prepared) + first_weight));
+      else
+        multiply_widened(product(nullptr), static_cast<const Bf16*>(a.prepared) + first_weight);
       finish_pixels<T>(a, s.k, columns, image * at.pixels_of_image, pixels, mine + at.dst, my_sums);
     }
   });
@@ -291,7 +311,7 @@ HWY_AFTER_NAMESPACE();
 #if HWY_ONCE
 namespace skipway::kernels {
 namespace {
-HWY_EXPORT(im2col_prepare_pass);
+HWY_EXPORT(run_im2col_prepare);
 HWY_EXPORT(run_im2col_forward);
 HWY_EXPORT(run_im2col_backward);
 }  // namespace
@@ -306,14 +326,13 @@ void im2col_forward(const ConvShape& shape, Type maps, const ForwardArguments& a
   (shape, maps, arguments, static_cast<float*>(workspace), threads);
 }
 
-size_t im2col_prepared_bytes(const ConvShape& shape) {
-  return static_cast<size_t>(shape.k * shape.size * shape.size * shape.c) * sizeof(float);
+size_t im2col_prepared_bytes(const ConvShape& shape, Type maps) {
+  return static_cast<size_t>(shape.k * shape.size * shape.size * shape.c * bytes_of(maps));
 }
 
-void im2col_prepare(const ConvShape& shape, const float* weights, void* prepared,
+void im2col_prepare(const ConvShape& shape, Type maps, const float* weights, void* prepared,
                     const Threads& threads) noexcept {
-  HWY_DYNAMIC_DISPATCH(im2col_prepare_pass)
-  (shape, weights, static_cast<float*>(prepared), threads);
+  HWY_DYNAMIC_DISPATCH(run_im2col_prepare)(shape, maps, weights, prepared, threads);
 }
 
 void im2col_backward(const ConvShape& shape, Type maps, const BackwardArguments& arguments,

@@ -10,11 +10,11 @@ namespace skipway::kernels {
 size_t im2col_workspace_bytes(const ConvShape& shape, Pass pass, int threads);
 
 /// As forward(), prepare() and backward() of conv3x3.h, with weights [k,size,size,c]; k a multiple
-/// of 16. `maps` is the type of the maps. Relative L2 error: 1e-6 in fp32.
+/// of 16. `maps` is the type of the maps, and of prepared weights. Relative L2 error: 1e-6 in fp32.
 void im2col_forward(const ConvShape& shape, Type maps, const ForwardArguments& arguments,
                     void* workspace, const Threads& threads) noexcept;
-size_t im2col_prepared_bytes(const ConvShape& shape);
-void im2col_prepare(const ConvShape& shape, const float* weights, void* prepared,
+size_t im2col_prepared_bytes(const ConvShape& shape, Type maps);
+void im2col_prepare(const ConvShape& shape, Type maps, const float* weights, void* prepared,
                     const Threads& threads) noexcept;
 void im2col_backward(const ConvShape& shape, Type maps, const BackwardArguments& arguments,
                      void* workspace, const Threads& threads) noexcept;

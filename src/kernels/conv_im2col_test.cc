@@ -70,11 +70,32 @@ TEST_P(ConvIm2col, ForwardIsTheDirectSum) {
   EXPECT_LT(relative_error(sum, want_sum), 1e-5);
   EXPECT_LT(relative_error(squares, want_squares), 1e-5);
   std::vector<float> prepared(weights.size()), again(dst.size());
-  ASSERT_EQ(im2col_prepared_bytes(s), prepared.size() * sizeof(float));
-  im2col_prepare(s, weights.data(), prepared.data(), threads);
+  ASSERT_EQ(im2col_prepared_bytes(s, Type::kFp32), prepared.size() * sizeof(float));
+  im2col_prepare(s, Type::kFp32, weights.data(), prepared.data(), threads);
   a.weights = nullptr, a.prepared = prepared.data(), a.dst = again.data();
   run_forward(a);
   EXPECT_EQ(again, dst);
+}
+
+TEST_P(ConvIm2col, Bf16WeightsArePreparedInHalfTheBytesAndRoundedOnce) {
+  const auto narrow = [](const std::vector<float>& values) {
+    std::vector<Bf16> half;
+    for (const float value : values) half.push_back(narrowed(value));
+    return half;
+  };
+  const std::vector<Bf16> half_src = narrow(src);
+  std::vector<float> rounded;
+  for (const Bf16 value : narrow(weights)) rounded.push_back(widened(value));
+  std::vector<Bf16> prepared(weights.size()), dst(grad.size()), want(grad.size());
+  ASSERT_EQ(im2col_prepared_bytes(s, Type::kBf16), prepared.size() * sizeof(Bf16));
+  im2col_prepare(s, Type::kBf16, weights.data(), prepared.data(), threads);
+  Scratch scratch(s, Pass::kForward, threads.count);
+  ForwardArguments a;
+  a.src = half_src.data(), a.prepared = prepared.data(), a.dst = dst.data();
+  im2col_forward(s, Type::kBf16, a, scratch.data(), threads);
+  a.prepared = nullptr, a.weights = rounded.data(), a.dst = want.data();
+  im2col_forward(s, Type::kBf16, a, scratch.data(), threads);
+  EXPECT_EQ(dst, want);  // the same products in the same order
 }
 
 TEST_P(ConvIm2col, BackwardIsTheDirectSumOfBothGradients) {

@@ -112,12 +112,13 @@ struct OwnKernel {
   // What a forward pass may be given instead of the weights.
   at::Tensor prepare(const at::Tensor& weights) const {
     if (method == ConvMethod::kReference) return weights;
-    const size_t bytes = method == ConvMethod::kIm2col ? kernels::im2col_prepared_bytes(shape)
-                                                       : kernels::prepared_bytes(shape, numbers);
+    const size_t bytes = method == ConvMethod::kIm2col
+                             ? kernels::im2col_prepared_bytes(shape, numbers.maps)
+                             : kernels::prepared_bytes(shape, numbers);
     const at::Tensor prepared = at::empty({static_cast<int64_t>(bytes)}, at::kByte);
     if (method == ConvMethod::kIm2col)
-      kernels::im2col_prepare(shape, weights.const_data_ptr<float>(), prepared.mutable_data_ptr(),
-                              all_threads());
+      kernels::im2col_prepare(shape, numbers.maps, weights.const_data_ptr<float>(),
+                              prepared.mutable_data_ptr(), all_threads());
     else
       kernels::prepare(shape, numbers, weights.const_data_ptr<float>(), prepared.mutable_data_ptr(),
                        all_threads());

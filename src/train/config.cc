@@ -82,13 +82,13 @@ void validate_data(const Config& c) {
   require(!c.data.empty(), "--data", "nothing", "auto, a known name, a folder or an archive");
   require(c.image_size >= 0, "--image-size", c.image_size, "0 (from the data) or more pixels");
   require(c.val_split >= 0, "--val-split", c.val_split, "0 or more images");
-  const AugmentOptions augmentation = augment_options(c);
+  const AugmentOptions augmentation = augment_options(c, rule_for(c.epochs));
   if (c.image_size > 0 && augmentation.crop_pad >= c.image_size)
     fail(ErrorKind::kUsage, kModule, "expected less than --image-size {}, got {} at --crop-pad",
-         c.image_size, c.crop_pad);
+         c.image_size, augmentation.crop_pad);
   configured_normalisation(c);
   require(c.shallow >= 0 && c.shallow < 1, "--shallow", c.shallow, "a share of the run in [0, 1)");
-  if (c.image_size > 0) stages(c, c.image_size);
+  if (c.image_size > 0) stages(c, c.image_size, rule_for(c.epochs));
 }
 
 void validate_step(const Config& c) {
@@ -153,6 +153,7 @@ Config plain_sgd() {
   c.bias_lr = 1;
   c.whiten_stem = false;
   c.resize = "none";
+  c.augment = "flip,crop";
   c.flip_mode = "random";
   c.crop_pad = 4;
   c.crop_fill = "zero";
@@ -191,6 +192,7 @@ Config best_config() {
   c.minutes = 0;
   c.epochs = 80;
   c.batch = 500;
+  c.augment = "flip,crop,cutout";
   c.lr = 0.2;
   c.weight_decay_on = "all";
   c.final_lr = 0;
@@ -263,8 +265,10 @@ ScheduleOptions schedule_options(const Config& config) {
   return options;
 }
 
-AugmentOptions augment_options(const Config& config) {
-  return parse_augment(config.augment, config.flip_mode, config.crop_pad, config.crop_fill);
+AugmentOptions augment_options(const Config& config, const Rule& rule) {
+  return parse_augment(config.augment == "auto" ? rule.augment : config.augment, config.flip_mode,
+                       config.crop_pad == 0 ? rule.crop_pad : config.crop_pad, config.crop_fill,
+                       config.cutout);
 }
 
 OptimizerOptions optimizer_options(const Config& config) {
@@ -277,8 +281,8 @@ OptimizerOptions optimizer_options(const Config& config) {
           .muon_momentum = config.muon_momentum};
 }
 
-std::vector<Stage> stages(const Config& config, int64_t image_size) {
-  return make_stages(config.resize, config.shallow, image_size);
+std::vector<Stage> stages(const Config& config, int64_t image_size, const Rule& rule) {
+  return make_stages(config.resize, config.shallow, image_size, rule.small_share);
 }
 
 std::optional<Normalisation> configured_normalisation(const Config& config) {

@@ -8,6 +8,7 @@
 #include "base/tensors.h"
 #include "data/augment.h"
 #include "train/optimizer.h"
+#include "train/rules.h"
 #include "train/schedule.h"
 #include "train/stages.h"
 
@@ -54,10 +55,11 @@ struct Config {
   std::string resize = "auto";
   double shallow = 0;
 
-  std::string augment = "flip,crop";
+  std::string augment = "auto";
   std::string flip_mode = "alternating";
-  int64_t crop_pad = 2;
+  int64_t crop_pad = 0;
   std::string crop_fill = "reflect";
+  int64_t cutout = 12;
   std::string mean = "auto";
   std::string std = "auto";
 
@@ -130,14 +132,19 @@ void visit(ConfigType& c, Visitor&& visitor) {
   visitor("patience", c.patience, "plateau: evaluations without improvement before a decay");
   visitor("resize", c.resize,
           "smaller training images at first: sides [pixels] and the share of the run after which "
-          "each ends, such as 16:0.5,24:0.75; auto: half the side for 55 % of the run; or none");
+          "each ends, such as 16:0.5,24:0.75; auto: half the side at first, for a share by the "
+          "length of the run; or none");
   visitor("shallow", c.shallow,
           "share of the run in which the first block of each stage is trained alone, in [0, 1)");
-  visitor("augment", c.augment, "words from: flip, crop; or none");
+  visitor(
+      "augment", c.augment,
+      "words from: flip, crop, cutout; none; or auto: flip, crop, and cutout in the longest runs");
   visitor("flip_mode", c.flip_mode,
           "random, or alternating (every second epoch, arXiv:2404.00498)");
-  visitor("crop_pad", c.crop_pad, "crop: padding before the random crop [pixels]");
+  visitor("crop_pad", c.crop_pad,
+          "crop: padding before the random crop [pixels]; 0: by the length of the run");
   visitor("crop_fill", c.crop_fill, "crop: zero or reflect");
+  visitor("cutout", c.cutout, "cutout: side of the grey square [pixels]");
   visitor("mean", c.mean, "mean of red,green,blue in [0, 1]; auto: of the training images");
   visitor("std", c.std, "standard deviation of red,green,blue; auto: of the training images");
   visitor("test_every", c.test_every, "epochs between evaluations; 0: at the end only");
@@ -166,12 +173,13 @@ Config recipe_config(const std::string& recipe);
 /// Checks ranges and combinations. Errors: kUsage naming the flag, the value and what is allowed.
 void validate(const Config& config);
 
-/// The fields that a module needs, as it takes them. Errors: kUsage naming the flag, the value and
+/// The fields that a module needs, as it takes them; `rule` says what is left to the length of the
+/// run. Errors: kUsage naming the flag, the value and
 /// what is allowed.
 ScheduleOptions schedule_options(const Config& config);
-AugmentOptions augment_options(const Config& config);
+AugmentOptions augment_options(const Config& config, const Rule& rule);
 OptimizerOptions optimizer_options(const Config& config);
-std::vector<Stage> stages(const Config& config, int64_t image_size);
+std::vector<Stage> stages(const Config& config, int64_t image_size, const Rule& rule);
 /// std::nullopt: mean and std are to be taken from the training images. Errors: kUsage, also when
 /// only one of the two is given.
 std::optional<Normalisation> configured_normalisation(const Config& config);

@@ -63,7 +63,7 @@ TEST(Config, ArticleIsTheArticles) {
   EXPECT_FALSE(sgd.nesterov);
   EXPECT_TRUE(sgd.decay_all);
 
-  const AugmentOptions augmentation = augment_options(config);
+  const AugmentOptions augmentation = augment_options(config, rule_for(config.epochs));
   EXPECT_EQ(augmentation.flip, Flip::kRandom);
   EXPECT_EQ(augmentation.crop_pad, 4);
   EXPECT_EQ(augmentation.crop_fill, CropFill::kZero);
@@ -86,7 +86,7 @@ TEST(Config, BestWarmsUpForAFifthAndAnneals) {
   const ScheduleOptions schedule = schedule_options(config);
   EXPECT_DOUBLE_EQ(learning_rate(schedule, 16, 80), 0.2);
   EXPECT_DOUBLE_EQ(learning_rate(schedule, 80, 80), 0);
-  const AugmentOptions augmentation = augment_options(config);
+  const AugmentOptions augmentation = augment_options(config, rule_for(config.epochs));
   EXPECT_EQ(augmentation.flip, Flip::kAlternating);
   EXPECT_EQ(augmentation.crop_fill, CropFill::kReflect);
   EXPECT_TRUE(optimizer_options(config).nesterov);
@@ -104,6 +104,22 @@ TEST(Config, Airbench94IsThePublishedRecipe) {
   // There: 0.0153 in units of 1024 images, over the same and over the rate.
   EXPECT_NEAR(sgd.weight_decay, 0.0153 / 11.5, 2e-6);
   EXPECT_EQ(sgd.bias_lr, 64);
+}
+
+TEST(Config, TheLengthOfARunDecidesWhatIsLeftToIt) {
+  const Config config = recipe_config("budget");
+  EXPECT_EQ(augment_options(config, rule_for(4)).crop_pad, 2);
+  EXPECT_EQ(augment_options(config, rule_for(4)).cutout, 0);
+  EXPECT_EQ(augment_options(config, rule_for(100)).crop_pad, 4);
+  EXPECT_EQ(augment_options(config, rule_for(100)).cutout, 12);
+  EXPECT_GT(stages(config, 32, rule_for(4)).front().end,
+            stages(config, 32, rule_for(100)).front().end);
+  Config given = config;
+  given.crop_pad = 3, given.augment = "crop", given.resize = "none";
+  const AugmentOptions augmentation = augment_options(given, rule_for(100));
+  EXPECT_EQ(augmentation.crop_pad, 3);
+  EXPECT_EQ(augmentation.cutout, 0);
+  EXPECT_EQ(stages(given, 32, rule_for(4)).size(), 1u);
 }
 
 TEST(Config, BudgetDecaysWeightsOnly) {

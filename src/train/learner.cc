@@ -51,8 +51,9 @@ Learner::Learner(const Config& config, const Dataset& dataset)
       model(new_model(config, dataset, device)),
       optimizer(model->parameters(), optimizer_options(config)),
       ema(model->state(), config.ema, config.lookahead),
-      batches(on_device(dataset.train, device), config.batch, augment_options(config),
-              model->spec().normalisation, config.seed, precision),
+      batches(on_device(dataset.train, device), config.batch,
+              augment_options(config, rule_for(config.epochs)), model->spec().normalisation,
+              config.seed, precision),
       label_smoothing_(config.label_smoothing) {}
 
 at::Tensor Learner::forward_loss(const Batch& batch) {

@@ -9,7 +9,6 @@
 #include <fmt/ranges.h>
 
 #include <map>
-#include <string_view>
 
 #include "base/error.h"
 #include "train/muon.h"
@@ -28,13 +27,12 @@ at::Tensor in_layout_of(const at::Tensor& parameter, const at::Tensor& gradient)
 
 Optimizer::Optimizer(const NamedTensors& parameters, const OptimizerOptions& options)
     : options_(options) {
-  // Biases are decayed as much as without a rate of their own.
   // bn1.bias and downsample.1.bias of torchvision's names, norm1.bias of airbench's.
-  const auto is_norm_bias = [](std::string_view name) {
-    return name.ends_with(".bias") &&
-           (name.find("bn") != name.npos || name.find("norm") != name.npos ||
-            name.find("downsample.1") != name.npos);
+  const auto is_norm_bias = [](const std::string& name) {
+    const auto has = [&](const char* part) { return name.find(part) != std::string::npos; };
+    return name.ends_with(".bias") && (has("bn") || has("norm") || has("downsample.1"));
   };
+  // Biases are decayed as much as without a rate of their own.
   const double bias_decay = options.decay_all ? options.weight_decay / options.bias_lr : 0;
   Group decayed, plain, biases, filters;
   decayed.weight_decay = options.weight_decay;
@@ -55,8 +53,12 @@ Optimizer::Optimizer(const NamedTensors& parameters, const OptimizerOptions& opt
 
 void Optimizer::step(double lr) {
   at::NoGradGuard no_grad;
-  for (Group& group : groups_)
-    group.muon ? step_muon(group, lr * group.lr_factor) : step_sgd(group, lr * group.lr_factor);
+  for (Group& group : groups_) {
+    if (group.muon)
+      step_muon(group, lr * group.lr_factor);
+    else
+      step_sgd(group, lr * group.lr_factor);
+  }
 }
 
 void Optimizer::step_sgd(Group& group, double lr) {

@@ -31,16 +31,6 @@ EvaluateOptions evaluate_options(const Config& config, at::ScalarType precision,
   return options;
 }
 
-Costs measure_costs(Learner& learner, const std::vector<Stage>& stages, size_t first, int64_t step,
-                    const Split& evaluation_split, const EvaluateOptions& options) {
-  Costs costs;
-  for (size_t i = first; i < stages.size(); ++i)
-    costs.steps_s.push_back(learner.measure_step_s(stages[i], step));
-  costs.steps_s.insert(costs.steps_s.begin(), first, costs.steps_s.front());
-  costs.evaluation_s = learner.measure_evaluation_s(evaluation_split, options);
-  return costs;
-}
-
 Budget make_budget(const Config& config, const std::vector<Stage>& stages,
                    int64_t steps_per_epoch) {
   std::vector<BudgetPart> parts;
@@ -52,10 +42,37 @@ Budget make_budget(const Config& config, const std::vector<Stage>& stages,
       parts);
 }
 
-void use_costs(Budget& budget, const Costs& costs, size_t stage) {
-  budget.set_costs(costs.steps_s);  // seconds, for as long as the machine stays as fast
-  budget.set_reserve(costs.evaluation_s, kSaveReserve_s);
-  budget.observe_step(stage, costs.steps_s[stage]);
+Plan make_plan(const Config& config, Learner& learner, const Split& evaluation_split, double passes,
+               size_t stage, int64_t step) {
+  Plan plan;
+  plan.passes = passes;
+  const int64_t steps_per_epoch = learner.batches.steps_per_epoch();
+  const auto measure = [&] {
+    plan.stages = stages(config, learner.model->spec().image_size, rule_for(plan.passes));
+    plan.steps_s.resize(plan.stages.size());
+    for (size_t i = stage; i < plan.stages.size(); ++i)
+      plan.steps_s[i] = learner.measure_step_s(plan.stages[i], step);
+    std::fill_n(plan.steps_s.begin(), stage, plan.steps_s[stage]);
+  };
+  measure();
+  if (passes == 0) {
+    plan.passes =
+        config.epochs > 0
+            ? config.epochs
+            : config.minutes * 60 / (plan.steps_s.back() * static_cast<double>(steps_per_epoch));
+    const Rule& rule = rule_for(plan.passes);
+    learner.batches.set_augmentation(augment_options(config, rule));
+    // Other shares of the same stages, unless two of them come to end together.
+    plan.stages = stages(config, learner.model->spec().image_size, rule);
+    if (plan.stages.size() != plan.steps_s.size()) measure();
+  }
+  plan.evaluation_s = learner.measure_evaluation_s(
+      evaluation_split, evaluate_options(config, learner.precision, config.tta));
+  plan.budget = make_budget(config, plan.stages, steps_per_epoch);
+  plan.budget.set_costs(plan.steps_s);  // seconds, for as long as the machine stays as fast
+  plan.budget.set_reserve(plan.evaluation_s, kSaveReserve_s);
+  plan.budget.observe_step(stage, plan.steps_s[stage]);
+  return plan;
 }
 
 }  // namespace skipway

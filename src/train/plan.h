@@ -19,21 +19,22 @@ Split take_evaluation_split(const Config& config, Dataset& dataset);
 
 EvaluateOptions evaluate_options(const Config& config, at::ScalarType precision, bool tta);
 
-/// What was measured of a run to come [s].
-struct Costs {
-  std::vector<double> steps_s;  // one a stage
-  double evaluation_s = 0;      // of the one at the end
-};
-
-/// Takes some seconds, and leaves the learner as it was. Stages before `first` are over: they count
-/// as `first` does and are not measured.
-Costs measure_costs(Learner& learner, const std::vector<Stage>& stages, size_t first, int64_t step,
-                    const Split& evaluation_split, const EvaluateOptions& options);
-
 /// Steps of the run, from --epochs or --minutes; a step costs about as much as it has pixels.
 Budget make_budget(const Config& config, const std::vector<Stage>& stages, int64_t steps_per_epoch);
 
-/// The same with what was measured, for a run in `stage`.
-void use_costs(Budget& budget, const Costs& costs, size_t stage);
+struct Plan {
+  double passes = 0;  // over the images at full size that the time of the run is enough for
+  std::vector<Stage> stages;
+  std::vector<double> steps_s;  // one a stage
+  double evaluation_s = 0;      // of the one at the end
+  Budget budget;
+};
+
+/// Measures a step of each stage and the evaluation, and lays the run out. Takes some seconds, and
+/// leaves the learner's weights as they were; its augmentation becomes that of such a run.
+/// `passes`: as an earlier plan found it; 0: to be found. Stages before `stage` are over: they
+/// count as `stage` does and are not measured.
+Plan make_plan(const Config& config, Learner& learner, const Split& evaluation_split,
+               double passes = 0, size_t stage = 0, int64_t step = 0);
 
 }  // namespace skipway

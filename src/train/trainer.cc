@@ -71,7 +71,7 @@ nlohmann::ordered_json to_json(const TrainResult& r) {
   const auto interval = interval95(r.last.accuracy, r.last.n);
   nlohmann::ordered_json accuracy = {{"last", rounded(r.last.accuracy, 6)}};
   accuracy["last_tta"] =
-      r.has_tta ? nlohmann::ordered_json(rounded(r.last.accuracy_tta, 6)) : nullptr;
+      r.views > 1 ? nlohmann::ordered_json(rounded(r.last.accuracy_tta, 6)) : nullptr;
   accuracy["interval95"] = {rounded(interval[0], 4), rounded(interval[1], 4)};
   accuracy["n"] = r.last.n;
   accuracy["best"] = rounded(r.best, 6);
@@ -107,9 +107,10 @@ Trainer::Trainer(const Config& config, std::string config_toml, Dataset dataset,
       hooks_(std::move(hooks)),
       learner_(config_, dataset_),
       schedule_(schedule_options(config_)),
-      stages_(stages(config_, model().spec().image_size)),
+      stages_(stages(config_, model().spec().image_size, rule_for(config_.epochs))),
       budget_(make_budget(config_, stages_, learner_.batches.steps_per_epoch())),
       tensorboard_(run_.tensorboard()),
+      passes_(config_.epochs),
       total_steps_(budget_.total_steps(0, 0, 0)) {
   warn_of_flaws();
 }
@@ -211,20 +212,22 @@ void Trainer::enter_stage() {
   learner_.model->set_shallow(stages_[progress_.stage].shallow);
 }
 
-// Measures, and lays the run out over its minutes.
+// Lays the run out over its minutes.
 void Trainer::plan() {
-  const Costs costs =
-      measure_costs(learner_, stages_, progress_.stage, progress_.step, evaluation_split_,
-                    evaluate_options(config_, learner_.precision, config_.tta));
-  use_costs(budget_, costs, progress_.stage);
+  Plan plan =
+      make_plan(config_, learner_, evaluation_split_, passes_, progress_.stage, progress_.step);
+  passes_ = plan.passes;
+  stages_ = std::move(plan.stages);
+  budget_ = std::move(plan.budget);
   total_steps_ = budget_.total_steps(progress_.step, progress_.stage, run_wall_s());
+  log_info("plan: time for {:.1f} passes over whole images", passes_);
   for (size_t i = progress_.stage; i < stages_.size(); ++i) {
     log_info("plan: {} x {} pixels{} to epoch {:.2f}, steps of {:.3f} s", stages_[i].side,
              stages_[i].side, stages_[i].shallow ? ", first blocks" : "",
-             stages_[i].end * epochs(total_steps_), costs.steps_s[i]);
+             stages_[i].end * epochs(total_steps_), plan.steps_s[i]);
   }
   log_info("plan: {:.2f} epochs, {} steps, then {:.0f} s of evaluation; corrected by the clock",
-           epochs(total_steps_), total_steps_, costs.evaluation_s);
+           epochs(total_steps_), total_steps_, plan.evaluation_s);
 }
 
 std::optional<Evaluation> Trainer::evaluate_if_due() {
@@ -288,6 +291,7 @@ void Trainer::save() {
   const nlohmann::json state = {{"step", progress_.step},
                                 {"total_steps", total_steps_},
                                 {"stage", progress_.stage},
+                                {"passes", passes_},
                                 {"recorded_step", progress_.recorded_step},
                                 {"epoch_loss_sum", progress_.epoch_loss_sum},
                                 {"epoch_images", progress_.epoch_images},
@@ -324,6 +328,9 @@ void Trainer::restore() {
     }
     progress_.step = state.at("step");
     total_steps_ = std::min<int64_t>(total_steps_, state.at("total_steps"));
+    passes_ = state.at("passes");
+    learner_.batches.set_augmentation(augment_options(config_, rule_for(passes_)));
+    stages_ = stages(config_, model().spec().image_size, rule_for(passes_));
     progress_.stage = std::min(state.at("stage").get<size_t>(), stages_.size() - 1);
     progress_.recorded_step = state.at("recorded_step");
     progress_.epoch_loss_sum = state.at("epoch_loss_sum");
@@ -378,7 +385,7 @@ TrainResult Trainer::result(const Evaluation& last) const {
   result.train_wall_s = progress_.train_wall_s;
   result.images_per_s = median(step_images_per_s_);
   result.last = last;
-  result.has_tta = config_.tta;
+  result.views = evaluate_options(config_, learner_.precision, config_.tta).views();
   result.best = progress_.best;
   result.best_epoch = progress_.best_epoch;
   result.classes = dataset_.classes;

@@ -58,8 +58,8 @@ struct TrainResult {
   double train_wall_s = 0;  // of the training steps
   double images_per_s = 0;  // median over the steps of this process
   Evaluation last;
-  bool has_tta = false;
-  double best = 0;  // highest accuracy of any evaluation of the run (plain)
+  int64_t views = 1;  // of each image, that accuracy_tta averages
+  double best = 0;    // highest accuracy of any evaluation of the run (plain)
   double best_epoch = 0;
   std::vector<std::string> classes;
   std::string device, precision, kernel;
@@ -142,6 +142,7 @@ class Trainer {
     std::vector<double> accuracies;  // of every evaluation so far
     double best = 0, best_epoch = 0;
   } progress_;
+  double passes_;              // that the run affords; 0 while it is not known
   int64_t total_steps_;        // as planned now
   double earlier_wall_s_ = 0;  // of processes before a resume
   double saved_at_s_ = 0;
