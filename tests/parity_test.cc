@@ -115,7 +115,7 @@ class Parity : public testing::Test {
       at::Tensor images, labels;
     };
     std::vector<Case> cases;
-    for (const std::string& name : model_names()) {
+    for (const std::string& name : resnet_names()) {
       for (const char* stem : {"cifar", "imagenet"}) {
         ModelSpec spec;
         spec.name = name;
