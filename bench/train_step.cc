@@ -11,7 +11,7 @@
 #include "base/process.h"
 #include "data/batches.h"
 #include "model/device.h"
-#include "model/resnet.h"
+#include "model/model.h"
 #include "train/optimizer.h"
 
 int main(int argc, char** argv) {
@@ -37,9 +37,9 @@ int main(int argc, char** argv) {
   const at::ScalarType precision = resolve_precision(precision_word, at::kCPU, kernel);
   ModelSpec spec;
   spec.name = model_name;
-  ResNet model(spec, 0);
-  model.kernels() = KernelChoice(kernel);
-  Optimizer optimizer(model.parameters(), {.nesterov = true, .muon_lr = muon ? 1.0 : 0});
+  const std::unique_ptr<Model> model = make_model(spec, 0);
+  model->kernels() = KernelChoice(kernel);
+  Optimizer optimizer(model->parameters(), {.nesterov = true, .muon_lr = muon ? 1.0 : 0});
   // Augmentation is part of our step, though not of PyTorch's row.
   Split split;
   split.images = at::randint(0, 256, {batch_size * (warmup + steps), 32, 32, 3}, at::kByte);
@@ -54,13 +54,13 @@ int main(int argc, char** argv) {
     if (inference) {
       const at::NoGradGuard no_grad;
       const PrecisionScope scope(at::kCPU, precision);
-      model.forward(ready.images, false);
+      model->forward(ready.images, false);
     } else {
       const Batch batch = batches.at_step(step, side);
       at::Tensor loss;
       {
         const PrecisionScope scope(at::kCPU, precision);
-        loss = at::cross_entropy_loss(model.forward(batch.images, true), batch.labels, {},
+        loss = at::cross_entropy_loss(model->forward(batch.images, true), batch.labels, {},
                                       at::Reduction::Mean, -100, 0.1);
       }
       loss.backward();
@@ -71,7 +71,7 @@ int main(int argc, char** argv) {
   }
   std::cout << nlohmann::json{{"step_s", times_s},
                               {"peak_rss_bytes", peak_rss_bytes()},
-                              {"kernel", model.kernels().in_use()},
-                              {"kernels", model.kernels().chosen()}}
+                              {"kernel", model->kernels().in_use()},
+                              {"kernels", model->kernels().chosen()}}
             << "\n";
 }

@@ -86,6 +86,14 @@ void write_file_atomic(const fs::path& path, std::string_view bytes) {
   write_file_atomic(path, std::span<const std::string_view>(&bytes, 1));
 }
 
+void require_new_file(const fs::path& path, const char* module, std::string_view flag,
+                      std::string_view hint) {
+  std::error_code code;
+  if (fs::exists(path, code))
+    fail(ErrorKind::kUsage, module, "expected a new file at {}, got {}, which exists; {}", flag,
+         path.string(), hint);
+}
+
 void make_directories(const fs::path& path) {
   std::error_code code;
   fs::create_directories(path, code);

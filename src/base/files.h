@@ -23,6 +23,10 @@ void write_file_atomic(const fs::path& path, std::span<const std::string_view> p
 /// mkdir -p. Errors: kDisk.
 void make_directories(const fs::path& path);
 
+/// Errors: kUsage of `module` when `path` exists, naming the flag that gave it and what to do.
+void require_new_file(const fs::path& path, const char* module, std::string_view flag,
+                      std::string_view hint);
+
 /// `~` and `~/x` become $HOME and $HOME/x.
 fs::path expand_user(const std::string& path);
 

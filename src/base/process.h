@@ -1,4 +1,4 @@
-// What this process may use and has used: cores and memory.
+// What this process may use and has used: cores and memory; and a second one of the same program.
 #pragma once
 #include <cstdint>
 #include <optional>

@@ -229,12 +229,7 @@ at::Tensor samples(const Split& split, const ShowFlags& flags) {
 
 int show(const ShowFlags& flags) {
   const fs::path out = expand_user(flags.out);
-  std::error_code code;
-  if (!flags.force && fs::exists(out, code)) {
-    fail(ErrorKind::kUsage, kModule,
-         "expected a new file at --out, got {}, which exists; give --force to replace it",
-         out.string());
-  }
+  if (!flags.force) require_new_file(out, kModule, "--out", "give --force to replace it");
   augment_options(flags.config, rule_for(0));  // a wrong word is said before the data are read
   const Dataset dataset = load_data(flags.spec, flags.config, flags.quiet);
   const at::Tensor images = samples(dataset.train, flags);

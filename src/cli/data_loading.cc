@@ -32,14 +32,18 @@ std::function<void(const FetchProgress&)> fetch_progress_display(bool quiet) {
   };
 }
 
-Dataset load_data(const std::string& spec, const Config& config, bool quiet) {
-  LoadOptions options;
-  options.image_size = config.image_size;
-  options.seed = config.seed;
+Dataset load_data(const std::string& spec, LoadOptions options, bool quiet) {
   options.fetch_progress = fetch_progress_display(quiet);
   Dataset dataset = load_dataset(spec, options);
   clear_status();
   return dataset;
+}
+
+Dataset load_data(const std::string& spec, const Config& config, bool quiet) {
+  LoadOptions options;
+  options.image_size = config.image_size;
+  options.seed = config.seed;
+  return load_data(spec, options, quiet);
 }
 
 Dataset prepare(const Config& config, bool quiet) {

@@ -12,7 +12,9 @@ namespace skipway {
 /// A status line on a terminal, else a line for every tenth of a file; nothing when `quiet`.
 std::function<void(const FetchProgress&)> fetch_progress_display(bool quiet);
 
-/// load_dataset with the image size and seed of `config`. Errors: as load_dataset.
+/// load_dataset, with progress on the terminal. Errors: as load_dataset.
+Dataset load_data(const std::string& spec, LoadOptions options, bool quiet);
+/// The same with the image size and seed of `config`.
 Dataset load_data(const std::string& spec, const Config& config, bool quiet);
 
 /// What every command that trains begins with: allocator and threads of the process, the device,

@@ -50,9 +50,7 @@ Dataset load_test_data(const EvalFlags& flags, const RunFolder& run,
   options.image_size = image_size;
   options.whole_tree_is_test = !config || !is_same_data(data, config->data);
   if (config) options.seed = config->seed;
-  options.fetch_progress = fetch_progress_display(flags.model.quiet);
-  Dataset dataset = load_dataset(data, options);
-  clear_status();
+  Dataset dataset = load_data(data, options, flags.model.quiet);
   if (dataset.test.size() == 0)
     fail(ErrorKind::kData, "eval", "expected a test part, got none in {}; give --data another one",
          dataset.source);

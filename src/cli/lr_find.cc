@@ -9,7 +9,6 @@
 
 #include "base/error.h"
 #include "base/files.h"
-#include "base/log.h"
 #include "cli/arguments.h"
 #include "cli/commands.h"
 #include "cli/data_loading.h"
@@ -31,10 +30,8 @@ void check(const LrFindFlags& flags) {
     fail(ErrorKind::kUsage, "lr-find", "expected 0 < --from < --to, got {} and {}", flags.from,
          flags.to);
   // There is one picture a call; a file that is there is somebody's.
-  if (!flags.plot.empty() && fs::exists(flags.plot))
-    fail(ErrorKind::kUsage, "lr-find",
-         "expected a new file at --plot, got {}, which exists; give another name, or \"\" for none",
-         flags.plot);
+  if (!flags.plot.empty())
+    require_new_file(flags.plot, "lr-find", "--plot", "give another name, or \"\" for none");
 }
 
 nlohmann::ordered_json to_json(const LrFindResult& result, const LrFindFlags& flags) {
@@ -55,11 +52,10 @@ int run_lr_find(Arguments arguments, const LrFindFlags& flags) {
   const Config& config = arguments.config;
   const Dataset dataset = prepare(config, arguments.quiet);
   Learner learner(config, dataset);
-  LrFindOptions options{flags.from, flags.to, flags.steps, 0, {}};
+  LrFindOptions options{flags.from, flags.to, flags.steps, {}};
   if (!arguments.quiet)
-    options.keep_going = [&](int64_t done) {
+    options.on_step = [&](int64_t done) {
       show_status(fmt::format("step {} of {}", done, flags.steps));
-      return true;
     };
   const LrFindResult result = lr_find(learner, options);
   clear_status();

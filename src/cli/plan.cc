@@ -7,10 +7,8 @@
 
 #include <algorithm>
 #include <memory>
-#include <optional>
 
 #include "base/clock.h"
-#include "base/error.h"
 #include "base/files.h"
 #include "base/log.h"
 #include "base/process.h"

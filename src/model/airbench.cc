@@ -83,7 +83,9 @@ at::Tensor Airbench::norm_gelu(const at::Tensor& src, const Norm& norm, bool tra
 
 at::Tensor Airbench::forward(const at::Tensor& images, bool training) {
   at::Tensor x = images.contiguous(at::MemoryFormat::ChannelsLast);  // [n,3,h,w]
-  const auto more_channels = [](const at::Tensor& t, int64_t dim) {
+  const bool padded = kernels_.word() != "torch" && images.is_cpu();
+  const auto more_channels = [padded](const at::Tensor& t, int64_t dim) {
+    if (!padded) return t;
     std::vector<int64_t> pad(static_cast<size_t>(2 * (t.dim() - dim)), 0);
     pad.back() = kKernelChannels - kWhitenFilters;
     return at::constant_pad_nd(t, pad);

@@ -24,7 +24,7 @@ LrFindResult lr_find(Learner& learner, const LrFindOptions& options) {
     const double share =
         options.steps > 1 ? static_cast<double>(step) / static_cast<double>(options.steps - 1) : 0;
     const double lr = options.from * std::pow(options.to / options.from, share);
-    const at::Tensor loss = learner.forward_loss(learner.batches.at_step(step, options.side));
+    const at::Tensor loss = learner.forward_loss(learner.batches.at_step(step));
     const double value = loss.item<double>();
     diverged = !std::isfinite(value);
     if (diverged) break;
@@ -35,7 +35,7 @@ LrFindResult lr_find(Learner& learner, const LrFindOptions& options) {
     smallest = step == 0 ? smoothed : std::min(smallest, smoothed);
     points.push_back({lr, value, smoothed});
     diverged = smoothed > kDivergedAt * smallest;
-    if (options.keep_going && !options.keep_going(step + 1)) break;
+    if (options.on_step) options.on_step(step + 1);
   }
   LrFindResult result = summarise(std::move(points));
   result.diverged = diverged;

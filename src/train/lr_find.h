@@ -12,8 +12,7 @@ namespace skipway {
 struct LrFindOptions {
   double from = 1e-3, to = 3;  // rates of the first and of the last step
   int64_t steps = 100;
-  int64_t side = 0;                              // of the images [pixels]; 0: as they are
-  std::function<bool(int64_t done)> keep_going;  // after each step; may be empty
+  std::function<void(int64_t done)> on_step;  // may be empty
 };
 
 struct LrPoint {

@@ -54,7 +54,7 @@ TEST(LrFind, TheSteepestPlaceLiesBeforeTheLowest) {
 TEST(LrFind, RatesRiseEvenlyFromTheFirstToTheLast) {
   Learner learner(config(), bright_and_dark());
   const LrFindResult result =
-      lr_find(learner, {.from = 1e-4, .to = 1e-2, .steps = 5, .keep_going = {}});
+      lr_find(learner, {.from = 1e-4, .to = 1e-2, .steps = 5, .on_step = {}});
   ASSERT_EQ(result.points.size(), 5u);
   EXPECT_NEAR(result.points[0].lr, 1e-4, 1e-10);
   EXPECT_NEAR(result.points[2].lr, 1e-3, 1e-9);
@@ -65,7 +65,7 @@ TEST(LrFind, RatesRiseEvenlyFromTheFirstToTheLast) {
 TEST(LrFind, StopsWhenItDiverges) {
   Learner learner(config(), bright_and_dark());
   const LrFindResult result =
-      lr_find(learner, {.from = 1e-3, .to = 1e6, .steps = 60, .keep_going = {}});
+      lr_find(learner, {.from = 1e-3, .to = 1e6, .steps = 60, .on_step = {}});
   EXPECT_TRUE(result.diverged);
   EXPECT_LT(result.points.size(), 60u);
 }

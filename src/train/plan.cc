@@ -45,27 +45,27 @@ Budget make_budget(const Config& config, const std::vector<Stage>& stages,
 Plan make_plan(const Config& config, Learner& learner, const Split& evaluation_split, double passes,
                size_t stage, int64_t step) {
   Plan plan;
-  plan.passes = passes;
+  plan.passes = passes > 0 ? passes : config.epochs;
   const int64_t steps_per_epoch = learner.batches.steps_per_epoch();
-  const auto measure = [&] {
+  const auto take_stages = [&] {
     plan.stages = stages(config, learner.model->spec().image_size, rule_for(plan.passes));
+  };
+  const auto measure = [&] {
     plan.steps_s.resize(plan.stages.size());
     for (size_t i = stage; i < plan.stages.size(); ++i)
       plan.steps_s[i] = learner.measure_step_s(plan.stages[i], step);
     std::fill_n(plan.steps_s.begin(), stage, plan.steps_s[stage]);
   };
+  take_stages();
   measure();
-  if (passes == 0) {
+  if (plan.passes == 0) {
     plan.passes =
-        config.epochs > 0
-            ? config.epochs
-            : config.minutes * 60 / (plan.steps_s.back() * static_cast<double>(steps_per_epoch));
-    const Rule& rule = rule_for(plan.passes);
-    learner.batches.set_augmentation(augment_options(config, rule));
+        config.minutes * 60 / (plan.steps_s.back() * static_cast<double>(steps_per_epoch));
     // Other shares of the same stages, unless two of them come to end together.
-    plan.stages = stages(config, learner.model->spec().image_size, rule);
+    take_stages();
     if (plan.stages.size() != plan.steps_s.size()) measure();
   }
+  learner.batches.set_augmentation(augment_options(config, rule_for(plan.passes)));
   plan.evaluation_s = learner.measure_evaluation_s(
       evaluation_split, evaluate_options(config, learner.precision, config.tta));
   plan.budget = make_budget(config, plan.stages, steps_per_epoch);

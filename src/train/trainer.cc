@@ -329,8 +329,6 @@ void Trainer::restore() {
     progress_.step = state.at("step");
     total_steps_ = std::min<int64_t>(total_steps_, state.at("total_steps"));
     passes_ = state.at("passes");
-    learner_.batches.set_augmentation(augment_options(config_, rule_for(passes_)));
-    stages_ = stages(config_, model().spec().image_size, rule_for(passes_));
     progress_.stage = std::min(state.at("stage").get<size_t>(), stages_.size() - 1);
     progress_.recorded_step = state.at("recorded_step");
     progress_.epoch_loss_sum = state.at("epoch_loss_sum");
