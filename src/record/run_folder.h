@@ -28,6 +28,7 @@ class RunFolder {
   std::filesystem::path previous() const { return path_ / "previous.safetensors"; }
   std::filesystem::path model() const { return path_ / "model.safetensors"; }
   std::filesystem::path log_txt() const { return path_ / "log.txt"; }
+  std::filesystem::path trouble() const { return path_ / "trouble"; }  // folder
   std::filesystem::path report_html() const { return path_ / "report.html"; }
 
   /// Appends one line to metrics.jsonl, flushed. Errors: kDisk.

@@ -111,6 +111,11 @@ void Optimizer::step_muon(Group& group, double lr) {
   }
 }
 
+void Optimizer::clear_gradients() {
+  for (Group& group : groups_)
+    for (at::Tensor& parameter : group.parameters) parameter.mutable_grad() = at::Tensor();
+}
+
 NamedTensors Optimizer::state() const {
   NamedTensors state;
   for (const Group& group : groups_)

@@ -32,6 +32,8 @@ class Optimizer {
   at::Tensor clip_gradients();
   /// One update from the parameters' gradients, which are then set to undefined. `lr` of this step.
   void step(double lr);
+  /// Forgets the gradients of a step that is not made.
+  void clear_gradients();
   /// Momentum buffers, named "momentum.<parameter>"; what a checkpoint keeps. Zero before the first
   /// step, as torch after it.
   NamedTensors state() const;

@@ -16,6 +16,7 @@
 #include "model/device.h"
 #include "record/checkpoint.h"
 #include "train/saved_model.h"
+#include "train/trouble.h"
 
 namespace skipway {
 namespace {
@@ -26,6 +27,13 @@ constexpr double kSaveEvery_s = 120;
 // The first steps of a process compile oneDNN's kernels and fault memory in.
 constexpr int64_t kWarmupSteps = 2;
 constexpr int64_t kTensorBoardEvery = 10;  // steps
+
+constexpr int64_t kMaxRollbacks = 3;  // of a run
+constexpr double kRollbackFactor = 0.5;
+// A mean loss that is so many times that of guessing does not come back by itself. One bad batch
+// does not move the mean so far.
+constexpr double kDivergedAt = 10;
+constexpr double kMeanWeight = 0.1;  // of a step in the mean
 
 double median(std::vector<double> values) {
   if (values.empty()) return 0;
@@ -59,7 +67,9 @@ nlohmann::ordered_json end_line(const TrainResult& result) {
 void forget_metrics_after(const RunFolder& run, int64_t step) {
   std::string kept;
   for (const auto& line : run.read_metrics()) {
-    if (line.value("event", "") == "epoch" && line.value("step", int64_t{0}) <= step)
+    const std::string event = line.value("event", "");
+    if (event == "begin" || event == "rollback" ||
+        (event == "epoch" && line.value("step", int64_t{0}) <= step))
       kept += line.dump() + "\n";
   }
   write_file_atomic(run.metrics_jsonl(), kept);
@@ -112,6 +122,7 @@ Trainer::Trainer(const Config& config, std::string config_toml, Dataset dataset,
       tensorboard_(run_.tensorboard()),
       passes_(config_.epochs),
       total_steps_(budget_.total_steps(0, 0, 0)) {
+  progress_.mean_loss = loss_of_guessing();
   warn_of_flaws();
 }
 
@@ -130,6 +141,10 @@ void Trainer::warn_of_flaws() const {
 TrainResult Trainer::run() {
   saved_at_s_ = run_wall_s();
   if (budget_.by_time()) plan();
+  if (progress_.step == 0) {
+    record_beginning();
+    save();  // what the first epochs can go back to
+  }
   while (!stop_signal()) {
     if (epoch_is_unrecorded()) {
       end_epoch(evaluate_if_due());
@@ -146,6 +161,11 @@ TrainResult Trainer::run() {
   const EmaScope average(learner_.ema);
   const Evaluation last = evaluate_now(config_.tta);
   if (stop_signal()) return result({});
+  if (!std::isfinite(last.loss))
+    fail(ErrorKind::kDiverged, "train",
+         "expected a finite loss in the evaluation, got {} after step {}; the last good state is "
+         "in {}; lower --lr",
+         last.loss, progress_.step, run_.last().string());
   end_epoch(last);
   const std::string weights_sha256 = save_model(run_, model());
   TrainResult done = result(last);
@@ -155,26 +175,95 @@ TrainResult Trainer::run() {
   return done;
 }
 
+// The first line of metrics.jsonl: what config.toml leaves to the data and the machine.
+void Trainer::record_beginning() {
+  const ModelSpec& spec = model().spec();
+  const Normalisation of_data = configured_normalisation(config_)
+                                    ? channel_statistics(dataset_.train.images)
+                                    : spec.normalisation;
+  write_file_atomic(run_.metrics_jsonl(), "");  // of a start that was killed before its first save
+  run_.append_metrics({{"schema", "skipway.metrics/1"},
+                       {"event", "begin"},
+                       {"model", spec.name},
+                       {"stem", spec.stem},
+                       {"image_size", spec.image_size},
+                       {"classes", spec.num_classes},
+                       {"train_images", learner_.batches.image_count()},
+                       {"device", device()},
+                       {"mean", spec.normalisation.mean},
+                       {"std", spec.normalisation.std},
+                       {"data_mean", of_data.mean},
+                       {"data_std", of_data.std}});
+}
+
 void Trainer::train_step() {
   const Stopwatch watch;
   enter_stage();
   const Batch batch = learner_.batches.at_step(progress_.step, stages_[progress_.stage].side);
   const Gradient gradient = learner_.backward(batch);
-  check_finite(gradient.loss);
+  if (has_diverged(gradient)) return roll_back(batch, gradient);
   progress_.lr = learning_rate_now();
   learner_.optimizer.step(progress_.lr);
   learner_.ema.update(progress_.step + 1, total_steps_);
   record_step(batch, gradient, watch.seconds());
 }
 
-void Trainer::check_finite(double loss) {
-  if (std::isfinite(loss)) return;
-  save();  // the weights before this step
+bool Trainer::has_diverged(const Gradient& gradient) const {
+  return !std::isfinite(gradient.loss) || !std::isfinite(gradient.norm) ||
+         mean_loss_with(gradient.loss) > kDivergedAt * loss_of_guessing();
+}
+
+void Trainer::roll_back(const Batch& batch, const Gradient& gradient) {
+  const int64_t step = progress_.step, rollbacks = progress_.rollbacks + 1;
+  if (rollbacks > kMaxRollbacks) give_up(batch, gradient);
+  const double lr = learning_rate_now(), lr_factor = progress_.lr_factor * kRollbackFactor;
+  const double train_wall_s = progress_.train_wall_s;
+  learner_.optimizer.clear_gradients();
+  go_to(load_checkpoint(run_));
+  progress_.train_wall_s = train_wall_s;  // it was spent
+  progress_.rollbacks = rollbacks;
+  progress_.lr_factor = lr_factor;
+  log_warning(
+      "loss {:.4g}, gradient norm {:.4g} at step {} with rate {:.4g}: back to step {}, with {:g} "
+      "times the rate from here on (rollback {} of {})",
+      gradient.loss, gradient.norm, step, lr, progress_.step, lr_factor, rollbacks, kMaxRollbacks);
+  run_.append_metrics({{"schema", "skipway.metrics/1"},
+                       {"event", "rollback"},
+                       {"step", step},
+                       {"epoch", rounded(epochs(step), 4)},
+                       {"to_step", progress_.step},
+                       {"loss", gradient.loss},
+                       {"grad_norm", gradient.norm},
+                       {"lr", lr},
+                       {"lr_factor", lr_factor}});
+  save();
+}
+
+void Trainer::give_up(const Batch& batch, const Gradient& gradient) {
+  const Breakdown breakdown = find_breakdown(*learner_.model, batch, learner_.precision);
+  const nlohmann::ordered_json facts = {{"schema", "skipway.trouble/1"},
+                                        {"step", progress_.step},
+                                        {"epoch", rounded(epochs(progress_.step), 4)},
+                                        {"loss", gradient.loss},  // null: not finite
+                                        {"grad_norm", gradient.norm},
+                                        {"lr", learning_rate_now()},
+                                        {"rollbacks", progress_.rollbacks}};
+  write_trouble(run_, facts, breakdown, batch, dataset_);
   fail(ErrorKind::kDiverged, "train",
-       "expected a finite loss, got {} at step {} (epoch {:.2f}, learning rate {:.4g}); the state "
-       "before it is in {}; lower --lr, and "
-       "see with `skipway data check` whether mean and std fit the images",
-       loss, progress_.step, epochs(progress_.step), learning_rate_now(), run_.last().string());
+       "expected a loss that stays finite and falls, got loss {:.4g} and gradient norm {:.4g} at "
+       "step {} (epoch {:.2f}, rate {:.4g}), after {} rollbacks; {}; the batch is in {}, the last "
+       "good state in {}. Clip with --clip-grad-norm 1, see with `skipway data check` whether mean "
+       "and std fit the images, lower --lr",
+       gradient.loss, gradient.norm, progress_.step, epochs(progress_.step), learning_rate_now(),
+       progress_.rollbacks, describe(breakdown), run_.trouble().string(), run_.last().string());
+}
+
+double Trainer::loss_of_guessing() const {
+  return std::log(static_cast<double>(std::max<int64_t>(2, model().spec().num_classes)));
+}
+
+double Trainer::mean_loss_with(double loss) const {
+  return (1 - kMeanWeight) * progress_.mean_loss + kMeanWeight * loss;
 }
 
 void Trainer::record_step(const Batch& batch, const Gradient& gradient, double step_s) {
@@ -184,6 +273,7 @@ void Trainer::record_step(const Batch& batch, const Gradient& gradient, double s
   progress_.epoch_loss_sum += gradient.loss * static_cast<double>(images);
   progress_.epoch_norm_sum += gradient.norm * static_cast<double>(images);
   progress_.epoch_images += images;
+  progress_.mean_loss = mean_loss_with(gradient.loss);
   progress_.train_wall_s += step_s;
   ++progress_.step;
 
@@ -283,6 +373,10 @@ void Trainer::end_epoch(std::optional<Evaluation> evaluation) {
 }
 
 void Trainer::save() {
+  // A step may have made the weights too large for their type; the next loss shows it. What was
+  // kept before is better.
+  for (const auto& [name, tensor] : model().parameters())
+    if (!at::isfinite(tensor).all().item<bool>()) return;
   Checkpoint checkpoint;
   checkpoint.model = model().state();
   checkpoint.optimizer = learner_.optimizer.state();
@@ -297,7 +391,10 @@ void Trainer::save() {
                                 {"epoch_loss_sum", progress_.epoch_loss_sum},
                                 {"epoch_norm_sum", progress_.epoch_norm_sum},
                                 {"epoch_images", progress_.epoch_images},
+                                {"mean_loss", progress_.mean_loss},
                                 {"lr", progress_.lr},
+                                {"lr_factor", progress_.lr_factor},
+                                {"rollbacks", progress_.rollbacks},
                                 {"train_wall_s", progress_.train_wall_s},
                                 {"wall_s", run_wall_s()},
                                 {"accuracies", progress_.accuracies},
@@ -311,7 +408,12 @@ void Trainer::save() {
 }
 
 void Trainer::restore() {
-  const Checkpoint checkpoint = load_checkpoint(run_);
+  const nlohmann::json state = go_to(load_checkpoint(run_));
+  earlier_wall_s_ = state.at("wall_s");
+  learner_.model->kernels().restore(state.at("kernels").get<std::map<std::string, std::string>>());
+}
+
+nlohmann::json Trainer::go_to(const Checkpoint& checkpoint) {
   const std::string where = run_.path().string();
   const auto progress = checkpoint.metadata.find("progress");
   if (progress == checkpoint.metadata.end()) {
@@ -320,8 +422,9 @@ void Trainer::restore() {
          "written by a training run, so it cannot be resumed",
          where);
   }
+  nlohmann::json state;
   try {
-    const nlohmann::json state = nlohmann::json::parse(progress->second);
+    state = nlohmann::json::parse(progress->second);
     if (state.at("train_images") != learner_.batches.image_count()) {
       fail(ErrorKind::kCheckpoint, "train",
            "expected the {} training images that the run in {} began with, got {} from {}; give it "
@@ -336,14 +439,14 @@ void Trainer::restore() {
     progress_.epoch_loss_sum = state.at("epoch_loss_sum");
     progress_.epoch_norm_sum = state.at("epoch_norm_sum");
     progress_.epoch_images = state.at("epoch_images");
+    progress_.mean_loss = state.at("mean_loss");
     progress_.lr = state.at("lr");
+    progress_.lr_factor = state.at("lr_factor");
+    progress_.rollbacks = state.at("rollbacks");
     progress_.train_wall_s = state.at("train_wall_s");
-    earlier_wall_s_ = state.at("wall_s");
     progress_.accuracies = state.at("accuracies").get<std::vector<double>>();
     progress_.best = state.at("best");
     progress_.best_epoch = state.at("best_epoch");
-    learner_.model->kernels().restore(
-        state.at("kernels").get<std::map<std::string, std::string>>());
   } catch (const nlohmann::json::exception& error) {
     fail(ErrorKind::kCheckpoint, "train", "could not read the progress kept in {}: {}", where,
          error.what());
@@ -352,6 +455,7 @@ void Trainer::restore() {
   learner_.optimizer.load_state(checkpoint.optimizer, where);
   learner_.ema.load_state(checkpoint.ema, where);
   forget_metrics_after(run_, progress_.recorded_step);
+  return state;
 }
 
 StepReport Trainer::step_report() const {
@@ -401,9 +505,11 @@ TrainResult Trainer::result(const Evaluation& last) const {
 }
 
 double Trainer::learning_rate_now() const {
-  if (schedule_.kind == ScheduleKind::kPlateau)
-    return plateau_learning_rate(schedule_, progress_.accuracies);
-  return learning_rate(schedule_, epochs(progress_.step), epochs(total_steps_), epochs(1));
+  const double planned =
+      schedule_.kind == ScheduleKind::kPlateau
+          ? plateau_learning_rate(schedule_, progress_.accuracies)
+          : learning_rate(schedule_, epochs(progress_.step), epochs(total_steps_), epochs(1));
+  return progress_.lr_factor * planned;
 }
 
 double Trainer::epochs(int64_t steps) const {

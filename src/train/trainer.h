@@ -11,6 +11,7 @@
 
 #include "data/dataset.h"
 #include "model/model.h"
+#include "record/checkpoint.h"
 #include "record/run_folder.h"
 #include "record/tensorboard.h"
 #include "train/budget.h"
@@ -83,8 +84,10 @@ class Trainer {
   /// Goes back to the state of the run folder's last checkpoint. Errors: kCheckpoint.
   void restore();
 
-  /// Trains to the end, evaluates, writes the run folder. Errors: kDiverged (state saved before
-  /// it), kDisk.
+  /// Trains to the end, evaluates, writes the run folder. A loss or gradient that is not finite, or
+  /// a loss far above guessing, is seen before it reaches the weights: the run then goes back to
+  /// its last checkpoint (a few minutes at most) and on at half the rate, three times; after that
+  /// it writes the folder `trouble`. Errors: kDiverged (the last good state stays saved), kDisk.
   TrainResult run();
 
   const Model& model() const { return *learner_.model; }
@@ -96,8 +99,11 @@ class Trainer {
 
  private:
   void warn_of_flaws() const;
+  void record_beginning();
   void train_step();
-  void check_finite(double loss);
+  bool has_diverged(const Gradient& gradient) const;
+  void roll_back(const Batch& batch, const Gradient& gradient);
+  [[noreturn]] void give_up(const Batch& batch, const Gradient& gradient);
   void record_step(const Batch& batch, const Gradient& gradient, double step_s);
   void end_epoch(std::optional<Evaluation> evaluation);
   void plan();
@@ -105,10 +111,13 @@ class Trainer {
   Evaluation evaluate_now(bool tta);
   std::optional<Evaluation> evaluate_if_due();
   void save();
+  nlohmann::json go_to(const Checkpoint& checkpoint);
   TrainResult result(const Evaluation& last) const;
 
   StepReport step_report() const;
   double learning_rate_now() const;
+  double loss_of_guessing() const;           // [nats]
+  double mean_loss_with(double loss) const;  // of the recent steps and this one [nats]
   double epochs(int64_t steps) const;
   double run_wall_s() const;
   int stop_signal() const { return hooks_.stop_signal ? hooks_.stop_signal() : 0; }
@@ -138,7 +147,10 @@ class Trainer {
     double epoch_loss_sum = 0;  // of the running epoch, sum over images
     double epoch_norm_sum = 0;  // the same of the gradients' norm
     int64_t epoch_images = 0;
-    double lr = 0;  // of the last step
+    double mean_loss = 0;  // of the recent steps [nats]
+    double lr = 0;         // of the last step
+    double lr_factor = 1;  // of the scheduled rate; halved by each rollback
+    int64_t rollbacks = 0;
     size_t stage = 0;
     double train_wall_s = 0;
     std::vector<double> accuracies;  // of every evaluation so far

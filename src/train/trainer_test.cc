@@ -44,6 +44,9 @@ Dataset synthetic_dataset() {
   return dataset;
 }
 
+// At which this data set's loss soon is far above guessing, and at a part of it is not.
+constexpr double kDivergingLr = 40;
+
 Config small_config(double epochs) {
   Config config;
   config.minutes = 0;
@@ -196,18 +199,85 @@ TEST_F(TrainerTest, ResumeRefusesOtherData) {
   }
 }
 
-TEST_F(TrainerTest, NonFiniteLossStopsWithTheStateBeforeItSaved) {
+std::vector<nlohmann::ordered_json> events(const RunFolder& run, const std::string& event) {
+  std::vector<nlohmann::ordered_json> lines;
+  for (const auto& line : run.read_metrics())
+    if (line["event"] == event) lines.push_back(line);
+  return lines;
+}
+
+TEST_F(TrainerTest, AfterThreeRollbacksTheBatchAndTheFirstLayerAreWrittenDown) {
   Config config = small_config(4);
-  config.lr = 1e30;
+  config.lr = 1e30;  // the weights overflow, an eighth of it too
   const RunFolder run = new_run("a");
   try {
     Trainer(config, "", synthetic_dataset(), run, {}).run();
     FAIL() << "expected an error";
   } catch (const Error& error) {
     EXPECT_EQ(error.kind(), ErrorKind::kDiverged);
-    EXPECT_THAT(error.what(), testing::HasSubstr("--lr"));
+    EXPECT_THAT(error.what(),
+                testing::AllOf(testing::HasSubstr("after 3 rollbacks"), testing::HasSubstr("--lr"),
+                               testing::HasSubstr("--clip-grad-norm 1"),
+                               testing::HasSubstr("mean and std")));
   }
-  EXPECT_FALSE(load_checkpoint(run).model.empty());
+  EXPECT_EQ(events(run, "rollback").size(), 3u);
+  for (const auto& [name, tensor] : load_checkpoint(run).model)
+    EXPECT_TRUE(at::isfinite(tensor).all().item<bool>()) << name;
+  EXPECT_TRUE(fs::exists(run.trouble() / "batch.png"));
+  const auto trouble = nlohmann::json::parse(read_file(run.trouble() / "trouble.json"));
+  EXPECT_EQ(trouble.at("rollbacks"), 3);
+  EXPECT_LE(trouble.at("images").size(), 16u);
+  const auto& image = trouble.at("images").at(0);
+  EXPECT_EQ(image.at("name"), std::to_string(image.at("row").get<int64_t>()));
+  EXPECT_FALSE(trouble.at("first_not_finite").at("where").get<std::string>().empty());
+}
+
+TEST_F(TrainerTest, ImagesThatOverflowAreNamedAsTheFirst) {
+  Config config = small_config(4);
+  config.mean = "0,0,0";
+  config.std = "1e-39,1e-39,1e-39";
+  const RunFolder run = new_run("a");
+  EXPECT_THROW(Trainer(config, "", synthetic_dataset(), run, {}).run(), Error);
+  const auto trouble = nlohmann::json::parse(read_file(run.trouble() / "trouble.json"));
+  EXPECT_THAT(trouble.at("first_not_finite").at("where").get<std::string>(),
+              testing::HasSubstr("images"));
+}
+
+TEST_F(TrainerTest, AtALowerRateTheRunComesToItsEndAndAResumeKeepsThatRate) {
+  Config config = small_config(4);
+  config.lr = kDivergingLr;
+  config.schedule = "linear";
+  config.warmup = 0;
+  const RunFolder run = new_run("a");
+  int64_t seen = 0;
+  TrainHooks hooks;
+  hooks.on_step = [&](const StepReport& report) { seen = report.step; };
+  hooks.stop_signal = [&] { return seen >= 9 ? 15 : 0; };
+  Trainer(config, "", synthetic_dataset(), run, hooks).run();
+  const auto rollbacks = events(run, "rollback");
+  ASSERT_FALSE(rollbacks.empty());
+  Trainer second(config, "", synthetic_dataset(), run, {});
+  second.restore();
+  const TrainResult result = second.run();
+  EXPECT_TRUE(std::isfinite(result.last.loss));
+  ASSERT_EQ(events(run, "rollback").size(), rollbacks.size());
+  const double factor = rollbacks.back()["lr_factor"];
+  EXPECT_DOUBLE_EQ(factor, std::pow(0.5, static_cast<double>(rollbacks.size())));
+  for (const auto& line : events(run, "epoch"))
+    EXPECT_LE(line["lr"].get<double>(), factor * config.lr);
+}
+
+TEST_F(TrainerTest, TheMetricsBeginWithWhatTheRunIsMadeOf) {
+  Config config = small_config(1);
+  config.mean = config.std = "0.5,0.5,0.5";
+  const RunFolder run = new_run("a");
+  Trainer(config, "", synthetic_dataset(), run, {}).run();
+  const auto begin = events(run, "begin");
+  ASSERT_EQ(begin.size(), 1u);
+  EXPECT_EQ(begin[0]["stem"], "cifar");
+  EXPECT_EQ(begin[0]["mean"][0], 0.5);
+  EXPECT_NE(begin[0]["data_std"][0], 0.5);
+  EXPECT_GT(events(run, "epoch").at(0)["grad_norm"].get<double>(), 0);
 }
 
 TEST_F(TrainerTest, MinutesEndTheRunInTime) {
