@@ -6,7 +6,6 @@
 #include <algorithm>
 #include <csignal>
 #include <filesystem>
-#include <new>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -16,6 +15,7 @@
 #include "cli/arguments.h"
 #include "cli/commands.h"
 #include "cli/terminal.h"
+#include "train/memory.h"
 
 namespace skipway {
 namespace {
@@ -57,7 +57,9 @@ std::string_view kind_name(ErrorKind kind) {
 Error memory_error(std::string_view what) {
   return Error(
       ErrorKind::kMemory,
-      fmt::format("[memory] expected enough memory, got: {}; a smaller --batch needs less", what));
+      fmt::format(
+          "[memory] expected enough memory, got: {}; a smaller --microbatch or --batch needs less",
+          what));
 }
 
 Error bug(std::string_view what) {
@@ -67,13 +69,7 @@ Error bug(std::string_view what) {
                            what));
 }
 
-Error error_of_torch(const c10::Error& error) {
-  std::string_view what = error.what_without_backtrace();
-  what = what.substr(0, what.find('\n'));
-  for (const char* sign : {"out of memory", "can't allocate memory", "not enough memory"})
-    if (what.find(sign) != std::string_view::npos) return memory_error(what);
-  return bug(what);
-}
+std::string_view first_line(std::string_view text) { return text.substr(0, text.find('\n')); }
 
 // The exception that is being handled, in Skipway's terms.
 Error current_error() {
@@ -81,16 +77,14 @@ Error current_error() {
     throw;
   } catch (const Error& error) {
     return error;
-  } catch (const c10::OutOfMemoryError& error) {
-    return memory_error(std::string_view(error.what_without_backtrace()).substr(0, 200));
-  } catch (const c10::Error& error) {
-    return error_of_torch(error);
-  } catch (const std::bad_alloc&) {
-    return memory_error("the system gave none");
   } catch (const std::filesystem::filesystem_error& error) {
     return Error(ErrorKind::kDisk, fmt::format("[files] {}", error.what()));
+  } catch (const c10::Error& error) {
+    const auto memory = out_of_memory();
+    return memory ? memory_error(*memory) : bug(first_line(error.what_without_backtrace()));
   } catch (const std::exception& error) {
-    return bug(error.what());
+    const auto memory = out_of_memory();
+    return memory ? memory_error(*memory) : bug(error.what());
   }
 }
 

@@ -93,6 +93,7 @@ void validate_data(const Config& c) {
 
 void validate_step(const Config& c) {
   require(c.batch >= 1, "--batch", c.batch, "at least 1 image");
+  micro_batch(c);
   require(std::isfinite(c.lr) && c.lr > 0, "--lr", c.lr, "a number above 0");
   require(c.momentum >= 0 && c.momentum < 1, "--momentum", c.momentum, "a number in [0, 1)");
   if (c.nesterov && c.momentum == 0)
@@ -282,6 +283,16 @@ OptimizerOptions optimizer_options(const Config& config) {
           .muon_lr = config.optimizer == "muon" ? config.muon_lr : 0,
           .muon_momentum = config.muon_momentum,
           .clip_grad_norm = config.clip_grad_norm};
+}
+
+int64_t micro_batch(const Config& config) {
+  if (config.microbatch == "auto") return config.batch;
+  int64_t images = 0;
+  const char* const end = config.microbatch.data() + config.microbatch.size();
+  const auto [stop, status] = std::from_chars(config.microbatch.data(), end, images);
+  if (status != std::errc() || stop != end || images < 1)
+    refuse("--microbatch", '"' + config.microbatch + '"', "auto or at least 1 image");
+  return std::min(images, config.batch);
 }
 
 std::vector<Stage> stages(const Config& config, int64_t image_size, const Rule& rule) {

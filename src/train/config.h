@@ -29,6 +29,7 @@ struct Config {
   double batch_norm_momentum = 0.1;
 
   int64_t batch = 256;
+  std::string microbatch = "auto";
   double lr = 0.2;
   double momentum = 0.9;
   bool nesterov = true;
@@ -102,6 +103,9 @@ void visit(ConfigType& c, Visitor&& visitor) {
   visitor("batch_norm_momentum", c.batch_norm_momentum,
           "share of a batch's statistics in BatchNorm's running ones, in (0, 1]");
   visitor("batch", c.batch, "images in a step");
+  visitor("microbatch", c.microbatch,
+          "images that go through the model at once; a step adds up their gradients; auto: the "
+          "batch. Halved when memory runs out");
   visitor("lr", c.lr,
           "peak learning rate, of the mean loss over a batch; `lr-find` tries a range of them");
   visitor("momentum", c.momentum, "momentum of SGD");
@@ -182,6 +186,7 @@ void validate(const Config& config);
 ScheduleOptions schedule_options(const Config& config);
 AugmentOptions augment_options(const Config& config, const Rule& rule);
 OptimizerOptions optimizer_options(const Config& config);
+int64_t micro_batch(const Config& config);  // images, at most the batch
 std::vector<Stage> stages(const Config& config, int64_t image_size, const Rule& rule);
 /// std::nullopt: mean and std are to be taken from the training images. Errors: kUsage, also when
 /// only one of the two is given.

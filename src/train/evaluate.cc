@@ -8,6 +8,7 @@
 #include "base/error.h"
 #include "data/augment.h"
 #include "model/device.h"
+#include "train/memory.h"
 
 namespace skipway {
 namespace {
@@ -39,7 +40,8 @@ BatchLogits batch_logits(Model& model, const at::Tensor& images, const EvaluateO
   return logits;
 }
 
-// Calls `use(logits, first image, count)` batch by batch. Stops early when cancelled.
+// Calls `use(logits, first image, count)` batch by batch, of fewer images when memory runs out.
+// Stops early when cancelled.
 template <typename Use>
 void for_each_batch(Model& model, const at::Tensor& images, const EvaluateOptions& options,
                     Use&& use) {
@@ -47,11 +49,17 @@ void for_each_batch(Model& model, const at::Tensor& images, const EvaluateOption
   const at::Device device = model.parameters().front().second.device();
   PrecisionScope scope(device, options.precision);
   const int64_t n = images.size(0);
-  for (int64_t begin = 0; begin < n; begin += options.batch) {
+  int64_t at_once = options.batch;
+  for (int64_t begin = 0; begin < n;) {
     if (options.cancelled && options.cancelled()) return;
-    const int64_t count = std::min(options.batch, n - begin);
-    use(batch_logits(model, images.narrow(0, begin, count).to(device), options), begin, count);
-    if (options.progress) options.progress(begin + count);
+    int64_t count = 0;
+    const BatchLogits logits = with_fewer_images(at_once, n - begin, device, "evaluation", [&] {
+      count = std::min(at_once, n - begin);
+      return batch_logits(model, images.narrow(0, begin, count).to(device), options);
+    });
+    use(logits, begin, count);
+    begin += count;
+    if (options.progress) options.progress(begin);
   }
 }
 

@@ -11,6 +11,7 @@
 #include "model/airbench.h"
 #include "model/device.h"
 #include "train/initialise.h"
+#include "train/memory.h"
 
 namespace skipway {
 namespace {
@@ -37,6 +38,14 @@ std::unique_ptr<Model> new_model(const Config& config, const Dataset& dataset, a
   return model;
 }
 
+Batch part_of(const Batch& batch, int64_t begin, int64_t count) {
+  Batch part = batch;
+  part.images = batch.images.narrow(0, begin, count);
+  part.labels = batch.labels.narrow(0, begin, count);
+  part.indices = batch.indices.narrow(0, begin, count);
+  return part;
+}
+
 Split on_device(Split split, at::Device device) {
   split.images = split.images.to(device);
   split.labels = split.labels.to(device);
@@ -54,6 +63,7 @@ Learner::Learner(const Config& config, const Dataset& dataset)
       batches(on_device(dataset.train, device), config.batch,
               augment_options(config, rule_for(config.epochs)), model->spec().normalisation,
               config.seed, precision),
+      micro_batch(skipway::micro_batch(config)),
       label_smoothing_(config.label_smoothing) {}
 
 at::Tensor Learner::forward_loss(const Batch& batch) {
@@ -64,9 +74,26 @@ at::Tensor Learner::forward_loss(const Batch& batch) {
 }
 
 Gradient Learner::backward(const Batch& batch) {
-  const at::Tensor loss = forward_loss(batch);
-  loss.backward();
-  const at::Tensor both = at::stack({loss.detach(), optimizer.clip_gradients()}).cpu();
+  return with_fewer_images(micro_batch, batch.labels.size(0), device, "training", [&] {
+    optimizer.clear_gradients();  // of an attempt that memory did not suffice for
+    return backward_in_parts(batch);
+  });
+}
+
+Gradient Learner::backward_in_parts(const Batch& batch) {
+  const int64_t images = batch.labels.size(0);
+  // Parts of nearly one size: BatchNorm in a small rest would see poor statistics.
+  const int64_t parts = (images + micro_batch - 1) / micro_batch;
+  const int64_t size = (images + parts - 1) / parts;
+  at::Tensor mean_loss;
+  for (int64_t begin = 0; begin < images; begin += size) {
+    const int64_t count = std::min(size, images - begin);
+    at::Tensor loss = forward_loss(part_of(batch, begin, count));
+    if (count < images) loss = loss * (static_cast<double>(count) / static_cast<double>(images));
+    loss.backward();
+    mean_loss = mean_loss.defined() ? mean_loss + loss.detach() : loss.detach();
+  }
+  const at::Tensor both = at::stack({mean_loss, optimizer.clip_gradients()}).cpu();
   return {both[0].item<double>(), both[1].item<double>()};
 }
 

@@ -28,7 +28,10 @@ class Learner {
   Learner(const Config& config, const Dataset& dataset);
 
   /// Forward and backward pass of a batch: the gradients of its mean loss, clipped, are then the
-  /// parameters'. Waits for the device once, for both numbers.
+  /// parameters'. At most micro_batch images go through at once; their gradients are added up, each
+  /// part weighted by its images, which is the same but for rounding, except that BatchNorm sees
+  /// the statistics of a part. Waits for the device once, for both numbers. Out of memory,
+  /// micro_batch is halved. Errors: kMemory when one image is too many.
   Gradient backward(const Batch& batch);
   /// Seconds of a step of `stage`: the shorter of two, after one that chooses kernels. Weights,
   /// statistics and the optimizer's state are afterwards what they were.
@@ -42,9 +45,11 @@ class Learner {
   Optimizer optimizer;
   Ema ema;
   Batches batches;
+  int64_t micro_batch;  // images at once, at most
 
  private:
   at::Tensor forward_loss(const Batch& batch);
+  Gradient backward_in_parts(const Batch& batch);
 
   double label_smoothing_;
 };

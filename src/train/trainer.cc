@@ -400,6 +400,7 @@ void Trainer::save() {
                                 {"accuracies", progress_.accuracies},
                                 {"best", progress_.best},
                                 {"best_epoch", progress_.best_epoch},
+                                {"micro_batch", learner_.micro_batch},
                                 {"train_images", learner_.batches.image_count()},
                                 {"kernels", model().kernels().chosen()}};
   checkpoint.metadata["progress"] = state.dump();
@@ -443,6 +444,7 @@ nlohmann::json Trainer::go_to(const Checkpoint& checkpoint) {
     progress_.lr = state.at("lr");
     progress_.lr_factor = state.at("lr_factor");
     progress_.rollbacks = state.at("rollbacks");
+    learner_.micro_batch = std::min<int64_t>(learner_.micro_batch, state.at("micro_batch"));
     progress_.train_wall_s = state.at("train_wall_s");
     progress_.accuracies = state.at("accuracies").get<std::vector<double>>();
     progress_.best = state.at("best");

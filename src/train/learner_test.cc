@@ -1,0 +1,163 @@
+// Gradients of a batch in parts, and what happens when memory runs out. The latter in processes of
+// their own, whose address space is limited: allocations then fail for real.
+#include "train/learner.h"
+
+#include <ATen/ATen.h>
+#include <ATen/CPUGeneratorImpl.h>
+#include <ATen/Parallel.h>
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+#include <cmath>
+#include <fstream>
+#include <iostream>
+
+#include "base/error.h"
+#include "base/log.h"
+
+namespace skipway {
+namespace {
+
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+constexpr bool kSanitized = true;  // reserves more address space than any limit leaves
+#else
+constexpr bool kSanitized = false;
+#endif
+
+Dataset noise_dataset(int64_t images) {
+  Dataset dataset;
+  dataset.name = dataset.source = "noise";
+  dataset.classes = {"a", "b", "c"};
+  dataset.image_size = 8;
+  const at::Generator random = at::detail::createCPUGenerator(1);
+  dataset.train.images = at::randint(256, {images, 8, 8, 3}, random, at::kByte);
+  dataset.train.labels = at::randint(3, {images}, random, at::kLong);
+  dataset.train.names.resize(static_cast<size_t>(images));
+  return dataset;
+}
+
+Config small_config(int64_t batch, const std::string& microbatch) {
+  Config config;
+  config.minutes = 0;
+  config.epochs = 1;
+  config.batch = batch;
+  config.microbatch = microbatch;
+  config.optimizer = "sgd";
+  config.whiten_stem = false;
+  config.augment = "none";
+  config.precision = "fp32";
+  config.kernel = "winograd";
+  return config;
+}
+
+// One convolution and a linear layer, in fp64: nothing in it looks at other images of the batch.
+class WithoutBatchNorm : public Model {
+ public:
+  explicit WithoutBatchNorm(const ModelSpec& spec) : Model(spec, at::kCPU) {
+    const at::Generator random = at::detail::createCPUGenerator(2);
+    conv_ = add_parameter("conv.weight", at::randn({8, 3, 3, 3}, random, at::kDouble));
+    fc_ = add_parameter("fc.weight", at::randn({3, 8}, random, at::kDouble));
+  }
+  at::Tensor forward(const at::Tensor& images, bool /*training*/) override {
+    return at::linear(at::conv2d(images.to(at::kDouble), conv_).relu().mean({2, 3}), fc_);
+  }
+  void set_batch_norm_momentum(double /*momentum*/) override {}
+  at::Tensor stem_weight() const override { return conv_; }
+
+ private:
+  at::Tensor conv_, fc_;
+};
+
+TEST(Learner, GradientsAddedUpInPartsAreThoseOfTheBatch) {
+  const Dataset dataset = noise_dataset(40);
+  const auto make = [&](const std::string& microbatch) {
+    auto learner = std::make_unique<Learner>(small_config(16, microbatch), dataset);
+    learner->model = std::make_unique<WithoutBatchNorm>(learner->model->spec());
+    learner->optimizer = Optimizer(learner->model->parameters(), {});
+    return learner;
+  };
+  const auto whole = make("auto"), parts = make("6");
+  EXPECT_EQ(whole->micro_batch, 16);
+  EXPECT_EQ(parts->micro_batch, 6);
+  for (int64_t step = 0; step < 3; ++step) {  // of 16, 16 and 8 images: parts of 6, 6, 4 and 4, 4
+    const Gradient a = whole->backward(whole->batches.at_step(step));
+    const Gradient b = parts->backward(parts->batches.at_step(step));
+    EXPECT_NEAR(a.loss, b.loss, 1e-12 * a.loss);
+    EXPECT_NEAR(a.norm, b.norm, 1e-12 * a.norm);
+    for (size_t i = 0; i < whole->model->parameters().size(); ++i)
+      EXPECT_TRUE(at::allclose(whole->model->parameters()[i].second.grad(),
+                               parts->model->parameters()[i].second.grad(), 1e-12, 1e-14))
+          << "step " << step;
+    whole->optimizer.step(0.1);
+    parts->optimizer.step(0.1);
+  }
+}
+
+// Address space that this process has, and that it may have from now on [bytes].
+void limit_address_space_to_more(rlim_t bytes) {
+  rlim_t pages = 0;
+  std::ifstream("/proc/self/statm") >> pages;
+  const rlim_t limit = pages * static_cast<rlim_t>(sysconf(_SC_PAGESIZE)) + bytes;
+  const rlimit both{limit, limit};
+  setrlimit(RLIMIT_AS, &both);
+}
+
+constexpr int64_t kBatch = 2048;  // keeps some 500 MB for the backward pass
+
+// Exits with 0 after a step with fewer images at once, else with an Error's code.
+[[noreturn]] void step_in(rlim_t more_bytes) {
+  at::set_num_threads(1);  // a thread's stack counts too
+  add_log_sink([](LogLevel, std::string_view line) { std::cerr << line << std::endl; });
+  Learner learner(small_config(kBatch, "auto"), noise_dataset(kBatch));
+  const Batch batch = learner.batches.at_step(0);
+  limit_address_space_to_more(more_bytes);
+  try {
+    const Gradient gradient = learner.backward(batch);
+    learner.optimizer.step(0.01);
+    std::_Exit(std::isfinite(gradient.loss) && learner.micro_batch < kBatch ? 0 : 100);
+  } catch (const Error& error) {
+    std::cerr << error.what() << std::endl;
+    std::_Exit(error.exit_code());
+  }
+}
+
+TEST(LearnerDeathTest, OutOfMemoryHalvesTheMicroBatchAndGoesOn) {
+  if (kSanitized) GTEST_SKIP() << "address space cannot be limited under this sanitizer";
+  testing::FLAGS_gtest_death_test_style = "threadsafe";
+  EXPECT_EXIT(step_in(300 << 20), testing::ExitedWithCode(0),
+              "out of memory: training goes on with 1024 images at once in place of 2048");
+}
+
+TEST(LearnerDeathTest, WithoutMemoryForOneImageTheErrorSaysSo) {
+  if (kSanitized) GTEST_SKIP() << "address space cannot be limited under this sanitizer";
+  testing::FLAGS_gtest_death_test_style = "threadsafe";
+  EXPECT_EXIT(step_in(16 << 20), testing::ExitedWithCode(5),
+              "expected memory for training one image at a time");
+}
+
+// Exits with 0 after an evaluation with fewer images at once.
+[[noreturn]] void evaluate_in(rlim_t more_bytes) {
+  at::set_num_threads(1);
+  add_log_sink([](LogLevel, std::string_view line) { std::cerr << line << std::endl; });
+  const Dataset dataset = noise_dataset(4000);
+  Learner learner(small_config(16, "auto"), dataset);
+  EvaluateOptions options;
+  options.batch = 10;
+  const Evaluation expected = evaluate(*learner.model, dataset.train, options);
+  options.batch = 4000;
+  limit_address_space_to_more(more_bytes);
+  const Evaluation evaluation = evaluate(*learner.model, dataset.train, options);
+  std::_Exit(evaluation.n == 4000 && std::abs(evaluation.loss - expected.loss) < 1e-4 ? 0 : 100);
+}
+
+TEST(LearnerDeathTest, OutOfMemoryInAnEvaluationTakesFewerImagesAtOnce) {
+  if (kSanitized) GTEST_SKIP() << "address space cannot be limited under this sanitizer";
+  testing::FLAGS_gtest_death_test_style = "threadsafe";
+  EXPECT_EXIT(evaluate_in(100 << 20), testing::ExitedWithCode(0),
+              "out of memory: evaluation goes on with 2000 images at once in place of 4000");
+}
+
+}  // namespace
+}  // namespace skipway
