@@ -16,6 +16,7 @@ void add_resume(CLI::App& program, Run& chosen);
 void add_eval(CLI::App& program, Run& chosen);
 void add_predict(CLI::App& program, Run& chosen);
 void add_data(CLI::App& program, Run& chosen);
+void add_diagnose(CLI::App& program, Run& chosen);
 void add_models(CLI::App& program, Run& chosen);
 void add_doctor(CLI::App& program, Run& chosen);
 void add_config(CLI::App& program, Run& chosen);

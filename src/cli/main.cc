@@ -106,6 +106,7 @@ void add_commands(CLI::App& program, Run& chosen) {
   add_resume(program, chosen);
   add_eval(program, chosen);
   add_predict(program, chosen);
+  add_diagnose(program, chosen);
   add_data(program, chosen);
   add_plan(program, chosen);
   add_lr_find(program, chosen);

@@ -206,6 +206,7 @@ Json environment() {
           {"instruction_sets", sets},
           {"libtorch_kernels", at::get_cpu_capability()},
           {"cores", usable_cores()},
+          {"nvidia_driver", fs::exists("/proc/driver/nvidia")},
           {"memory_bytes", int64_t{sysconf(_SC_PHYS_PAGES)} * sysconf(_SC_PAGE_SIZE)},
           {"operating_system", value_in_file("/etc/os-release", "PRETTY_NAME", '=')},
           {"linux", system.release},

@@ -1,0 +1,243 @@
+// The rules stand in one table at the end, in the order in which they are asked and shown.
+#include "report/diagnose.h"
+
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <array>
+#include <charconv>
+#include <cmath>
+
+#include "train/schedule.h"
+
+namespace skipway {
+namespace {
+
+using Json = nlohmann::ordered_json;
+using Evidence = std::optional<std::string>;
+
+// What the rules look at.
+struct Facts {
+  explicit Facts(const RunRecord& of) : record(of) {}
+
+  const RunRecord& record;
+  Json begin = Json::object();  // the line of that event; what an older run lacks is not there
+  std::vector<Json> epochs, rollbacks;
+  std::optional<Json> end;  // none: the run did not come to its end
+  std::optional<double> accuracy;
+  double passes = 0;  // epochs done
+
+  const Config& config() const { return record.config; }
+};
+
+std::optional<double> number(const Json& line, const char* key) {
+  const auto found = line.find(key);
+  if (found == line.end() || !found->is_number()) return std::nullopt;
+  return found->get<double>();
+}
+
+std::string text(const Json& line, const char* key) {
+  const auto found = line.find(key);
+  return found != line.end() && found->is_string() ? found->get<std::string>() : "";
+}
+
+// Three numbers; none where there are no three.
+std::vector<double> channels(const Json& line, const char* key) {
+  std::vector<double> values;
+  if (const auto found = line.find(key); found != line.end() && found->is_array())
+    for (const Json& value : *found)
+      if (value.is_number()) values.push_back(value.get<double>());
+  if (values.size() != 3) values.clear();
+  return values;
+}
+
+Facts facts_of(const RunRecord& record) {
+  Facts facts(record);
+  for (const Json& line : record.metrics) {
+    const std::string event = text(line, "event");
+    if (event == "begin") facts.begin = line;
+    if (event == "epoch") facts.epochs.push_back(line);
+    if (event == "rollback") facts.rollbacks.push_back(line);
+    if (event == "end") facts.end = line;
+  }
+  for (const Json& line : facts.epochs) {
+    facts.passes = number(line, "epoch").value_or(facts.passes);
+    if (const auto accuracy = number(line, "test_accuracy")) facts.accuracy = accuracy;
+  }
+  if (facts.end && facts.end->contains("result")) {
+    const Json& result = facts.end->at("result");
+    facts.passes = number(result, "epochs").value_or(facts.passes);
+    if (result.contains("accuracy"))
+      if (const auto last = number(result.at("accuracy"), "last")) facts.accuracy = last;
+  }
+  return facts;
+}
+
+// ---- the rules: the evidence, or nothing ----
+
+constexpr double kLowestRate = 0.01, kHighestRate = 0.2;  // the article's range
+constexpr double kMeanOff = 0.1;        // of [0,1]; data sets of photographs differ by half of it
+constexpr double kStdOff = 1.5;         // times; the article's 0.20 for CIFAR-10's 0.25 is inside
+constexpr double kStillHigh = 0.3;      // share of the peak rate at the end
+constexpr double kFewPasses = 15;       // epochs
+constexpr int64_t kSmallStemSide = 64;  // pixels; up to it the stem of CIFAR is right
+constexpr int64_t kFewImages = 16;      // too few for BatchNorm's statistics
+constexpr size_t kGivesUpAfter = 3;     // rollbacks
+
+Evidence diverged(const Facts& f) {
+  if (f.rollbacks.empty()) return std::nullopt;
+  const Json& last = f.rollbacks.back();
+  const auto loss = number(last, "loss");
+  return fmt::format(
+      "metrics.jsonl has {} rollbacks; the last at step {:.0f}, with loss {} at rate {:.4g}{}",
+      f.rollbacks.size(), number(last, "step").value_or(0),
+      loss ? fmt::format("{:.4g}", *loss) : "not finite", number(last, "lr").value_or(0),
+      !f.end && f.rollbacks.size() >= kGivesUpAfter
+          ? "; the batch that ended the run is in the folder trouble"
+          : "");
+}
+
+Evidence stopped(const Facts& f) {
+  if (f.end || f.rollbacks.size() >= kGivesUpAfter) return std::nullopt;
+  return fmt::format("metrics.jsonl has no line of the run's end; the last epoch in it is {:.2f}",
+                     f.passes);
+}
+
+Evidence wrong_mean_and_std(const Facts& f) {
+  const auto mean = channels(f.begin, "mean"), std = channels(f.begin, "std");
+  const auto data_mean = channels(f.begin, "data_mean"), data_std = channels(f.begin, "data_std");
+  if (mean.empty() || std.empty() || data_mean.empty() || data_std.empty()) return std::nullopt;
+  bool off = false;
+  for (size_t c = 0; c < 3; ++c)
+    off = off || std::abs(mean[c] - data_mean[c]) > kMeanOff || std[c] > kStdOff * data_std[c] ||
+          data_std[c] > kStdOff * std[c];
+  if (!off) return std::nullopt;
+  return fmt::format(
+      "--mean {:.3f} and --std {:.3f} were given; the training images have {:.3f} "
+      "and {:.3f}",
+      fmt::join(mean, ","), fmt::join(std, ","), fmt::join(data_mean, ","),
+      fmt::join(data_std, ","));
+}
+
+Evidence rate(const Facts& f) {
+  const double lr = f.config().lr;
+  // A recipe's own rate goes with the rest of the recipe.
+  if (lr == recipe_config(f.config().recipe).lr || (lr >= kLowestRate && lr <= kHighestRate))
+    return std::nullopt;
+  return fmt::format("the peak rate was {:g}, outside of {:g} to {:g}", lr, kLowestRate,
+                     kHighestRate);
+}
+
+Evidence no_augmentation(const Facts& f) {
+  if (f.config().augment != "none" && !f.config().augment.empty()) return std::nullopt;
+  return std::string("config.toml says augment = \"none\"");
+}
+
+Evidence never_anneals(const Facts& f) {
+  const ScheduleOptions schedule = schedule_options(f.config());
+  if (!f.end || schedule.kind == ScheduleKind::kPlateau || f.passes <= 0) return std::nullopt;
+  const double last = learning_rate(schedule, f.passes, f.passes);
+  if (last <= kStillHigh * schedule.lr) return std::nullopt;
+  return fmt::format(
+      "the {} schedule left the rate at {:.3g} of a peak of {:g} when the run ended "
+      "after {:.1f} epochs",
+      f.config().schedule, last, schedule.lr, f.passes);
+}
+
+Evidence few_passes(const Facts& f) {
+  if (!f.end || f.passes >= kFewPasses) return std::nullopt;
+  return fmt::format(
+      "{:.1f} passes over the training images; 85 % on CIFAR-10 takes a plain recipe "
+      "some {:g}",
+      f.passes, kFewPasses);
+}
+
+Evidence wrong_stem(const Facts& f) {
+  const std::string stem = text(f.begin, "stem");
+  const auto side = number(f.begin, "image_size");
+  if (!side || stem.empty() || (stem == "cifar") == (*side <= kSmallStemSide)) return std::nullopt;
+  return fmt::format("the {} stem for images of {:.0f} pixels", stem, *side);
+}
+
+Evidence wrong_device(const Facts& f) {
+  const auto driver = f.record.env.find("nvidia_driver");
+  if (driver == f.record.env.end() || !driver->is_boolean() || !driver->get<bool>() ||
+      text(f.begin, "device") != "cpu")
+    return std::nullopt;
+  return std::string("env.json has an NVIDIA driver, the run was on the CPU");
+}
+
+Evidence small_micro_batch(const Facts& f) {
+  static constexpr std::string_view kLine = "out of memory: training goes on with ";
+  const size_t at = f.record.log.rfind(kLine);
+  if (at == std::string::npos) return std::nullopt;
+  int64_t images = 0;
+  const char* const begin = f.record.log.data() + at + kLine.size();
+  std::from_chars(begin, f.record.log.data() + f.record.log.size(), images);
+  if (images >= kFewImages) return std::nullopt;
+  return fmt::format("log.txt: memory sufficed for {} images at once, which is what BatchNorm saw",
+                     images);
+}
+
+struct Check {
+  const char* id;
+  bool only_when_low;  // asked when the accuracy is low; no fault otherwise
+  Evidence (*evidence)(const Facts&);
+  const char* symptom;
+  const char* fix;  // {run}: the run's folder
+};
+
+constexpr std::array<Check, 10> kChecks{{
+    {"diverged", false, diverged, "the loss was not finite, or far above guessing",
+     "--clip-grad-norm 1, see with `skipway data check` whether mean and std fit, a lower --lr"},
+    {"stopped", false, stopped, "the run was stopped before its end", "skipway resume {run}"},
+    {"mean_and_std", false, wrong_mean_and_std, "the images are scaled for other data",
+     "--mean auto --std auto"},
+    {"rate", true, rate, "the rate is out of the usual range",
+     "--lr 0.1, or what `skipway lr-find` shows"},
+    {"augmentation", true, no_augmentation, "the images are learned by heart",
+     "--augment flip,crop"},
+    {"never_anneals", false, never_anneals, "the rate is still high at the end",
+     "--schedule cosine --t-max 0, which ends when the run does"},
+    {"few_passes", true, few_passes, "the run is short",
+     "more --minutes or --epochs; `skipway plan` says what they buy here"},
+    {"stem", false, wrong_stem, "the first layers are made for other images", "--stem auto"},
+    {"device", false, wrong_device, "the GPU was not used",
+     "SKIPWAY_CUDA=1 ./skipway setup, then --device cuda"},
+    {"micro_batch", true, small_micro_batch, "BatchNorm saw few images at once",
+     "a smaller --model or --image-size; close what else needs memory"},
+}};
+
+std::string with_run(std::string fix, const std::string& run) {
+  if (const size_t at = fix.find("{run}"); at != std::string::npos) fix.replace(at, 5, run);
+  return fix;
+}
+
+}  // namespace
+
+Diagnosis diagnose(const RunRecord& record) {
+  const Facts facts = facts_of(record);
+  Diagnosis diagnosis{.accuracy = facts.accuracy, .findings = {}};
+  for (const Check& check : kChecks) {
+    if (check.only_when_low && !diagnosis.low()) continue;
+    if (const Evidence evidence = check.evidence(facts))
+      diagnosis.findings.push_back(
+          {check.id, check.symptom, *evidence, with_run(check.fix, record.run)});
+  }
+  return diagnosis;
+}
+
+nlohmann::ordered_json to_json(const RunRecord& record, const Diagnosis& diagnosis) {
+  Json findings = Json::array();
+  for (const Finding& f : diagnosis.findings)
+    findings.push_back(
+        {{"id", f.id}, {"symptom", f.symptom}, {"evidence", f.evidence}, {"fix", f.fix}});
+  return {{"schema", "skipway.diagnose/1"},
+          {"ok", true},
+          {"run", record.run},
+          {"accuracy", diagnosis.accuracy ? Json(*diagnosis.accuracy) : Json(nullptr)},
+          {"sound", diagnosis.sound()},
+          {"findings", findings}};
+}
+
+}  // namespace skipway
