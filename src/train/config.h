@@ -28,8 +28,8 @@ struct Config {
   bool whiten_stem = true;
   double batch_norm_momentum = 0.1;
 
-  int64_t batch = 256;
-  double lr = 0.2;
+  int64_t batch = 128;
+  double lr = 0.14;
   double momentum = 0.9;
   bool nesterov = true;
   double weight_decay = 5e-4;

@@ -23,8 +23,8 @@ class Learner {
 
   /// Mean loss [nats] of a batch; backward() leads to the parameters' gradients.
   at::Tensor forward_loss(const Batch& batch);
-  /// Seconds of a step of `stage`: the shorter of two, after one that chooses kernels. Weights,
-  /// statistics and the optimizer's state are afterwards what they were.
+  /// Seconds of a step of `stage`: the shorter of two, or one of over a second, after one that
+  /// chooses kernels. Weights, statistics and the optimizer's state are afterwards what they were.
   double measure_step_s(const Stage& stage, int64_t step);
   /// Seconds to evaluate on `split`, from one batch.
   double measure_evaluation_s(const Split& split, const EvaluateOptions& options);
