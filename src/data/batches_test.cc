@@ -48,6 +48,21 @@ TEST(Batches, EveryImageComesOnceAnEpochAndTheLastBatchIsPartial) {
   }
 }
 
+TEST(Batches, MixingAddsTheOtherLabelAndTheShare) {
+  Batches plain = make_batches(10), mixing = make_batches(10);
+  AugmentOptions options = kAugmentation;
+  options.mix.mixup_alpha = 1;
+  mixing.set_augmentation(options);
+  const Batch a = plain.at_step(3), b = mixing.at_step(3), again = mixing.at_step(3);
+  EXPECT_FALSE(a.own_share.defined() || a.other_labels.defined());
+  EXPECT_TRUE(at::equal(a.labels, b.labels));
+  EXPECT_TRUE(at::equal(b.other_labels, others_of(b.labels)));
+  EXPECT_TRUE(at::equal(b.images, again.images) && at::equal(b.own_share, again.own_share));
+  const at::Tensor expected =
+      at::lerp(others_of(a.images), a.images, b.own_share.view({-1, 1, 1, 1}));
+  EXPECT_LT((b.images - expected).abs().max().item<float>(), 0.51 / 255);
+}
+
 TEST(Batches, AStepGivesTheSameBatchAtAnyTime) {
   Batches going = make_batches(10), fresh = make_batches(10);
   for (int64_t step = 0; step < 30; ++step) going.at_step(step);

@@ -61,8 +61,14 @@ Learner::Learner(const Config& config, const Dataset& dataset)
 at::Tensor Learner::forward_loss(const Batch& batch) {
   const PrecisionScope scope(device, precision);
   const at::Tensor logits = model->forward(batch.images, true);
-  return at::cross_entropy_loss(logits, batch.labels, {}, at::Reduction::Mean, -100,
-                                label_smoothing_);
+  const auto loss = [&](const at::Tensor& labels, at::Reduction::Reduction reduction) {
+    return at::cross_entropy_loss(logits, labels, {}, reduction, -100, label_smoothing_);
+  };
+  if (!batch.own_share.defined()) return loss(batch.labels, at::Reduction::Mean);
+  // Cross entropy is linear in its targets: the same as that of the mixed ones.
+  return at::lerp(loss(batch.other_labels, at::Reduction::None),
+                  loss(batch.labels, at::Reduction::None), batch.own_share)
+      .mean();
 }
 
 double Learner::measure_step_s(const Stage& stage, int64_t step) {
