@@ -125,6 +125,8 @@ void validate_step(const Config& c) {
   if (c.lookahead && c.ema > 0)
     fail(ErrorKind::kUsage, kModule,
          "expected --ema or --lookahead, got both; each takes the other's place");
+  require(is_finite_from_zero(c.clip_grad_norm), "--clip-grad-norm", c.clip_grad_norm,
+          "a norm above 0, or 0 for none");
   if (c.model == kAirbench94 && (c.shallow > 0 || c.zero_gamma))
     fail(ErrorKind::kUsage, kModule,
          "expected a model with residual blocks, got {} at --model; leave {} out", kAirbench94,
@@ -307,7 +309,8 @@ OptimizerOptions optimizer_options(const Config& config) {
           .decay_all = config.weight_decay_on == "all",
           .bias_lr = config.bias_lr,
           .muon_lr = config.optimizer == "muon" ? config.muon_lr : 0,
-          .muon_momentum = config.muon_momentum};
+          .muon_momentum = config.muon_momentum,
+          .clip_grad_norm = config.clip_grad_norm};
 }
 
 std::vector<Stage> stages(const Config& config, int64_t image_size, const Rule& rule) {

@@ -41,6 +41,7 @@ struct Config {
   double muon_momentum = 0.9;
   double ema = 0;
   bool lookahead = false;
+  double clip_grad_norm = 0;
 
   std::string schedule = "linear";
   bool per_epoch = false;
@@ -135,6 +136,8 @@ void visit(ConfigType& c, Visitor&& visitor) {
           "place, in [0, 1); 0: none");
   visitor("lookahead", c.lookahead,
           "weights go back to their average every five steps, ever less far (arXiv:1907.08610)");
+  visitor("clip_grad_norm", c.clip_grad_norm,
+          "gradients longer than this, all parameters together, are shortened to it; 0: never");
   visitor("schedule", c.schedule, "linear, cosine, step, multistep, onecycle or plateau");
   visitor("per_epoch", c.per_epoch, "change the rate only between epochs");
   visitor("warmup", c.warmup, "share of the run in which the rate rises, in [0, 1)");

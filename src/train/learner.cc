@@ -71,6 +71,13 @@ at::Tensor Learner::forward_loss(const Batch& batch) {
       .mean();
 }
 
+Gradient Learner::backward(const Batch& batch) {
+  const at::Tensor loss = forward_loss(batch);
+  loss.backward();
+  const at::Tensor both = at::stack({loss.detach(), optimizer.clip_gradients()}).cpu();
+  return {both[0].item<double>(), both[1].item<double>()};
+}
+
 double Learner::measure_step_s(const Stage& stage, int64_t step) {
   std::vector<std::pair<at::Tensor, at::Tensor>> kept;
   for (const NamedTensors& state : {model->state(), optimizer.state()})
@@ -79,7 +86,7 @@ double Learner::measure_step_s(const Stage& stage, int64_t step) {
   double shortest_s = 0;
   for (int i = 0; i < 3; ++i) {
     const Stopwatch watch;
-    forward_loss(batches.at_step(step, stage.side)).backward();
+    backward(batches.at_step(step, stage.side));
     optimizer.step(/*lr=*/0);
     shortest_s = i < 2 ? watch.seconds() : std::min(shortest_s, watch.seconds());
     if (i == 1 && shortest_s > kLongStep_s) break;
