@@ -10,7 +10,12 @@ namespace skipway {
 namespace {
 
 constexpr int64_t kImages = 103;  // prime: never a whole number of batches
-constexpr AugmentOptions kAugmentation{.flip = Flip::kRandom, .crop_pad = 2};
+const AugmentOptions kAugmentation = [] {
+  AugmentOptions options;
+  options.flip = Flip::kRandom;
+  options.crop_pad = 2;
+  return options;
+}();
 
 Split random_split() {
   auto generator = at::make_generator<at::CPUGeneratorImpl>(uint64_t{5});
