@@ -33,8 +33,8 @@ class Learner {
   /// the statistics of a part. Waits for the device once, for both numbers. Out of memory,
   /// micro_batch is halved. Errors: kMemory when one image is too many.
   Gradient backward(const Batch& batch);
-  /// Seconds of a step of `stage`: the shorter of two, after one that chooses kernels. Weights,
-  /// statistics and the optimizer's state are afterwards what they were.
+  /// Seconds of a step of `stage`: the shorter of two, or one of over a second, after one that
+  /// chooses kernels. Weights, statistics and the optimizer's state are afterwards what they were.
   double measure_step_s(const Stage& stage, int64_t step);
   /// Seconds to evaluate on `split`, from one batch.
   double measure_evaluation_s(const Split& split, const EvaluateOptions& options);

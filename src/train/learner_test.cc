@@ -1,4 +1,4 @@
-// Gradients of a batch in parts, and what happens when memory runs out. The latter in processes of
+// The loss of mixed batches, gradients of a batch in parts, and what happens when memory runs out. The latter in processes of
 // their own, whose address space is limited: allocations then fail for real.
 #include "train/learner.h"
 
@@ -157,6 +157,25 @@ TEST(LearnerDeathTest, OutOfMemoryInAnEvaluationTakesFewerImagesAtOnce) {
   testing::FLAGS_gtest_death_test_style = "threadsafe";
   EXPECT_EXIT(evaluate_in(100 << 20), testing::ExitedWithCode(0),
               "out of memory: evaluation goes on with 2000 images at once in place of 4000");
+}
+
+TEST(Learner, TheLossOfAMixedBatchIsTheCrossEntropyWithMixedTargets) {
+  Config config;
+  config.batch = 12;
+  config.precision = "fp32";
+  config.kernel = "torch";
+  config.augment = "mixup,cutmix";
+  Learner learner(config, noise_dataset(12));
+  const Batch batch = learner.batches.at_step(0);
+  ASSERT_TRUE(batch.own_share.defined());
+  EXPECT_TRUE(at::equal(batch.other_labels, batch.labels.roll(-1)));
+  const at::Tensor share = batch.own_share.unsqueeze(1);
+  const at::Tensor own = at::one_hot(batch.labels, 3), other = at::one_hot(batch.other_labels, 3);
+  const at::Tensor targets = share * own + (1 - share) * other;
+  const at::Tensor expected =
+      at::cross_entropy_loss(learner.model->forward(batch.images, true), targets, {},
+                             at::Reduction::Mean, -100, config.label_smoothing);
+  EXPECT_NEAR(learner.backward(batch).loss, expected.item<float>(), 1e-5);
 }
 
 }  // namespace

@@ -67,7 +67,8 @@ at::Tensor Optimizer::clip_gradients() {
   if (gradients.empty()) return at::zeros({});
   const at::Tensor norm = at::linalg_vector_norm(at::stack(at::_foreach_norm(gradients)));
   if (options_.clip_grad_norm > 0) {
-    at::_foreach_mul_(gradients, (options_.clip_grad_norm / (norm + kClipEps)).clamp_max(1));
+    at::_foreach_mul_(gradients,
+                      norm.add(kClipEps).reciprocal_().mul_(options_.clip_grad_norm).clamp_max_(1));
   }
   return norm;
 }

@@ -136,6 +136,9 @@ void Trainer::warn_of_flaws() const {
         config_.t_max, config_.epochs, learning_rate(schedule_, config_.epochs, config_.epochs),
         config_.epochs);
   }
+  for (const std::string& warning : augment_warnings(
+           augment_options(config_, rule_for(config_.epochs)), model().spec().image_size))
+    log_warning("{}", warning);
 }
 
 TrainResult Trainer::run() {
