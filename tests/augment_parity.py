@@ -3,8 +3,8 @@
     python3 augment_parity.py QUESTION.safetensors ANSWER.safetensors
 
 The question holds "images" int64 [n,3,h,w], and as metadata "cases", names such as
-"brightness 0.5" that a ';' separates. Answer: int64 [n,3,h,w] under each name. After "rotate" and
-"warp" also "inside <name>", where the operation read nothing but the image or nothing but fill.
+"brightness 0.5" that a ';' separates. Answer: int64 [n,3,h,w] under each name. For
+"rotate_bilinear" also "inside <name>", where it read nothing but the image or nothing but fill.
 """
 
 import pathlib

@@ -230,8 +230,7 @@ int check(const CheckFlags& flags) {
 
 // The first images that training sees in the epoch. Augmented: a row of them as stored, then a row
 // for each epoch from that one on, as the model gets them.
-at::Tensor samples(const Split& split, const ShowFlags& flags) {
-  const AugmentOptions options = augment_options(flags.config, rule_for(0));
+at::Tensor samples(const Split& split, const ShowFlags& flags, const AugmentOptions& options) {
   const uint64_t seed = flags.config.seed;
   const int64_t wanted = flags.augmented ? flags.columns : flags.count;
   Batches batches(split, std::min(wanted, split.size()), options, {}, seed);
@@ -252,12 +251,13 @@ at::Tensor samples(const Split& split, const ShowFlags& flags) {
 int show(const ShowFlags& flags) {
   const fs::path out = expand_user(flags.out);
   if (!flags.force) require_new_file(out, kModule, "--out", "give --force to replace it");
-  augment_options(flags.config, rule_for(0));  // a wrong word is said before the data are read
+  // A wrong word is said before the data are read.
+  const AugmentOptions options = augment_options(flags.config, rule_for(0));
   const Dataset dataset = load_data(flags.spec, flags.config, flags.quiet);
-  for (const std::string& warning :
-       augment_warnings(augment_options(flags.config, rule_for(0)), dataset.image_size))
-    if (flags.augmented) log_warning("{}", warning);
-  const at::Tensor images = samples(dataset.train, flags);
+  if (flags.augmented)
+    for (const std::string& warning : augment_warnings(options, dataset.image_size))
+      log_warning("{}", warning);
+  const at::Tensor images = samples(dataset.train, flags, options);
   const int64_t columns = flags.augmented ? std::min(flags.columns, dataset.train.size())
                                           : std::min(flags.columns, images.size(0));
   const int64_t scale = std::max<int64_t>(1, kShownSide / dataset.image_size);

@@ -76,9 +76,8 @@ std::string name_of(const Case& c) {
   return name;
 }
 
-void PrintTo(const Case& c, std::ostream* stream) {
-  *stream << name_of(c);
-}  // what GoogleTest asks
+// What GoogleTest asks; else it prints the bytes, padding included.
+void PrintTo(const Case& c, std::ostream* stream) { *stream << name_of(c); }
 
 class Conv3x3 : public testing::TestWithParam<Case> {
  protected:
