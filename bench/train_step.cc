@@ -44,7 +44,7 @@ int main(int argc, char** argv) {
   Split split;
   split.images = at::randint(0, 256, {batch_size * (warmup + steps), 32, 32, 3}, at::kByte);
   split.labels = at::randint(0, 10, {batch_size * (warmup + steps)}, at::kLong);
-  Batches batches(split, batch_size, {Flip::kRandom, 4, CropFill::kZero},
+  Batches batches(split, batch_size, {.flip = Flip::kRandom, .crop_pad = 4},
                   {{0.5, 0.5, 0.5}, {0.25, 0.25, 0.25}}, 0, precision);
 
   nlohmann::json times_s = nlohmann::json::array();

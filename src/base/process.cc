@@ -8,7 +8,9 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
+#include <fstream>
 #include <limits>
 
 namespace skipway {
@@ -30,6 +32,25 @@ int64_t peak_rss_bytes() {
   rusage usage{};
   getrusage(RUSAGE_SELF, &usage);
   return usage.ru_maxrss * 1024;
+}
+
+int64_t available_memory_bytes() {
+  int64_t bytes = int64_t{sysconf(_SC_PHYS_PAGES)} * sysconf(_SC_PAGE_SIZE);
+  std::ifstream machine("/proc/meminfo");  // "MemAvailable:   19000000 kB"
+  int64_t kilobytes = 0;
+  for (std::string word; machine >> word;)
+    if (word == "MemAvailable:" && machine >> kilobytes) bytes = std::min(bytes, kilobytes * 1024);
+  for (const char* limit :
+       {"/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"})
+    if (int64_t most = 0; std::ifstream(limit) >> most && most > 0) bytes = std::min(bytes, most);
+  return bytes;
+}
+
+void limit_memory(int64_t bytes) {
+  rlimit limit{};
+  getrlimit(RLIMIT_DATA, &limit);
+  limit.rlim_cur = std::min(static_cast<rlim_t>(bytes), limit.rlim_cur);
+  setrlimit(RLIMIT_DATA, &limit);
 }
 
 std::optional<std::string> output_of_self(const std::vector<std::string>& arguments) {

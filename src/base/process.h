@@ -18,6 +18,14 @@ int64_t usable_cores();
 /// The largest resident set of this process so far [bytes].
 int64_t peak_rss_bytes();
 
+/// Memory that a process started now could take: what the machine has to give, or the limit of the
+/// container [bytes].
+int64_t available_memory_bytes();
+
+/// From now on allocations fail, in this process and in each that it starts, beyond so many bytes a
+/// process; without it Linux promises more than there is and ends the process that takes it.
+void limit_memory(int64_t bytes);
+
 /// What this program prints on stdout when it is run with `arguments`; nothing when it does not end
 /// with exit code 0. Its stderr is lost.
 std::optional<std::string> output_of_self(const std::vector<std::string>& arguments);

@@ -185,6 +185,7 @@ Config unusual_config() {
   c.model = "resnet34";
   c.stem = "imagenet";
   c.batch = 77;
+  c.microbatch = "7";
   c.lr = 0.1 / 3;
   c.momentum = 1 - 1e-15;
   c.nesterov = false;

@@ -9,6 +9,7 @@
 #include <memory>
 
 #include "base/clock.h"
+#include "base/error.h"
 #include "base/files.h"
 #include "base/log.h"
 #include "base/process.h"
@@ -17,6 +18,7 @@
 #include "cli/data_loading.h"
 #include "cli/terminal.h"
 #include "model/device.h"
+#include "train/memory.h"
 
 namespace skipway {
 namespace {
@@ -62,6 +64,7 @@ nlohmann::ordered_json measure(const Config& config, bool quiet) {
   }
   return {{"model", config.model},
           {"batch", config.batch},
+          {"micro_batch", learner.micro_batch},
           {"precision", precision_name(learner.precision)},
           {"kernel", learner.device.is_cpu() ? learner.model->kernels().in_use() : "torch"},
           {"passes", plan.passes},
@@ -73,34 +76,95 @@ nlohmann::ordered_json measure(const Config& config, bool quiet) {
           {"stages", parts}};
 }
 
-// Each in a process of its own: memory that one has used would count for the next.
+// Measures changes of the settings, each in a process of its own: memory that one has used would
+// count for the next.
+class Measurer {
+ public:
+  explicit Measurer(const Arguments& arguments)
+      : settings_(
+            (fs::temp_directory_path() / fmt::format("skipway-plan-{}.toml", getpid())).string()) {
+    write_file_atomic(settings_, to_toml(arguments.config, arguments.origins));
+  }
+  ~Measurer() {
+    std::error_code ignored;
+    fs::remove(settings_, ignored);
+  }
+  Measurer(const Measurer&) = delete;
+  Measurer& operator=(const Measurer&) = delete;
+
+  // std::nullopt: the process failed.
+  std::optional<nlohmann::ordered_json> plan_with(const std::vector<std::string>& flags) const {
+    std::vector<std::string> command = {"plan",    "--json",   "--quiet",
+                                        "--alone", "--config", settings_};
+    command.insert(command.end(), flags.begin(), flags.end());
+    const auto output = output_of_self(command);
+    if (!output) return std::nullopt;
+    return nlohmann::ordered_json::parse(*output).at("plan");
+  }
+
+ private:
+  std::string settings_;
+};
+
 nlohmann::ordered_json measure_alternatives(const Arguments& arguments) {
-  const std::string settings =
-      (fs::temp_directory_path() / fmt::format("skipway-plan-{}.toml", getpid())).string();
-  write_file_atomic(settings, to_toml(arguments.config, arguments.origins));
+  const Measurer measurer(arguments);
   nlohmann::ordered_json results = nlohmann::ordered_json::array();
   const std::vector<Alternative> all = alternatives(arguments.config);
   for (size_t i = 0; i < all.size(); ++i) {
     if (!arguments.quiet)
       show_status(fmt::format("measuring {} ({} of {}) …", all[i].name, i + 1, all.size()));
-    std::vector<std::string> command = {"plan",    "--json",   "--quiet",
-                                        "--alone", "--config", settings};
-    command.insert(command.end(), all[i].flags.begin(), all[i].flags.end());
-    const auto output = output_of_self(command);
-    if (!output) {
+    auto result = measurer.plan_with(all[i].flags);
+    if (!result) {
       log_warning("{} could not be measured; try it alone: skipway plan {}", all[i].name,
                   all[i].name);
       continue;
     }
-    nlohmann::ordered_json result = nlohmann::ordered_json::parse(*output).at("plan");
-    result["change"] = all[i].name;
-    results.push_back(result);
+    (*result)["change"] = all[i].name;
+    results.push_back(std::move(*result));
   }
   clear_status();
-  fs::remove(settings);
   std::stable_sort(results.begin(), results.end(),
                    [](const auto& a, const auto& b) { return a.at("epochs") > b.at("epochs"); });
   return results;
+}
+
+// A batch fits when its step was made with all its images at once, in memory that is there.
+nlohmann::ordered_json find_largest_batch(const Arguments& arguments) {
+  int64_t images = 0;
+  {
+    Dataset dataset = prepare(arguments.config, arguments.quiet);
+    take_evaluation_split(arguments.config, dataset);
+    images = dataset.train.size();
+  }
+  const int64_t available = available_memory_bytes();
+  limit_memory(available);
+  const Measurer measurer(arguments);
+  nlohmann::ordered_json measured = nlohmann::ordered_json::array();
+  const int64_t largest = largest_that_fits(arguments.config.batch, images, [&](int64_t batch) {
+    if (!arguments.quiet) show_status(fmt::format("measuring --batch {} …", batch));
+    const auto plan =
+        measurer.plan_with({"--batch", std::to_string(batch), "--microbatch", "auto"});
+    nlohmann::ordered_json row = {{"batch", batch}, {"fits", false}};
+    if (plan && plan->at("micro_batch") == batch && plan->at("peak_rss_bytes") <= available) {
+      row["fits"] = true;
+      row["peak_rss_bytes"] = plan->at("peak_rss_bytes");
+      row["images_per_s"] = plan->at("stages").back().at("images_per_s");
+    }
+    measured.push_back(row);
+    return row["fits"].get<bool>();
+  });
+  clear_status();
+  if (largest == 0)
+    fail(ErrorKind::kMemory, "plan",
+         "expected memory for a step of one image, got {} that is free here, which did not do; "
+         "close other programs, or take a smaller --model or --image-size",
+         format_bytes(static_cast<double>(available)));
+  std::sort(measured.begin(), measured.end(),
+            [](const auto& a, const auto& b) { return a.at("batch") < b.at("batch"); });
+  return {{"available_bytes", available},
+          {"train_images", images},
+          {"largest_batch", largest},
+          {"measured", measured}};
 }
 
 void show(const nlohmann::ordered_json& plan) {
@@ -128,6 +192,34 @@ void show_alternatives(const nlohmann::ordered_json& others) {
                              other.at("stages").back().at("images_per_s").get<double>()));
 }
 
+void show_largest_batch(const nlohmann::ordered_json& memory) {
+  print_result(fmt::format("{:>8}{:>12}{:>14}", "batch", "memory", "last images/s"));
+  for (const auto& row : memory.at("measured")) {
+    if (row.at("fits").get<bool>())
+      print_result(fmt::format("{:>8}{:>12}{:>14.0f}", row.at("batch").get<int64_t>(),
+                               format_bytes(row.at("peak_rss_bytes")),
+                               row.at("images_per_s").get<double>()));
+    else
+      print_result(fmt::format("{:>8}{:>12}", row.at("batch").get<int64_t>(), "too much"));
+  }
+  const auto largest = memory.at("largest_batch").get<int64_t>();
+  print_result(fmt::format("{} free: {}", format_bytes(memory.at("available_bytes")),
+                           largest == memory.at("train_images").get<int64_t>()
+                               ? "all training images fit in one batch"
+                               : fmt::format("--batch {} is the largest that fits, to an eighth; "
+                                             "larger ones with --microbatch {}",
+                                             largest, largest)));
+}
+
+int run_memory(const Arguments& arguments) {
+  const nlohmann::ordered_json memory = find_largest_batch(arguments);
+  if (arguments.json)
+    print_json({{"schema", kSchema}, {"ok", true}, {"memory", memory}});
+  else
+    show_largest_batch(memory);
+  return 0;
+}
+
 int run_plan(const Arguments& arguments, bool alone) {
   const nlohmann::ordered_json plan = measure(arguments.config, arguments.quiet);
   nlohmann::ordered_json others = nlohmann::ordered_json::array();
@@ -147,11 +239,21 @@ void add_plan(CLI::App& program, Run& chosen) {
   CLI::App* command = program.add_subcommand(
       "plan",
       "What `train` with the same flags will cost here, measured, and what else it could be");
-  const auto alone = std::make_shared<bool>(false);
-  command->add_flag("--alone", *alone, "measure these settings only, no alternatives");
+  struct Flags {
+    bool alone = false, memory = false;
+  };
+  const auto flags = std::make_shared<Flags>();
+  CLI::Option* alone =
+      command->add_flag("--alone", flags->alone, "measure these settings only, no alternatives");
+  command
+      ->add_flag("--memory", flags->memory,
+                 "the largest batch that fits into memory here, found by trying, and nothing else")
+      ->excludes(alone);
   const auto finish = add_arguments(*command);
-  command->callback([finish, alone, &chosen] {
-    chosen = [finish, alone] { return run_plan(finish(), *alone); };
+  command->callback([finish, flags, &chosen] {
+    chosen = [finish, flags] {
+      return flags->memory ? run_memory(finish()) : run_plan(finish(), flags->alone);
+    };
   });
 }
 

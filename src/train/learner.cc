@@ -82,13 +82,6 @@ at::Tensor Learner::forward_loss(const Batch& batch) {
 }
 
 Gradient Learner::backward(const Batch& batch) {
-  const at::Tensor loss = forward_loss(batch);
-  loss.backward();
-  const at::Tensor both = at::stack({loss.detach(), optimizer.clip_gradients()}).cpu();
-  return {both[0].item<double>(), both[1].item<double>()};
-}
-
-Gradient Learner::backward(const Batch& batch) {
   return with_fewer_images(micro_batch, batch.labels.size(0), device, "training", [&] {
     optimizer.clear_gradients();  // of an attempt that memory did not suffice for
     return backward_in_parts(batch);

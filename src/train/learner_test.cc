@@ -1,5 +1,6 @@
-// The loss of mixed batches, gradients of a batch in parts, and what happens when memory runs out. The latter in processes of
-// their own, whose address space is limited: allocations then fail for real.
+// The loss of mixed batches, gradients of a batch in parts, and what happens when memory runs out.
+// The latter in processes of their own, whose address space is limited: allocations then fail for
+// real.
 #include "train/learner.h"
 
 #include <ATen/ATen.h>

@@ -1,4 +1,5 @@
-// Going on with fewer images at once when memory runs out, for training and evaluation alike.
+// How many images memory suffices for: going on with fewer at once when it runs out, in training
+// and evaluation alike, and the search for the largest batch.
 #pragma once
 #include <c10/core/Device.h>
 
@@ -47,6 +48,27 @@ auto with_fewer_images(int64_t& at_once, int64_t images, c10::Device device, std
     log_warning("out of memory: {} goes on with {} images at once in place of {}", what, at_once,
                 tried);
   }
+}
+
+/// The largest number up to `most` for which fits() is true, to an eighth; 0: not even 1. fits() is
+/// expensive, and asked from `first` on: twice as many until it is false, or half until it is true.
+template <typename Fits>
+int64_t largest_that_fits(int64_t first, int64_t most, Fits&& fits) {
+  int64_t good = 0, bad = most + 1;
+  for (int64_t n = std::min(first, most); n > good && n < bad;) {
+    if (fits(n)) {
+      good = n;
+      n = bad <= most ? n : std::min(2 * n, most);
+    } else {
+      bad = n;
+      n = good > 0 ? n : n / 2;
+    }
+  }
+  while (bad <= most && good > 0 && bad - good > std::max<int64_t>(1, good / 8)) {
+    const int64_t middle = (good + bad) / 2;
+    (fits(middle) ? good : bad) = middle;
+  }
+  return good;
 }
 
 }  // namespace skipway
