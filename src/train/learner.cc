@@ -56,7 +56,9 @@ Learner::Learner(const Config& config, const Dataset& dataset)
       batches(on_device(dataset.train, device), config.batch,
               augment_options(config, rule_for(config.epochs)), model->spec().normalisation,
               config.seed, precision),
-      label_smoothing_(config.label_smoothing) {}
+      label_smoothing_(config.label_smoothing),
+      batch_norm_momentum_(config.batch_norm_momentum),
+      batch_norm_images_(config.batch_norm_images) {}
 
 at::Tensor Learner::forward_loss(const Batch& batch) {
   const PrecisionScope scope(device, precision);
@@ -76,6 +78,19 @@ Gradient Learner::backward(const Batch& batch) {
   loss.backward();
   const at::Tensor both = at::stack({loss.detach(), optimizer.clip_gradients()}).cpu();
   return {both[0].item<double>(), both[1].item<double>()};
+}
+
+void Learner::retake_batch_norm(int64_t step) {
+  const at::NoGradGuard no_grad;
+  const PrecisionScope scope(device, precision);
+  model->set_shallow(false);
+  for (int64_t images = 0, n = 1; images < batch_norm_images_; ++n, ++step) {
+    const Batch batch = batches.at_step(step);
+    model->set_batch_norm_momentum(1 / static_cast<double>(n));  // the running mean of all n
+    model->forward(batch.images, true);
+    images += batch.labels.size(0);
+  }
+  model->set_batch_norm_momentum(batch_norm_momentum_);
 }
 
 double Learner::measure_step_s(const Stage& stage, int64_t step) {

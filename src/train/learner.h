@@ -30,6 +30,10 @@ class Learner {
   /// Forward and backward pass of a batch: the gradients of its mean loss, clipped, are then the
   /// parameters'. Waits for the device once, for both numbers.
   Gradient backward(const Batch& batch);
+  /// BatchNorm's statistics become the mean of those of the batches at `step` and after it, of whole
+  /// images, --batch-norm-images together. Running ones lag behind the weights, and an average of
+  /// weights has none of its own.
+  void retake_batch_norm(int64_t step);
   /// Seconds of a step of `stage`: the shorter of two, or one of over a second, after one that
   /// chooses kernels. Weights, statistics and the optimizer's state are afterwards what they were.
   double measure_step_s(const Stage& stage, int64_t step);
@@ -46,7 +50,8 @@ class Learner {
  private:
   at::Tensor forward_loss(const Batch& batch);
 
-  double label_smoothing_;
+  double label_smoothing_, batch_norm_momentum_;
+  int64_t batch_norm_images_;
 };
 
 }  // namespace skipway

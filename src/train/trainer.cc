@@ -147,6 +147,7 @@ TrainResult Trainer::run() {
   if (stop_signal()) return result({});
 
   const EmaScope average(learner_.ema);
+  learner_.retake_batch_norm(progress_.step);
   const Evaluation last = evaluate_now(config_.tta);
   if (stop_signal()) return result({});
   end_epoch(last);
