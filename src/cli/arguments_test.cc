@@ -239,6 +239,7 @@ Config unusual_config() {
   c.muon_lr = 0.7;
   c.muon_momentum = 0.95;
   c.batch_norm_momentum = 0.3;
+  c.batch_norm_images = 1000;
   c.bias_lr = 2;
   c.ema = 0.99;
   c.resize = "8:0.25";

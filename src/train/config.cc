@@ -134,6 +134,7 @@ void validate_step(const Config& c) {
          c.shallow > 0 ? "--shallow" : "--zero-gamma");
   require(c.batch_norm_momentum > 0 && c.batch_norm_momentum <= 1, "--batch-norm-momentum",
           c.batch_norm_momentum, "a share in (0, 1]");
+  require(c.batch_norm_images >= 0, "--batch-norm-images", c.batch_norm_images, "0 or more");
 }
 
 void validate_schedule(const Config& c) {

@@ -27,6 +27,7 @@ struct Config {
   bool zero_gamma = false;
   bool whiten_stem = true;
   double batch_norm_momentum = 0.1;
+  int64_t batch_norm_images = 0;
 
   int64_t batch = 128;
   std::string microbatch = "auto";
@@ -116,6 +117,8 @@ void visit(ConfigType& c, Visitor&& visitor) {
           "others");
   visitor("batch_norm_momentum", c.batch_norm_momentum,
           "share of a batch's statistics in BatchNorm's running ones, in (0, 1]");
+  visitor("batch_norm_images", c.batch_norm_images,
+          "training images from which BatchNorm's statistics are taken anew at the end; 0: none");
   visitor("batch", c.batch, "images in a step");
   visitor("microbatch", c.microbatch,
           "images that go through the model at once; a step adds up their gradients; auto: the "

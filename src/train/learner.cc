@@ -65,8 +65,14 @@ Learner::Learner(const Config& config, const Dataset& dataset)
       batches(on_device(dataset.train, device), config.batch,
               augment_options(config, rule_for(config.epochs)), model->spec().normalisation,
               config.seed, precision),
+<<<<<<< HEAD
       micro_batch(skipway::micro_batch(config)),
       label_smoothing_(config.label_smoothing) {}
+=======
+      label_smoothing_(config.label_smoothing),
+      batch_norm_momentum_(config.batch_norm_momentum),
+      batch_norm_images_(config.batch_norm_images) {}
+>>>>>>> main
 
 at::Tensor Learner::forward_loss(const Batch& batch) {
   const PrecisionScope scope(device, precision);
@@ -90,19 +96,45 @@ Gradient Learner::backward(const Batch& batch) {
 
 Gradient Learner::backward_in_parts(const Batch& batch) {
   const int64_t images = batch.labels.size(0);
-  // Parts of nearly one size: BatchNorm in a small rest would see poor statistics.
-  const int64_t parts = (images + micro_batch - 1) / micro_batch;
-  const int64_t size = (images + parts - 1) / parts;
   at::Tensor mean_loss;
-  for (int64_t begin = 0; begin < images; begin += size) {
-    const int64_t count = std::min(size, images - begin);
-    at::Tensor loss = forward_loss(part_of(batch, begin, count));
+  for (const Batch& part : parts_of(batch)) {
+    const int64_t count = part.labels.size(0);
+    at::Tensor loss = forward_loss(part);
     if (count < images) loss = loss * (static_cast<double>(count) / static_cast<double>(images));
     loss.backward();
     mean_loss = mean_loss.defined() ? mean_loss + loss.detach() : loss.detach();
   }
   const at::Tensor both = at::stack({mean_loss, optimizer.clip_gradients()}).cpu();
   return {both[0].item<double>(), both[1].item<double>()};
+}
+
+std::vector<Batch> Learner::parts_of(const Batch& batch) const {
+  const int64_t images = batch.labels.size(0);
+  // Parts of nearly one size: BatchNorm in a small rest would see poor statistics.
+  const int64_t count = (images + micro_batch - 1) / micro_batch;
+  const int64_t size = (images + count - 1) / count;
+  std::vector<Batch> parts;
+  for (int64_t begin = 0; begin < images; begin += size)
+    parts.push_back(part_of(batch, begin, std::min(size, images - begin)));
+  return parts;
+}
+
+void Learner::retake_batch_norm(int64_t step) {
+  if (batch_norm_images_ == 0) return;
+  const at::NoGradGuard no_grad;
+  const PrecisionScope scope(device, precision);
+  model->set_shallow(false);
+  with_fewer_images(micro_batch, batch_norm_images_, device, "training", [&] {
+    int64_t images = 0, n = 0;
+    for (int64_t at = step; images < batch_norm_images_; ++at) {
+      for (const Batch& part : parts_of(batches.at_step(at))) {
+        model->set_batch_norm_momentum(1 / static_cast<double>(++n));  // the running mean of all n
+        model->forward(part.images, true);
+        images += part.labels.size(0);
+      }
+    }
+  });
+  model->set_batch_norm_momentum(batch_norm_momentum_);
 }
 
 double Learner::measure_step_s(const Stage& stage, int64_t step) {

@@ -3,6 +3,7 @@
 #pragma once
 #include <cstdint>
 #include <memory>
+#include <vector>
 
 #include "data/batches.h"
 #include "data/dataset.h"
@@ -33,6 +34,10 @@ class Learner {
   /// the statistics of a part. Waits for the device once, for both numbers. Out of memory,
   /// micro_batch is halved. Errors: kMemory when one image is too many.
   Gradient backward(const Batch& batch);
+  /// BatchNorm's statistics become the mean of those of the batches at `step` and after it, of
+  /// whole images, --batch-norm-images together. Running ones lag behind the weights, and an
+  /// average of weights has none of its own.
+  void retake_batch_norm(int64_t step);
   /// Seconds of a step of `stage`: the shorter of two, or one of over a second, after one that
   /// chooses kernels. Weights, statistics and the optimizer's state are afterwards what they were.
   double measure_step_s(const Stage& stage, int64_t step);
@@ -50,8 +55,10 @@ class Learner {
  private:
   at::Tensor forward_loss(const Batch& batch);
   Gradient backward_in_parts(const Batch& batch);
+  std::vector<Batch> parts_of(const Batch& batch) const;
 
-  double label_smoothing_;
+  double label_smoothing_, batch_norm_momentum_;
+  int64_t batch_norm_images_;
 };
 
 }  // namespace skipway

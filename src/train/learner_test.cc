@@ -1,6 +1,6 @@
-// The loss of mixed batches, gradients of a batch in parts, and what happens when memory runs out.
-// The latter in processes of their own, whose address space is limited: allocations then fail for
-// real.
+// The loss of mixed batches, BatchNorm's statistics taken anew, gradients of a batch in parts, and
+// what happens when memory runs out. The last in processes of their own, whose address space is
+// limited: allocations then fail for real.
 #include "train/learner.h"
 
 #include <ATen/ATen.h>
@@ -177,6 +177,43 @@ TEST(Learner, TheLossOfAMixedBatchIsTheCrossEntropyWithMixedTargets) {
       at::cross_entropy_loss(learner.model->forward(batch.images, true), targets, {},
                              at::Reduction::Mean, -100, config.label_smoothing);
   EXPECT_NEAR(learner.backward(batch).loss, expected.item<float>(), 1e-5);
+}
+
+TEST(Learner, BatchNormTakenAnewHasTheMeanOfTheBatchesStatistics) {
+  Config config;
+  config.batch = 6;
+  config.precision = "fp32";
+  config.kernel = "torch";
+  config.augment = "none";
+  config.batch_norm_images = 7;  // two batches
+  Learner learner(config, noise_dataset(12));
+  const auto buffer = [&](const std::string& name) {
+    for (const auto& [key, tensor] : learner.model->buffers())
+      if (key == name) return tensor.clone();
+    return at::Tensor();
+  };
+  learner.backward(learner.batches.at_step(0));  // running statistics that are to be forgotten
+  at::Tensor mean = at::zeros({64}), variance = at::zeros({64});
+  for (const int64_t step : {4, 5}) {
+    const at::Tensor maps = at::conv2d(learner.batches.at_step(step).images,
+                                       learner.model->stem_weight().detach(), {}, 1, 1);
+    mean += maps.mean(at::IntArrayRef{0, 2, 3}) / 2;
+    variance += maps.var(at::IntArrayRef{0, 2, 3}, /*unbiased=*/true) / 2;
+  }
+  learner.retake_batch_norm(/*step=*/4);
+  EXPECT_TRUE(at::allclose(buffer("bn1.running_mean"), mean, 1e-4, 1e-5));
+  EXPECT_TRUE(at::allclose(buffer("bn1.running_var"), variance, 1e-4, 1e-5));
+}
+
+TEST(Learner, WithoutBatchNormImagesTheRunningStatisticsStay) {
+  Config config;
+  config.batch = 12;
+  config.kernel = "torch";
+  Learner learner(config, noise_dataset(12));
+  learner.backward(learner.batches.at_step(0));
+  const at::Tensor before = learner.model->buffers().front().second.clone();
+  learner.retake_batch_norm(0);
+  EXPECT_TRUE(at::equal(learner.model->buffers().front().second, before));
 }
 
 }  // namespace

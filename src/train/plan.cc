@@ -8,7 +8,8 @@
 namespace skipway {
 namespace {
 
-constexpr double kSaveReserve_s = 1.5;  // last checkpoint, model and report
+constexpr double kSaveReserve_s = 1.5;    // last checkpoint, model and report
+constexpr double kForwardShare = 1. / 3;  // of a step's time
 
 }  // namespace
 
@@ -66,8 +67,12 @@ Plan make_plan(const Config& config, Learner& learner, const Split& evaluation_s
     if (plan.stages.size() != plan.steps_s.size()) measure();
   }
   learner.batches.set_augmentation(augment_options(config, rule_for(plan.passes)));
-  plan.evaluation_s = learner.measure_evaluation_s(
-      evaluation_split, evaluate_options(config, learner.precision, config.tta));
+  const double batch_norm_steps =
+      std::ceil(static_cast<double>(config.batch_norm_images) / static_cast<double>(config.batch));
+  plan.evaluation_s =
+      learner.measure_evaluation_s(evaluation_split,
+                                   evaluate_options(config, learner.precision, config.tta)) +
+      batch_norm_steps * kForwardShare * plan.steps_s.back();
   plan.budget = make_budget(config, plan.stages, steps_per_epoch);
   plan.budget.set_costs(plan.steps_s);  // seconds, for as long as the machine stays as fast
   plan.budget.set_reserve(plan.evaluation_s, kSaveReserve_s);

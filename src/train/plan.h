@@ -26,7 +26,7 @@ struct Plan {
   double passes = 0;  // over the images at full size that the time of the run is enough for
   std::vector<Stage> stages;
   std::vector<double> steps_s;  // one a stage
-  double evaluation_s = 0;      // of the one at the end
+  double evaluation_s = 0;      // of the one at the end, BatchNorm's new statistics included
   Budget budget;
 };
 

@@ -162,6 +162,7 @@ TrainResult Trainer::run() {
   if (stop_signal()) return result({});
 
   const EmaScope average(learner_.ema);
+  learner_.retake_batch_norm(progress_.step);
   const Evaluation last = evaluate_now(config_.tta);
   if (stop_signal()) return result({});
   if (!std::isfinite(last.loss))
