@@ -195,7 +195,7 @@ constexpr std::array<Check, 10> kChecks{{
      "--mean auto --std auto"},
     {"rate", true, rate, "the rate is out of the usual range",
      "--lr 0.1, or what `skipway lr-find` shows"},
-    {"augmentation", true, no_augmentation, "the images are learned by heart",
+    {"augmentation", true, no_augmentation, "every epoch showed the images unchanged",
      "--augment flip,crop"},
     {"never_anneals", false, never_anneals, "the rate is still high at the end",
      "--schedule cosine --t-max 0, which ends when the run does"},

@@ -65,14 +65,10 @@ Learner::Learner(const Config& config, const Dataset& dataset)
       batches(on_device(dataset.train, device), config.batch,
               augment_options(config, rule_for(config.epochs)), model->spec().normalisation,
               config.seed, precision),
-<<<<<<< HEAD
       micro_batch(skipway::micro_batch(config)),
-      label_smoothing_(config.label_smoothing) {}
-=======
       label_smoothing_(config.label_smoothing),
       batch_norm_momentum_(config.batch_norm_momentum),
       batch_norm_images_(config.batch_norm_images) {}
->>>>>>> main
 
 at::Tensor Learner::forward_loss(const Batch& batch) {
   const PrecisionScope scope(device, precision);
@@ -87,14 +83,22 @@ at::Tensor Learner::forward_loss(const Batch& batch) {
       .mean();
 }
 
-Gradient Learner::backward(const Batch& batch) {
+std::vector<Gradient> read_gradients(const std::vector<at::Tensor>& numbers) {
+  const at::Tensor read = at::stack(numbers).to(at::kCPU, at::kDouble);
+  std::vector<Gradient> gradients;
+  for (int64_t i = 0; i < read.size(0); ++i)
+    gradients.push_back({read[i][0].item<double>(), read[i][1].item<double>()});
+  return gradients;
+}
+
+at::Tensor Learner::backward_unread(const Batch& batch) {
   return with_fewer_images(micro_batch, batch.labels.size(0), device, "training", [&] {
     optimizer.clear_gradients();  // of an attempt that memory did not suffice for
     return backward_in_parts(batch);
   });
 }
 
-Gradient Learner::backward_in_parts(const Batch& batch) {
+at::Tensor Learner::backward_in_parts(const Batch& batch) {
   const int64_t images = batch.labels.size(0);
   at::Tensor mean_loss;
   for (const Batch& part : parts_of(batch)) {
@@ -104,8 +108,7 @@ Gradient Learner::backward_in_parts(const Batch& batch) {
     loss.backward();
     mean_loss = mean_loss.defined() ? mean_loss + loss.detach() : loss.detach();
   }
-  const at::Tensor both = at::stack({mean_loss, optimizer.clip_gradients()}).cpu();
-  return {both[0].item<double>(), both[1].item<double>()};
+  return at::stack({mean_loss, optimizer.clip_gradients()});
 }
 
 std::vector<Batch> Learner::parts_of(const Batch& batch) const {
@@ -124,7 +127,7 @@ void Learner::retake_batch_norm(int64_t step) {
   const at::NoGradGuard no_grad;
   const PrecisionScope scope(device, precision);
   model->set_shallow(false);
-  with_fewer_images(micro_batch, batch_norm_images_, device, "training", [&] {
+  with_fewer_images(micro_batch, micro_batch, device, "training", [&] {
     int64_t images = 0, n = 0;
     for (int64_t at = step; images < batch_norm_images_; ++at) {
       for (const Batch& part : parts_of(batches.at_step(at))) {

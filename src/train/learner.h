@@ -22,6 +22,9 @@ struct Gradient {
   double norm = 0;  // of all gradients together, before --clip-grad-norm
 };
 
+/// Those of several steps from what Learner::backward_unread() gave; waits for the device once.
+std::vector<Gradient> read_gradients(const std::vector<at::Tensor>& numbers);
+
 class Learner {
  public:
   /// Learns from the training part of `dataset`. Errors: kUsage and kDevice when configuration,
@@ -31,9 +34,11 @@ class Learner {
   /// Forward and backward pass of a batch: the gradients of its mean loss, clipped, are then the
   /// parameters'. At most micro_batch images go through at once; their gradients are added up, each
   /// part weighted by its images, which is the same but for rounding, except that BatchNorm sees
-  /// the statistics of a part. Waits for the device once, for both numbers. Out of memory,
-  /// micro_batch is halved. Errors: kMemory when one image is too many.
-  Gradient backward(const Batch& batch);
+  /// the statistics of a part. Out of memory, micro_batch is halved. Errors: kMemory when one image
+  /// is too many.
+  Gradient backward(const Batch& batch) { return read_gradients({backward_unread(batch)})[0]; }
+  /// The same without waiting for the device, on which loss and norm [2] stay.
+  at::Tensor backward_unread(const Batch& batch);
   /// BatchNorm's statistics become the mean of those of the batches at `step` and after it, of
   /// whole images, --batch-norm-images together. Running ones lag behind the weights, and an
   /// average of weights has none of its own.
@@ -54,7 +59,7 @@ class Learner {
 
  private:
   at::Tensor forward_loss(const Batch& batch);
-  Gradient backward_in_parts(const Batch& batch);
+  at::Tensor backward_in_parts(const Batch& batch);
   std::vector<Batch> parts_of(const Batch& batch) const;
 
   double label_smoothing_, batch_norm_momentum_;

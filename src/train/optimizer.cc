@@ -73,17 +73,17 @@ at::Tensor Optimizer::clip_gradients() {
   return norm;
 }
 
-void Optimizer::step(double lr) {
+void Optimizer::step(double lr, const at::Tensor& skip) {
   at::NoGradGuard no_grad;
   for (Group& group : groups_) {
     if (group.muon)
-      step_muon(group, lr * group.lr_factor);
+      step_muon(group, lr * group.lr_factor, skip);
     else
-      step_sgd(group, lr * group.lr_factor);
+      step_sgd(group, lr * group.lr_factor, skip);
   }
 }
 
-void Optimizer::step_sgd(Group& group, double lr) {
+void Optimizer::step_sgd(Group& group, double lr, const at::Tensor& skip) {
   std::vector<at::Tensor> parameters, gradients, momenta;
   for (size_t i = 0; i < group.parameters.size(); ++i) {
     at::Tensor& gradient = group.parameters[i].mutable_grad();
@@ -99,15 +99,23 @@ void Optimizer::step_sgd(Group& group, double lr) {
   // gradient, which is momentum * 0 + gradient as dampening is 0.
   at::_fused_sgd_(parameters, gradients, momenta, group.weight_decay, options_.momentum, lr,
                   /*dampening=*/0.0, options_.nesterov, /*maximize=*/false,
-                  /*is_first_step=*/false);
+                  /*is_first_step=*/false, /*grad_scale=*/{},
+                  skip.defined() ? std::optional(skip) : std::nullopt);
 }
 
-void Optimizer::step_muon(Group& group, double lr) {
+void Optimizer::step_muon(Group& group, double lr, const at::Tensor& skip) {
   for (size_t i = 0; i < group.parameters.size(); ++i) {
     at::Tensor& gradient = group.parameters[i].mutable_grad();
     if (!gradient.defined()) continue;
+    std::vector<at::Tensor> changed, before;
+    if (skip.defined()) {
+      changed = {group.parameters[i], group.momenta[i]};
+      before = {changed[0].detach().clone(), changed[1].clone()};
+    }
     muon_step(group.parameters[i], in_layout_of(group.parameters[i], gradient), group.momenta[i],
               lr, {options_.muon_momentum, options_.nesterov});
+    for (size_t k = 0; k < changed.size(); ++k)
+      changed[k].copy_(at::where(skip == 1, before[k], changed[k]));
     gradient = at::Tensor();
   }
 }

@@ -31,7 +31,9 @@ class Optimizer {
   /// not waited for.
   at::Tensor clip_gradients();
   /// One update from the parameters' gradients, which are then set to undefined. `lr` of this step.
-  void step(double lr);
+  /// `skip`: one fp32 number on the parameters' device; where it is 1, nothing else changes, and
+  /// nobody waits to know.
+  void step(double lr, const at::Tensor& skip = {});
   /// Forgets the gradients of a step that is not made.
   void clear_gradients();
   /// Momentum buffers, named "momentum.<parameter>"; what a checkpoint keeps. Zero before the first
@@ -48,8 +50,8 @@ class Optimizer {
     double lr_factor = 1;
     bool muon = false;
   };
-  void step_sgd(Group& group, double lr);
-  void step_muon(Group& group, double lr);
+  void step_sgd(Group& group, double lr, const at::Tensor& skip);
+  void step_muon(Group& group, double lr, const at::Tensor& skip);
 
   OptimizerOptions options_;
   std::vector<Group> groups_;

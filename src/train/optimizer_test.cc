@@ -194,5 +194,34 @@ TEST(Optimizer, RefusesAStateThatDoesNotFitAndChangesNothing) {
   for (const auto& [name, buffer] : sgd.state()) EXPECT_EQ(buffer.abs().sum().item<float>(), 0);
 }
 
+TEST(Optimizer, ASkippedStepChangesNothingWhateverTheGradient) {
+  for (const double muon_lr : {0.0, 1.0}) {
+    NamedTensors parameters = make_parameters();
+    Optimizer optimizer(parameters, {.momentum = 0.9, .weight_decay = 0.1, .muon_lr = muon_lr});
+    const auto step = [&](double gradient, float skip) {
+      for (auto& [name, parameter] : parameters)
+        parameter.mutable_grad() = at::full_like(parameter.detach(), gradient);
+      optimizer.step(0.1, at::full({}, skip));
+    };
+    const auto values = [&] {
+      std::vector<at::Tensor> all;
+      for (const auto& [name, tensor] : parameters) all.push_back(tensor.detach().clone());
+      for (const auto& [name, tensor] : optimizer.state()) all.push_back(tensor.clone());
+      return all;
+    };
+    step(1, 0);
+    const auto before = values();
+    step(NAN, 1);
+    const auto skipped = values();
+    step(1, 0);
+    const auto after = values();
+    for (size_t i = 0; i < before.size(); ++i) {
+      EXPECT_TRUE(at::equal(before[i], skipped[i])) << i;
+      EXPECT_FALSE(at::equal(before[i], after[i])) << i;
+    }
+    for (const auto& [name, parameter] : parameters) EXPECT_FALSE(parameter.grad().defined());
+  }
+}
+
 }  // namespace
 }  // namespace skipway

@@ -34,6 +34,10 @@ constexpr double kRollbackFactor = 0.5;
 // does not move the mean so far.
 constexpr double kDivergedAt = 10;
 constexpr double kMeanWeight = 0.1;  // of a step in the mean
+// A GPU works ahead of the program: to look at its numbers is to wait for it.
+constexpr int64_t kStepsUnread = 10;
+
+double mean_with(double mean, double loss) { return (1 - kMeanWeight) * mean + kMeanWeight * loss; }
 
 double median(std::vector<double> values) {
   if (values.empty()) return 0;
@@ -152,7 +156,7 @@ TrainResult Trainer::run() {
     if (epoch_is_unrecorded()) {
       end_epoch(evaluate_if_due());
     } else if (!finished()) {
-      train_step();
+      train_steps();
     } else {
       break;
     }
@@ -200,27 +204,61 @@ void Trainer::record_beginning() {
                        {"data_std", of_data.std}});
 }
 
-void Trainer::train_step() {
+// A step on a CPU; on a GPU some, between which nothing waits for it. The last of them changes the
+// weights only when all have been looked at. Those before it look at themselves on the device: from
+// the first that is not finite on, none changes anything.
+void Trainer::train_steps() {
   const Stopwatch watch;
   enter_stage();
-  const Batch batch = learner_.batches.at_step(progress_.step, stages_[progress_.stage].side);
-  const Gradient gradient = learner_.backward(batch);
-  if (has_diverged(gradient)) return roll_back(batch, gradient);
-  progress_.lr = learning_rate_now();
-  learner_.optimizer.step(progress_.lr);
-  learner_.ema.update(progress_.step + 1, total_steps_);
-  record_step(batch, gradient, watch.seconds());
+  const int64_t first = progress_.step, last = first + steps_unread() - 1;
+  std::vector<at::Tensor> numbers;
+  std::vector<double> rates;
+  at::Tensor skip;
+  for (int64_t step = first; step <= last; ++step) {
+    numbers.push_back(learner_.backward_unread(batch_of(step)));
+    rates.push_back(learning_rate_at(step));
+    if (step == last) break;
+    const at::Tensor broken = at::isfinite(numbers.back()).all().logical_not().to(at::kFloat);
+    skip = skip.defined() ? at::maximum(skip, broken) : broken;
+    update(step, skip);
+  }
+  const std::vector<Gradient> gradients = read_gradients(numbers);
+  double mean_loss = progress_.mean_loss;
+  for (size_t i = 0; i < gradients.size(); ++i) {
+    mean_loss = mean_with(mean_loss, gradients[i].loss);
+    if (has_diverged(gradients[i], mean_loss))
+      return roll_back(first + static_cast<int64_t>(i), gradients[i]);
+  }
+  update(last, {});
+  const double step_s = watch.seconds() / static_cast<double>(gradients.size());
+  for (size_t i = 0; i < gradients.size(); ++i) record_step(gradients[i], rates[i], step_s);
 }
 
-bool Trainer::has_diverged(const Gradient& gradient) const {
+int64_t Trainer::steps_unread() const {
+  int64_t steps = hooks_.steps_unread;
+  if (steps == 0) steps = learner_.device.is_cpu() ? 1 : kStepsUnread;
+  const int64_t per_epoch = learner_.batches.steps_per_epoch();
+  return std::min({steps, per_epoch - progress_.step % per_epoch, total_steps_ - progress_.step});
+}
+
+Batch Trainer::batch_of(int64_t step) {
+  return learner_.batches.at_step(step, stages_[progress_.stage].side);
+}
+
+void Trainer::update(int64_t step, const at::Tensor& skip) {
+  learner_.optimizer.step(learning_rate_at(step), skip);
+  learner_.ema.update(step + 1, total_steps_);
+}
+
+bool Trainer::has_diverged(const Gradient& gradient, double mean_loss) const {
   return !std::isfinite(gradient.loss) || !std::isfinite(gradient.norm) ||
-         mean_loss_with(gradient.loss) > kDivergedAt * loss_of_guessing();
+         mean_loss > kDivergedAt * loss_of_guessing();
 }
 
-void Trainer::roll_back(const Batch& batch, const Gradient& gradient) {
-  const int64_t step = progress_.step, rollbacks = progress_.rollbacks + 1;
-  if (rollbacks > kMaxRollbacks) give_up(batch, gradient);
-  const double lr = learning_rate_now(), lr_factor = progress_.lr_factor * kRollbackFactor;
+void Trainer::roll_back(int64_t step, const Gradient& gradient) {
+  const int64_t rollbacks = progress_.rollbacks + 1;
+  if (rollbacks > kMaxRollbacks) give_up(step, gradient);
+  const double lr = learning_rate_at(step), lr_factor = progress_.lr_factor * kRollbackFactor;
   const double train_wall_s = progress_.train_wall_s;
   learner_.optimizer.clear_gradients();
   go_to(load_checkpoint(run_));
@@ -243,22 +281,21 @@ void Trainer::roll_back(const Batch& batch, const Gradient& gradient) {
   save();
 }
 
-void Trainer::give_up(const Batch& batch, const Gradient& gradient) {
+void Trainer::give_up(int64_t step, const Gradient& gradient) {
+  const Batch batch = batch_of(step);
   const Breakdown breakdown = find_breakdown(*learner_.model, batch, learner_.precision);
-  const nlohmann::ordered_json facts = {{"schema", "skipway.trouble/1"},
-                                        {"step", progress_.step},
-                                        {"epoch", rounded(epochs(progress_.step), 4)},
-                                        {"loss", gradient.loss},  // null: not finite
-                                        {"grad_norm", gradient.norm},
-                                        {"lr", learning_rate_now()},
-                                        {"rollbacks", progress_.rollbacks}};
+  const nlohmann::ordered_json facts = {
+      {"schema", "skipway.trouble/1"},     {"step", step},
+      {"epoch", rounded(epochs(step), 4)}, {"loss", gradient.loss},  // null: not finite
+      {"grad_norm", gradient.norm},        {"lr", learning_rate_at(step)},
+      {"rollbacks", progress_.rollbacks}};
   write_trouble(run_, facts, breakdown, batch, dataset_);
   fail(ErrorKind::kDiverged, "train",
        "expected a loss that stays finite and falls, got loss {:.4g} and gradient norm {:.4g} at "
        "step {} (epoch {:.2f}, rate {:.4g}), after {} rollbacks; {}; the batch is in {}, the last "
        "good state in {}. Clip with --clip-grad-norm 1, see with `skipway data check` whether mean "
        "and std fit the images, lower --lr",
-       gradient.loss, gradient.norm, progress_.step, epochs(progress_.step), learning_rate_now(),
+       gradient.loss, gradient.norm, step, epochs(step), learning_rate_at(step),
        progress_.rollbacks, describe(breakdown), run_.trouble().string(), run_.last().string());
 }
 
@@ -266,18 +303,16 @@ double Trainer::loss_of_guessing() const {
   return std::log(static_cast<double>(std::max<int64_t>(2, model().spec().num_classes)));
 }
 
-double Trainer::mean_loss_with(double loss) const {
-  return (1 - kMeanWeight) * progress_.mean_loss + kMeanWeight * loss;
-}
-
-void Trainer::record_step(const Batch& batch, const Gradient& gradient, double step_s) {
-  const int64_t images = batch.labels.size(0);
+void Trainer::record_step(const Gradient& gradient, double lr, double step_s) {
+  const int64_t images = learner_.batches.images_before(progress_.step + 1) -
+                         learner_.batches.images_before(progress_.step);
   if (progress_.step % learner_.batches.steps_per_epoch() == 0)
     progress_.epoch_loss_sum = progress_.epoch_norm_sum = 0, progress_.epoch_images = 0;
   progress_.epoch_loss_sum += gradient.loss * static_cast<double>(images);
   progress_.epoch_norm_sum += gradient.norm * static_cast<double>(images);
   progress_.epoch_images += images;
-  progress_.mean_loss = mean_loss_with(gradient.loss);
+  progress_.mean_loss = mean_with(progress_.mean_loss, gradient.loss);
+  progress_.lr = lr;
   progress_.train_wall_s += step_s;
   ++progress_.step;
 
@@ -510,11 +545,11 @@ TrainResult Trainer::result(const Evaluation& last) const {
   return result;
 }
 
-double Trainer::learning_rate_now() const {
+double Trainer::learning_rate_at(int64_t step) const {
   const double planned =
       schedule_.kind == ScheduleKind::kPlateau
           ? plateau_learning_rate(schedule_, progress_.accuracies)
-          : learning_rate(schedule_, epochs(progress_.step), epochs(total_steps_), epochs(1));
+          : learning_rate(schedule_, epochs(step), epochs(total_steps_), epochs(1));
   return progress_.lr_factor * planned;
 }
 

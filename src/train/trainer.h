@@ -47,6 +47,7 @@ struct TrainHooks {
   std::function<void(const EpochReport&)> on_epoch;
   std::function<void(int64_t done, int64_t all)> on_evaluate;  // images
   std::function<int()> stop_signal;                            // not 0: save and stop
+  int64_t steps_unread = 0;  // between two looks at the loss; 0: as the device likes it
 };
 
 struct TrainResult {
@@ -100,11 +101,14 @@ class Trainer {
  private:
   void warn_of_flaws() const;
   void record_beginning();
-  void train_step();
-  bool has_diverged(const Gradient& gradient) const;
-  void roll_back(const Batch& batch, const Gradient& gradient);
-  [[noreturn]] void give_up(const Batch& batch, const Gradient& gradient);
-  void record_step(const Batch& batch, const Gradient& gradient, double step_s);
+  void train_steps();
+  int64_t steps_unread() const;
+  Batch batch_of(int64_t step);
+  void update(int64_t step, const at::Tensor& skip);
+  bool has_diverged(const Gradient& gradient, double mean_loss) const;
+  void roll_back(int64_t step, const Gradient& gradient);
+  [[noreturn]] void give_up(int64_t step, const Gradient& gradient);
+  void record_step(const Gradient& gradient, double lr, double step_s);
   void end_epoch(std::optional<Evaluation> evaluation);
   void plan();
   void enter_stage();
@@ -115,9 +119,8 @@ class Trainer {
   TrainResult result(const Evaluation& last) const;
 
   StepReport step_report() const;
-  double learning_rate_now() const;
-  double loss_of_guessing() const;           // [nats]
-  double mean_loss_with(double loss) const;  // of the recent steps and this one [nats]
+  double learning_rate_at(int64_t step) const;
+  double loss_of_guessing() const;  // [nats]
   double epochs(int64_t steps) const;
   double run_wall_s() const;
   int stop_signal() const { return hooks_.stop_signal ? hooks_.stop_signal() : 0; }

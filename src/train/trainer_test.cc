@@ -232,6 +232,29 @@ TEST_F(TrainerTest, AfterThreeRollbacksTheBatchAndTheFirstLayerAreWrittenDown) {
   EXPECT_FALSE(trouble.at("first_not_finite").at("where").get<std::string>().empty());
 }
 
+TEST_F(TrainerTest, LookingAtTheLossSeldomChangesNothing) {
+  Config config = small_config(4);
+  config.ema = 0.8;
+  TrainHooks hooks;
+  const RunFolder often = new_run("often"), seldom = new_run("seldom");
+  Trainer(config, "", synthetic_dataset(), often, hooks).run();
+  hooks.steps_unread = 2;  // of the three steps of an epoch
+  Trainer(config, "", synthetic_dataset(), seldom, hooks).run();
+  EXPECT_EQ(read_file(often.model()), read_file(seldom.model()));
+  EXPECT_EQ(epoch_lines(often), epoch_lines(seldom));
+}
+
+TEST_F(TrainerTest, WhatIsNotFiniteIsFoundAmongStepsThatWereNotLookedAt) {
+  Config config = small_config(4);
+  config.lr = 1e30;
+  TrainHooks hooks;
+  hooks.steps_unread = 3;
+  const RunFolder run = new_run("a");
+  EXPECT_THROW(Trainer(config, "", synthetic_dataset(), run, hooks).run(), Error);
+  ASSERT_EQ(events(run, "rollback").size(), 3u);
+  EXPECT_EQ(events(run, "rollback")[0]["step"], 1);  // the second of the three
+}
+
 TEST_F(TrainerTest, ImagesThatOverflowAreNamedAsTheFirst) {
   Config config = small_config(4);
   config.mean = "0,0,0";

@@ -3,8 +3,11 @@
 #include <ATen/ATen.h>
 #include <ATen/core/grad_mode.h>
 #include <ATen/record_function.h>
+#include <fmt/format.h>
 
 #include <map>
+#include <memory>
+#include <string_view>
 
 #include "base/files.h"
 #include "data/grid.h"
