@@ -69,6 +69,28 @@ TEST_F(E2ePlan, MinutesBecomeEpochsInWords) {
   EXPECT_THAT(result.out, HasSubstr("peak memory"));
 }
 
+TEST_F(E2ePlan, MemoryTriesLargerBatchesUpToAllImages) {
+  const ProgramResult result = run({"plan", "--memory", "--json", "--epochs", "1"});
+  ASSERT_EQ(result.exit_code, 0) << result.err;
+  const json memory = json::parse(result.out).at("memory");
+  EXPECT_EQ(memory.at("largest_batch"), 16);
+  EXPECT_EQ(memory.at("train_images"), 16);
+  EXPECT_GT(memory.at("available_bytes"), 100e6);
+  ASSERT_EQ(memory.at("measured").size(), 2u);
+  for (const json& row : memory.at("measured")) {
+    EXPECT_EQ(row.at("fits"), true);
+    EXPECT_GT(row.at("peak_rss_bytes"), 50e6);
+    EXPECT_GT(row.at("images_per_s"), 0);
+  }
+  EXPECT_EQ(files(), std::set<std::string>{"photos"});
+}
+
+TEST_F(E2ePlan, MemoryOfMissingDataIsAnErrorAboutTheData) {
+  const ProgramResult result = run_program({"plan", "--memory", "--data", "absent"}, options_);
+  EXPECT_EQ(result.exit_code, 3) << result.err;
+  EXPECT_THAT(result.err, HasSubstr("absent"));
+}
+
 TEST_F(E2ePlan, LrFindLeavesOnePictureAndOverwritesNone) {
   const std::vector<std::string> command = {"lr-find", "--steps", "6", "--json"};
   const ProgramResult result = run(command);

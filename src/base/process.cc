@@ -43,6 +43,11 @@ int64_t available_memory_bytes() {
   for (const char* limit :
        {"/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"})
     if (int64_t most = 0; std::ifstream(limit) >> most && most > 0) bytes = std::min(bytes, most);
+  for (const auto resource : {RLIMIT_AS, RLIMIT_DATA}) {
+    rlimit limit{};
+    if (getrlimit(resource, &limit) == 0 && limit.rlim_cur < static_cast<rlim_t>(bytes))
+      bytes = static_cast<int64_t>(limit.rlim_cur);
+  }
   return bytes;
 }
 

@@ -19,7 +19,7 @@ int64_t usable_cores();
 int64_t peak_rss_bytes();
 
 /// Memory that a process started now could take: what the machine has to give, or the limit of the
-/// container [bytes].
+/// container or the shell [bytes].
 int64_t available_memory_bytes();
 
 /// From now on allocations fail, in this process and in each that it starts, beyond so many bytes a

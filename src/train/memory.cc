@@ -2,6 +2,7 @@
 
 #include <c10/core/CachingDeviceAllocator.h>
 #include <c10/util/Exception.h>
+#include <malloc.h>
 
 #include <exception>
 #include <new>
@@ -29,7 +30,10 @@ std::optional<std::string> out_of_memory() {
 }
 
 void release_cached_memory(c10::Device device) {
-  if (!device.is_cpu()) at::getDeviceAllocator(device.type())->emptyCache();
+  if (device.is_cpu())
+    malloc_trim(0);  // what one thread's heap keeps is of no use to another's
+  else
+    at::getDeviceAllocator(device.type())->emptyCache();
 }
 
 }  // namespace skipway

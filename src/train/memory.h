@@ -18,7 +18,7 @@ namespace skipway {
 /// for the CPU, or the language's own. To be called in a catch block.
 std::optional<std::string> out_of_memory();
 
-/// Gives what LibTorch keeps for later back to a GPU; nothing on a CPU. Not run on a GPU.
+/// Gives what is kept for later back: LibTorch to a GPU, which was not run; malloc to the system.
 void release_cached_memory(c10::Device device);
 
 /// The result of work(), which takes at most `at_once` of `images` images at a time. Each time

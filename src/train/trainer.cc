@@ -52,6 +52,9 @@ double rounded(double value, double digits) {
   return std::round(value * scale) / scale;
 }
 
+// A NaN has a sign, which says nothing.
+std::string shown(double value) { return std::isnan(value) ? "nan" : fmt::format("{:.4g}", value); }
+
 // The last line of metrics.jsonl: the result and what the report draws beside it.
 nlohmann::ordered_json end_line(const TrainResult& result) {
   nlohmann::ordered_json line = {
@@ -266,9 +269,10 @@ void Trainer::roll_back(int64_t step, const Gradient& gradient) {
   progress_.rollbacks = rollbacks;
   progress_.lr_factor = lr_factor;
   log_warning(
-      "loss {:.4g}, gradient norm {:.4g} at step {} with rate {:.4g}: back to step {}, with {:g} "
+      "loss {}, gradient norm {} at step {} with rate {:.4g}: back to step {}, with {:g} "
       "times the rate from here on (rollback {} of {})",
-      gradient.loss, gradient.norm, step, lr, progress_.step, lr_factor, rollbacks, kMaxRollbacks);
+      shown(gradient.loss), shown(gradient.norm), step, lr, progress_.step, lr_factor, rollbacks,
+      kMaxRollbacks);
   run_.append_metrics({{"schema", "skipway.metrics/1"},
                        {"event", "rollback"},
                        {"step", step},
@@ -291,11 +295,11 @@ void Trainer::give_up(int64_t step, const Gradient& gradient) {
       {"rollbacks", progress_.rollbacks}};
   write_trouble(run_, facts, breakdown, batch, dataset_);
   fail(ErrorKind::kDiverged, "train",
-       "expected a loss that stays finite and falls, got loss {:.4g} and gradient norm {:.4g} at "
+       "expected a loss that stays finite and falls, got loss {} and gradient norm {} at "
        "step {} (epoch {:.2f}, rate {:.4g}), after {} rollbacks; {}; the batch is in {}, the last "
        "good state in {}. Clip with --clip-grad-norm 1, see with `skipway data check` whether mean "
        "and std fit the images, lower --lr",
-       gradient.loss, gradient.norm, step, epochs(step), learning_rate_at(step),
+       shown(gradient.loss), shown(gradient.norm), step, epochs(step), learning_rate_at(step),
        progress_.rollbacks, describe(breakdown), run_.trouble().string(), run_.last().string());
 }
 
