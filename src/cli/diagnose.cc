@@ -34,7 +34,7 @@ void show(const Diagnosis& d) {
                           : std::string("accuracy not measured"));
   if (d.sound()) print_result("sound: nothing in the record is out of order");
   for (size_t i = 0; i < d.findings.size(); ++i) {
-    const Finding& f = d.findings[i];
+    const Cause& f = d.findings[i];
     print_result(fmt::format("\n{}. symptom   {}\n   evidence  {}\n   fix       {}", i + 1,
                              f.symptom, f.evidence, f.fix));
   }

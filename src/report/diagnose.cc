@@ -229,7 +229,7 @@ Diagnosis diagnose(const RunRecord& record) {
 
 nlohmann::ordered_json to_json(const RunRecord& record, const Diagnosis& diagnosis) {
   Json findings = Json::array();
-  for (const Finding& f : diagnosis.findings)
+  for (const Cause& f : diagnosis.findings)
     findings.push_back(
         {{"id", f.id}, {"symptom", f.symptom}, {"evidence", f.evidence}, {"fix", f.fix}});
   return {{"schema", "skipway.diagnose/1"},

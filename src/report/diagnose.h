@@ -19,7 +19,7 @@ struct RunRecord {
   std::string log;
 };
 
-struct Finding {
+struct Cause {
   std::string id;  // "rate"; stays the same from version to version
   std::string symptom, evidence, fix;
 };
@@ -30,7 +30,7 @@ inline constexpr double kLowAccuracy = 0.85;
 struct Diagnosis {
   std::optional<double>
       accuracy;                   // in [0,1], of the last evaluation; none: there was no evaluation
-  std::vector<Finding> findings;  // the most likely first
+  std::vector<Cause> findings;  // the most likely first
   bool low() const { return accuracy && *accuracy < kLowAccuracy; }
   bool sound() const { return findings.empty() && !low(); }
 };

@@ -35,7 +35,7 @@ RunRecord sound_run(double accuracy = 0.93) {
 
 std::vector<std::string> ids(const RunRecord& record) {
   std::vector<std::string> names;
-  for (const Finding& finding : diagnose(record).findings) names.push_back(finding.id);
+  for (const Cause& finding : diagnose(record).findings) names.push_back(finding.id);
   return names;
 }
 

@@ -96,27 +96,34 @@ TEST(Learner, GradientsAddedUpInPartsAreThoseOfTheBatch) {
   }
 }
 
-// Address space that this process has, and that it may have from now on [bytes].
+// For a process that a death test starts: from now on it gets so much more address space. What was
+// freed it may use again, so that what it did once with few images it can do again.
 void limit_address_space_to_more(rlim_t bytes) {
+  add_log_sink([](LogLevel, std::string_view line) { std::cerr << line << std::endl; });
   rlim_t pages = 0;
   std::ifstream("/proc/self/statm") >> pages;
-  const rlim_t limit = pages * static_cast<rlim_t>(sysconf(_SC_PAGESIZE)) + bytes;
-  const rlimit both{limit, limit};
-  setrlimit(RLIMIT_AS, &both);
+  rlimit limit{};
+  getrlimit(RLIMIT_AS, &limit);
+  limit.rlim_cur = pages * static_cast<rlim_t>(sysconf(_SC_PAGESIZE)) + bytes;
+  setrlimit(RLIMIT_AS, &limit);
 }
 
-constexpr int64_t kBatch = 2048;  // keeps some 500 MB for the backward pass
+constexpr rlim_t kLittle = 32 << 20;
+constexpr int64_t kBatch = 1024;  // keeps some 250 MB for the backward pass
 
-// Exits with 0 after a step with fewer images at once, else with an Error's code.
-[[noreturn]] void step_in(rlim_t more_bytes) {
+// Exits with 0 after a step with fewer images at once, else with an Error's code. `warm`: after one
+// of one image at a time.
+[[noreturn]] void step_in_little_memory(bool warm) {
   at::set_num_threads(1);  // a thread's stack counts too
-  add_log_sink([](LogLevel, std::string_view line) { std::cerr << line << std::endl; });
   Learner learner(small_config(kBatch, "auto"), noise_dataset(kBatch));
   const Batch batch = learner.batches.at_step(0);
-  limit_address_space_to_more(more_bytes);
+  if (warm) {
+    Learner few(small_config(2, "1"), noise_dataset(2));
+    few.backward(few.batches.at_step(0));
+  }
+  limit_address_space_to_more(warm ? kLittle : kLittle / 4);
   try {
     const Gradient gradient = learner.backward(batch);
-    learner.optimizer.step(0.01);
     std::_Exit(std::isfinite(gradient.loss) && learner.micro_batch < kBatch ? 0 : 100);
   } catch (const Error& error) {
     std::cerr << error.what() << std::endl;
@@ -124,39 +131,38 @@ constexpr int64_t kBatch = 2048;  // keeps some 500 MB for the backward pass
   }
 }
 
+// Exits with 0 after an evaluation with fewer images at once.
+[[noreturn]] void evaluate_in_little_memory() {
+  at::set_num_threads(1);
+  const Dataset dataset = noise_dataset(4000);
+  Learner learner(small_config(16, "auto"), dataset);
+  EvaluateOptions options;
+  options.batch = 100;
+  const Evaluation expected = evaluate(*learner.model, dataset.train, options);
+  options.batch = 4000;
+  limit_address_space_to_more(kLittle);
+  const Evaluation evaluation = evaluate(*learner.model, dataset.train, options);
+  std::_Exit(evaluation.n == 4000 && std::abs(evaluation.loss - expected.loss) < 1e-4 ? 0 : 100);
+}
+
 TEST(LearnerDeathTest, OutOfMemoryHalvesTheMicroBatchAndGoesOn) {
   if (kSanitized) GTEST_SKIP() << "address space cannot be limited under this sanitizer";
   testing::FLAGS_gtest_death_test_style = "threadsafe";
-  EXPECT_EXIT(step_in(300 << 20), testing::ExitedWithCode(0),
-              "out of memory: training goes on with 1024 images at once in place of 2048");
+  EXPECT_EXIT(step_in_little_memory(true), testing::ExitedWithCode(0),
+              "out of memory: training goes on with 512 images at once in place of 1024");
 }
 
 TEST(LearnerDeathTest, WithoutMemoryForOneImageTheErrorSaysSo) {
   if (kSanitized) GTEST_SKIP() << "address space cannot be limited under this sanitizer";
   testing::FLAGS_gtest_death_test_style = "threadsafe";
-  EXPECT_EXIT(step_in(16 << 20), testing::ExitedWithCode(5),
+  EXPECT_EXIT(step_in_little_memory(false), testing::ExitedWithCode(5),
               "expected memory for training one image at a time");
-}
-
-// Exits with 0 after an evaluation with fewer images at once.
-[[noreturn]] void evaluate_in(rlim_t more_bytes) {
-  at::set_num_threads(1);
-  add_log_sink([](LogLevel, std::string_view line) { std::cerr << line << std::endl; });
-  const Dataset dataset = noise_dataset(4000);
-  Learner learner(small_config(16, "auto"), dataset);
-  EvaluateOptions options;
-  options.batch = 10;
-  const Evaluation expected = evaluate(*learner.model, dataset.train, options);
-  options.batch = 4000;
-  limit_address_space_to_more(more_bytes);
-  const Evaluation evaluation = evaluate(*learner.model, dataset.train, options);
-  std::_Exit(evaluation.n == 4000 && std::abs(evaluation.loss - expected.loss) < 1e-4 ? 0 : 100);
 }
 
 TEST(LearnerDeathTest, OutOfMemoryInAnEvaluationTakesFewerImagesAtOnce) {
   if (kSanitized) GTEST_SKIP() << "address space cannot be limited under this sanitizer";
   testing::FLAGS_gtest_death_test_style = "threadsafe";
-  EXPECT_EXIT(evaluate_in(100 << 20), testing::ExitedWithCode(0),
+  EXPECT_EXIT(evaluate_in_little_memory(), testing::ExitedWithCode(0),
               "out of memory: evaluation goes on with 2000 images at once in place of 4000");
 }
 
