@@ -9,11 +9,11 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <sys/resource.h>
-#include <unistd.h>
 
 #include <cmath>
 #include <fstream>
 #include <iostream>
+#include <string>
 
 #include "base/error.h"
 #include "base/log.h"
@@ -96,15 +96,18 @@ TEST(Learner, GradientsAddedUpInPartsAreThoseOfTheBatch) {
   }
 }
 
-// For a process that a death test starts: from now on it gets so much more address space. What was
-// freed it may use again, so that what it did once with few images it can do again.
-void limit_address_space_to_more(rlim_t bytes) {
+// For a process that a death test starts: from now on it gets so much more address space than
+// `size` says, "VmSize:", what it has, or "VmPeak:", the most it had: then what it did with few
+// images it can do again.
+void limit_address_space_to_more(const std::string& size, rlim_t bytes) {
   add_log_sink([](LogLevel, std::string_view line) { std::cerr << line << std::endl; });
-  rlim_t pages = 0;
-  std::ifstream("/proc/self/statm") >> pages;
+  rlim_t kilobytes = 0;
+  std::ifstream status("/proc/self/status");  // "VmSize:   1000 kB"
+  for (std::string word; kilobytes == 0 && status >> word;)
+    if (word == size) status >> kilobytes;
   rlimit limit{};
   getrlimit(RLIMIT_AS, &limit);
-  limit.rlim_cur = pages * static_cast<rlim_t>(sysconf(_SC_PAGESIZE)) + bytes;
+  limit.rlim_cur = kilobytes * 1024 + bytes;
   setrlimit(RLIMIT_AS, &limit);
 }
 
@@ -121,7 +124,10 @@ constexpr int64_t kBatch = 1024;  // keeps some 250 MB for the backward pass
     Learner few(small_config(2, "1"), noise_dataset(2));
     few.backward(few.batches.at_step(0));
   }
-  limit_address_space_to_more(warm ? kLittle : kLittle / 4);
+  if (warm)
+    limit_address_space_to_more("VmPeak:", kLittle);
+  else
+    limit_address_space_to_more("VmSize:", kLittle / 4);
   try {
     const Gradient gradient = learner.backward(batch);
     std::_Exit(std::isfinite(gradient.loss) && learner.micro_batch < kBatch ? 0 : 100);
@@ -140,7 +146,7 @@ constexpr int64_t kBatch = 1024;  // keeps some 250 MB for the backward pass
   options.batch = 100;
   const Evaluation expected = evaluate(*learner.model, dataset.train, options);
   options.batch = 4000;
-  limit_address_space_to_more(kLittle);
+  limit_address_space_to_more("VmPeak:", kLittle);
   const Evaluation evaluation = evaluate(*learner.model, dataset.train, options);
   std::_Exit(evaluation.n == 4000 && std::abs(evaluation.loss - expected.loss) < 1e-4 ? 0 : 100);
 }

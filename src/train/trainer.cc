@@ -151,7 +151,7 @@ void Trainer::warn_of_flaws() const {
 TrainResult Trainer::run() {
   saved_at_s_ = run_wall_s();
   if (budget_.by_time()) plan();
-  if (progress_.step == 0) {
+  if (progress_.step == 0 && progress_.rollbacks == 0) {
     record_beginning();
     save();  // what the first epochs can go back to
   }
