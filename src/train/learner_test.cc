@@ -111,7 +111,6 @@ void limit_address_space_to_more(const std::string& size, rlim_t bytes) {
   setrlimit(RLIMIT_AS, &limit);
 }
 
-constexpr rlim_t kLittle = 32 << 20;
 constexpr int64_t kBatch = 1024;  // keeps some 250 MB for the backward pass
 
 // Exits with 0 after a step with fewer images at once, else with an Error's code. `warm`: after one
@@ -125,9 +124,9 @@ constexpr int64_t kBatch = 1024;  // keeps some 250 MB for the backward pass
     few.backward(few.batches.at_step(0));
   }
   if (warm)
-    limit_address_space_to_more("VmPeak:", kLittle);
+    limit_address_space_to_more("VmPeak:", 96 << 20);
   else
-    limit_address_space_to_more("VmSize:", kLittle / 4);
+    limit_address_space_to_more("VmSize:", 8 << 20);
   try {
     const Gradient gradient = learner.backward(batch);
     std::_Exit(std::isfinite(gradient.loss) && learner.micro_batch < kBatch ? 0 : 100);
@@ -146,7 +145,7 @@ constexpr int64_t kBatch = 1024;  // keeps some 250 MB for the backward pass
   options.batch = 100;
   const Evaluation expected = evaluate(*learner.model, dataset.train, options);
   options.batch = 4000;
-  limit_address_space_to_more("VmPeak:", kLittle);
+  limit_address_space_to_more("VmPeak:", 32 << 20);
   const Evaluation evaluation = evaluate(*learner.model, dataset.train, options);
   std::_Exit(evaluation.n == 4000 && std::abs(evaluation.loss - expected.loss) < 1e-4 ? 0 : 100);
 }
