@@ -72,6 +72,7 @@ int main(int argc, char** argv) {
   std::cout << nlohmann::json{{"step_s", times_s},
                               {"peak_rss_bytes", peak_rss_bytes()},
                               {"kernel", model->kernels().in_use()},
-                              {"kernels", model->kernels().chosen()}}
+                              {"kernels", model->kernels().chosen()},
+                              {"measured_s", model->kernels().measured_s()}}
             << "\n";
 }

@@ -9,7 +9,8 @@ step   One forward and backward pass in training mode, then a forward pass in ev
        the statistics that the first one left. Answer: "train_logits", "loss", "grad.<parameter>",
        "buffer.<buffer>", "eval_logits".
 curve  torch.optim.SGD with the metadata's "lr", "momentum", "weight_decay" and "nesterov", a batch
-       of "batch" images a step, taken in turn. Answer: "losses" [steps].
+       of "batch" images a step, taken in turn; gradients go through clip_grad_norm_ with
+       "clip_grad_norm" unless that is 0. Answer: "losses" and "norms" [steps].
 
 The loss is cross entropy with the metadata's "label_smoothing". Needs Debian's python3-torch and
 python3-torchvision; safetensors files are read and written here, with json and numpy.
@@ -97,15 +98,20 @@ def answer_curve(model, loss_of, images, labels, metadata):
     )
     batch = int(metadata["batch"])
     model.train()
-    losses = []
+    losses, norms = [], []
+    clip = float(metadata["clip_grad_norm"]) or float("inf")
     for step in range(int(metadata["steps"])):
         rows = slice(step * batch % len(labels), step * batch % len(labels) + batch)
         loss = loss_of(model(images[rows]), labels[rows])
         optimizer.zero_grad()
         loss.backward()
+        norms.append(torch.nn.utils.clip_grad_norm_(model.parameters(), clip).item())
         optimizer.step()
         losses.append(loss.item())
-    return {"losses": torch.tensor(losses, dtype=torch.float64)}
+    return {
+        "losses": torch.tensor(losses, dtype=torch.float64),
+        "norms": torch.tensor(norms, dtype=torch.float64),
+    }
 
 
 def main(paths):

@@ -192,10 +192,11 @@ TEST_F(Parity, TenStepsOfSgdAgreeWithPyTorch) {
   struct Case {
     std::unique_ptr<ResNet> model;
     bool nesterov;
+    double clip;
   };
   std::vector<Case> cases;
-  for (const bool nesterov : {false, true}) {
-    cases.push_back({make_model(ModelSpec(), at::kDouble), nesterov});
+  for (const auto& [nesterov, clip] : {std::pair(false, 0.), {true, 0.}, {false, 0.5}}) {
+    cases.push_back({make_model(ModelSpec(), at::kDouble), nesterov, clip});
     write_question(question(cases.size() - 1), *cases.back().model, images, labels,
                    {{"task", "curve"},
                     {"steps", std::to_string(kSteps)},
@@ -203,25 +204,32 @@ TEST_F(Parity, TenStepsOfSgdAgreeWithPyTorch) {
                     {"lr", std::to_string(kLr)},
                     {"momentum", std::to_string(kMomentum)},
                     {"weight_decay", std::to_string(kWeightDecay)},
-                    {"nesterov", nesterov ? "true" : "false"}});
+                    {"nesterov", nesterov ? "true" : "false"},
+                    {"clip_grad_norm", std::to_string(clip)}});
   }
   ASSERT_NO_FATAL_FAILURE(ask(cases.size()));
 
   for (size_t i = 0; i < cases.size(); ++i) {
-    auto& [model, nesterov] = cases[i];
-    SCOPED_TRACE(nesterov ? "Nesterov" : "plain momentum");
-    const at::Tensor theirs = by_name(read_safetensors(answer(i)).tensors).at("losses");
+    auto& [model, nesterov, clip] = cases[i];
+    SCOPED_TRACE(fmt::format("{}, clipped to {}", nesterov ? "Nesterov" : "plain momentum", clip));
+    const auto answers = by_name(read_safetensors(answer(i)).tensors);
+    const at::Tensor theirs = answers.at("losses"), norms = answers.at("norms");
     Optimizer optimizer(model->parameters(), {.momentum = kMomentum,
                                               .weight_decay = kWeightDecay,
                                               .nesterov = nesterov,
-                                              .decay_all = true});
+                                              .decay_all = true,
+                                              .clip_grad_norm = clip});
     for (int64_t step = 0; step < kSteps; ++step) {
       const int64_t first = step * kBatch % kImages;
       const at::Tensor loss =
           loss_of(model->forward(images.slice(0, first, first + kBatch), /*training=*/true),
                   labels.slice(0, first, first + kBatch));
       loss.backward();
+      const double norm = optimizer.clip_gradients().item<double>();
       optimizer.step(kLr);
+      const double norm_expected = norms[step].item<double>();
+      EXPECT_NEAR(norm, norm_expected, kTolerance * norm_expected) << "step " << step;
+      EXPECT_GT(norm, 2 * clip) << "a norm that is never above the limit would prove nothing";
       const double expected = theirs[step].item<double>();
       EXPECT_NEAR(loss.item<double>(), expected, kTolerance * expected) << "step " << step;
     }

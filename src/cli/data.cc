@@ -32,6 +32,25 @@ constexpr const char* kSchema = "skipway.data/1";
 constexpr const char* kModule = "data";
 // Small images are enlarged until a person sees something.
 constexpr int64_t kShownSide = 96;
+const std::vector<std::string_view> kAugmentKeys = {"augment",
+                                                    "flip_mode",
+                                                    "crop_pad",
+                                                    "crop_fill",
+                                                    "cutout",
+                                                    "jitter_brightness",
+                                                    "jitter_contrast",
+                                                    "jitter_saturation",
+                                                    "jitter_hue",
+                                                    "rotate_degrees",
+                                                    "resized_crop_area",
+                                                    "resized_crop_ratio",
+                                                    "erase_probability",
+                                                    "erase_area",
+                                                    "erase_ratio",
+                                                    "randaugment_ops",
+                                                    "randaugment_magnitude",
+                                                    "mixup_alpha",
+                                                    "cutmix_alpha"};
 
 struct CommonFlags {
   bool json = false;
@@ -49,7 +68,7 @@ struct CheckFlags : CommonFlags {
 
 struct ShowFlags : CommonFlags {
   std::string spec;
-  Config config;  // image_size, seed, augment, flip_mode, crop_pad, crop_fill, cutout
+  Config config;  // image_size, seed and those of kAugmentKeys
   bool augmented = false;
   std::string out = "skipway-samples.png";
   bool force = false;
@@ -211,8 +230,7 @@ int check(const CheckFlags& flags) {
 
 // The first images that training sees in the epoch. Augmented: a row of them as stored, then a row
 // for each epoch from that one on, as the model gets them.
-at::Tensor samples(const Split& split, const ShowFlags& flags) {
-  const AugmentOptions options = augment_options(flags.config, rule_for(0));
+at::Tensor samples(const Split& split, const ShowFlags& flags, const AugmentOptions& options) {
   const uint64_t seed = flags.config.seed;
   const int64_t wanted = flags.augmented ? flags.columns : flags.count;
   Batches batches(split, std::min(wanted, split.size()), options, {}, seed);
@@ -222,7 +240,10 @@ at::Tensor samples(const Split& split, const ShowFlags& flags) {
   std::vector<at::Tensor> rows{originals};
   const int64_t row_count = std::max<int64_t>(2, (flags.count + flags.columns - 1) / flags.columns);
   for (int64_t row = 1; row < row_count; ++row) {
-    rows.push_back(augment(split.images, indices, options, seed, flags.epoch + row - 1));
+    const int64_t epoch = flags.epoch + row - 1;
+    const at::Tensor images = augment(split.images, indices, options, seed, epoch);
+    rows.push_back(options.mix.any() ? mix(images, indices, options.mix, seed, epoch).images
+                                     : images);
   }
   return at::cat(rows);
 }
@@ -230,9 +251,13 @@ at::Tensor samples(const Split& split, const ShowFlags& flags) {
 int show(const ShowFlags& flags) {
   const fs::path out = expand_user(flags.out);
   if (!flags.force) require_new_file(out, kModule, "--out", "give --force to replace it");
-  augment_options(flags.config, rule_for(0));  // a wrong word is said before the data are read
+  // A wrong word is said before the data are read.
+  const AugmentOptions options = augment_options(flags.config, rule_for(0));
   const Dataset dataset = load_data(flags.spec, flags.config, flags.quiet);
-  const at::Tensor images = samples(dataset.train, flags);
+  if (flags.augmented)
+    for (const std::string& warning : augment_warnings(options, dataset.image_size))
+      log_warning("{}", warning);
+  const at::Tensor images = samples(dataset.train, flags, options);
   const int64_t columns = flags.augmented ? std::min(flags.columns, dataset.train.size())
                                           : std::min(flags.columns, images.size(0));
   const int64_t scale = std::max<int64_t>(1, kShownSide / dataset.image_size);
@@ -326,9 +351,8 @@ void add_data(CLI::App& program, Run& chosen) {
   command->add_option("--epoch", show_flags->epoch, "the epoch to look at, from 0")
       ->check(CLI::Range(0, 1'000'000))
       ->capture_default_str();
-  add_config_flags(
-      *command, show_flags->config,
-      {"image_size", "seed", "augment", "flip_mode", "crop_pad", "crop_fill", "cutout"});
+  add_config_flags(*command, show_flags->config, {"image_size", "seed"});
+  add_config_flags(*command, show_flags->config, kAugmentKeys);
   run_with(*command, chosen, show_flags, &show);
 }
 

@@ -1,21 +1,31 @@
-// Augmentation as one gather: every pixel of the result is read from where its draw says. The same
-// tensor operations on any device.
+// Flip and crop as one gather: every pixel of the result is read from where its draw says, with the
+// same tensor operations on any device. The others image by image.
 #include "data/augment.h"
 
 #include <ATen/ATen.h>
+#include <ATen/Parallel.h>
+#include <fmt/ranges.h>
 
 #include <algorithm>
 #include <array>
+#include <cmath>
 #include <vector>
 
 #include "base/error.h"
 #include "base/rng.h"
+#include "data/augment_key.h"
 
 namespace skipway {
 namespace {
 
 constexpr const char* kModule = "augment";
-constexpr int64_t kGrey = 127;
+// Beyond these, augment_warnings has something to say.
+constexpr double kMuchRotation = 15;  // degrees
+constexpr double kLittleCrop = 0.25;  // of the area
+constexpr int64_t kSmallImage = 64;   // pixels a side
+const std::vector<std::string> kWords = {"flip",   "crop",         "cutout", "jitter",
+                                         "rotate", "resized-crop", "erase",  "mixup",
+                                         "cutmix", "randaugment"};
 
 std::vector<std::string> split_words(const std::string& words) {
   std::vector<std::string> result;
@@ -31,6 +41,90 @@ std::vector<std::string> split_words(const std::string& words) {
 // Positions outside 0 … size-1 come back in by mirroring at the edge pixel, which is not repeated.
 at::Tensor reflect(const at::Tensor& position, int64_t size) {
   return (size - 1) - ((size - 1) - position.abs()).abs();
+}
+
+template <typename Value>
+void require(bool holds, const char* flag, const Value& value, const char* allowed) {
+  if (!holds) fail(ErrorKind::kUsage, kModule, "expected {}, got {} at {}", allowed, value, flag);
+}
+
+void require_range(double least, double most, double from, double to, const char* flag,
+                   const char* allowed) {
+  if (!(from <= least && least <= most && most <= to))
+    fail(ErrorKind::kUsage, kModule, "expected {}, got {},{} at {}", allowed, least, most, flag);
+}
+
+void require_alpha(double alpha, const char* flag) {
+  if (!(alpha >= kLeastAlpha && alpha <= kMostAlpha))
+    fail(ErrorKind::kUsage, kModule, "expected a number from {} to {}, got {} at {}", kLeastAlpha,
+         kMostAlpha, alpha, flag);
+}
+
+// Numbers of words that are not there as well: what a person gave is right or refused.
+void check_numbers(const AugmentOptions& o) {
+  constexpr const char* kRatios = "least,most width over height, from 0.1 to 10, such as 0.75,1.33";
+  require(o.crop_pad >= 0, "--crop-pad", o.crop_pad, "at least 0 pixels");
+  require(o.cutout >= 1, "--cutout", o.cutout, "at least 1 pixel");
+  require(o.rotate >= 0 && o.rotate <= 180, "--rotate-degrees", o.rotate, "an angle in [0, 180]");
+  const RectangleRange crop = o.resized_crop.value_or(RectangleRange());
+  constexpr const char* kAreas = "least,most share of the area, from 0.01 to 1, such as 0.5,1";
+  require_range(crop.least_area, crop.most_area, 0.01, 1, "--resized-crop-area", kAreas);
+  require_range(crop.least_ratio, crop.most_ratio, 0.1, 10, "--resized-crop-ratio", kRatios);
+  require(o.rand_augment.ops >= 1 && o.rand_augment.ops <= kRandOperations, "--randaugment-ops",
+          o.rand_augment.ops, "1 to 14 operations");
+  require(o.rand_augment.magnitude >= 0 && o.rand_augment.magnitude <= kMostMagnitude,
+          "--randaugment-magnitude", o.rand_augment.magnitude, "a whole number from 0 to 30");
+  const auto strength = [](double value, double most) { return value >= 0 && value <= most; };
+  require(strength(o.jitter.brightness, 10), "--jitter-brightness", o.jitter.brightness, "0 to 10");
+  require(strength(o.jitter.contrast, 10), "--jitter-contrast", o.jitter.contrast, "0 to 10");
+  require(strength(o.jitter.saturation, 10), "--jitter-saturation", o.jitter.saturation, "0 to 10");
+  require(strength(o.jitter.hue, 0.5), "--jitter-hue", o.jitter.hue, "0 to 0.5");
+  require(strength(o.erase_probability, 1), "--erase-probability", o.erase_probability, "0 to 1");
+  require_range(o.erase.least_area, o.erase.most_area, 0.01, 1, "--erase-area", kAreas);
+  require_range(o.erase.least_ratio, o.erase.most_ratio, 0.1, 10, "--erase-ratio", kRatios);
+  require_alpha(o.mix.mixup_alpha, "--mixup-alpha");
+  require_alpha(o.mix.cutmix_alpha, "--cutmix-alpha");
+}
+
+bool image_by_image(const AugmentOptions& o) {
+  return o.resized_crop || o.rotate > 0 || o.rand_augment.ops > 0 || o.jitter.any() ||
+         o.erase_probability > 0;
+}
+
+void change_image(Pixels image, const AugmentOptions& o, uint64_t seed, int64_t epoch,
+                  int64_t index) {
+  const auto rng_for = [&](AugmentUse use) { return augment_rng(seed, epoch, index, use); };
+  if (o.resized_crop) {
+    Rng rng = rng_for(AugmentUse::kResizedCrop);
+    resized_crop(image, draw_rectangle(*o.resized_crop, image.h, image.w, rng));
+  }
+  if (o.rotate > 0) {
+    const double share = 2 * rng_for(AugmentUse::kRotate).uniform() - 1;
+    // Nearest moves edges by up to half a pixel, which is much at 32 pixels a side.
+    warp(image, rotation(o.rotate * share), Sampling::kBilinear);
+  }
+  if (o.rand_augment.ops > 0)
+    rand_augment(image, o.rand_augment, rng_for(AugmentUse::kRandAugment));
+  if (o.jitter.any()) jitter(image, o.jitter, rng_for(AugmentUse::kJitter));
+  if (o.erase_probability > 0) {
+    Rng rng = rng_for(AugmentUse::kErase);
+    if (rng.uniform() < o.erase_probability)
+      erase(image, draw_rectangle(o.erase, image.h, image.w, rng));
+  }
+}
+
+// [b,h,w,3] on any device, image i being number indices[i] of the data.
+at::Tensor change_images(const at::Tensor& images, const at::Tensor& indices,
+                         const AugmentOptions& options, uint64_t seed, int64_t epoch) {
+  const int64_t b = images.size(0), h = images.size(1), w = images.size(2);
+  const at::Tensor result = images.cpu().contiguous();
+  auto* const data = result.data_ptr<uint8_t>();
+  const auto indices_at = indices.accessor<int64_t, 1>();
+  at::parallel_for(0, b, /*grain=*/8, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i)
+      change_image({data + i * h * w * 3, h, w}, options, seed, epoch, indices_at[i]);
+  });
+  return result.to(images.device());
 }
 
 }  // namespace
@@ -53,45 +147,65 @@ AugmentDraw draw_augmentation(const AugmentOptions& options, uint64_t seed, int6
     draw.shift_x = static_cast<int64_t>(rng.below(range)) - options.crop_pad;
   }
   if (options.cutout > 0) {
-    Rng of_cutout(seed, RngUse::kAugment, {epoch_key, image_key, 1});  // moves no other draw
+    Rng of_cutout = augment_rng(seed, epoch, image, AugmentUse::kCutout);
     draw.cut_y = of_cutout.uniform();
     draw.cut_x = of_cutout.uniform();
   }
   return draw;
 }
 
-AugmentOptions parse_augment(const std::string& words, const std::string& flip_mode,
-                             int64_t crop_pad, const std::string& crop_fill, int64_t cutout) {
-  bool flip = false, crop = false, cut = false;
-  for (const std::string& word : split_words(words)) {
-    if (word == "flip")
-      flip = true;
-    else if (word == "crop")
-      crop = true;
-    else if (word == "cutout")
-      cut = true;
-    else
+AugmentOptions parse_augment(const std::string& words, const AugmentOptions& given) {
+  check_numbers(given);
+  const std::vector<std::string> chosen = split_words(words);
+  for (const std::string& word : chosen)
+    if (std::ranges::find(kWords, word) == kWords.end())
       fail(ErrorKind::kUsage, kModule,
-           "expected words from flip, crop, cutout (separated by commas), or none, got \"{}\" at "
-           "--augment \"{}\"",
-           word, words);
-  }
+           "expected words from {} (separated by commas), or none, got \"{}\" at --augment \"{}\"",
+           fmt::join(kWords, ", "), word, words);
+  const auto has = [&](const char* word) {
+    return std::ranges::find(chosen, word) != chosen.end();
+  };
   AugmentOptions options;
-  if (flip_mode != "random" && flip_mode != "alternating")
-    fail(ErrorKind::kUsage, kModule, "expected random or alternating, got \"{}\" at --flip-mode",
-         flip_mode);
-  if (flip) options.flip = flip_mode == "random" ? Flip::kRandom : Flip::kAlternating;
-  if (crop_pad < 0)
-    fail(ErrorKind::kUsage, kModule, "expected at least 0 pixels, got {} at --crop-pad", crop_pad);
-  if (crop) options.crop_pad = crop_pad;
-  if (cutout < 1)
-    fail(ErrorKind::kUsage, kModule, "expected at least 1 pixel, got {} at --cutout", cutout);
-  if (cut) options.cutout = cutout;
-  if (crop_fill != "zero" && crop_fill != "reflect")
-    fail(ErrorKind::kUsage, kModule, "expected zero or reflect, got \"{}\" at --crop-fill",
-         crop_fill);
-  options.crop_fill = crop_fill == "zero" ? CropFill::kZero : CropFill::kReflect;
+  options.crop_fill = given.crop_fill;
+  if (has("flip")) options.flip = given.flip;
+  if (has("crop")) options.crop_pad = given.crop_pad;
+  if (has("resized-crop")) options.resized_crop = given.resized_crop;
+  if (has("rotate")) options.rotate = given.rotate;
+  if (has("randaugment")) options.rand_augment = given.rand_augment;
+  if (has("jitter")) options.jitter = given.jitter;
+  if (has("erase"))
+    options.erase = given.erase, options.erase_probability = given.erase_probability;
+  if (has("cutout")) options.cutout = given.cutout;
+  if (has("mixup")) options.mix.mixup_alpha = given.mix.mixup_alpha;
+  if (has("cutmix")) options.mix.cutmix_alpha = given.mix.cutmix_alpha;
   return options;
+}
+
+std::vector<std::string> augment_warnings(const AugmentOptions& options, int64_t image_size) {
+  std::vector<std::string> warnings;
+  if (image_size > kSmallImage) return warnings;
+  if (options.rotate > kMuchRotation) {
+    const auto percent = [&](double degrees) {
+      return 100 * rotated_fill_share(degrees, image_size);
+    };
+    // Beyond 45 degrees the corners come back in.
+    const double worst = std::min(options.rotate, 45.0);
+    warnings.push_back(fmt::format(
+        "rotating {} x {} pixels by up to {:g} degrees makes up to {:.0f} % of an image grey, "
+        "against {:.0f} % at {:g}, and shows objects at angles that test images hardly have; "
+        "--rotate-degrees {:g} or less is safer",
+        image_size, image_size, options.rotate, percent(worst), percent(kMuchRotation),
+        kMuchRotation, kMuchRotation));
+  }
+  if (options.resized_crop && options.resized_crop->least_area < kLittleCrop) {
+    const double side =
+        static_cast<double>(image_size) * std::sqrt(options.resized_crop->least_area);
+    warnings.push_back(fmt::format(
+        "--resized-crop-area from {:g} enlarges crops as small as {:.0f} x {:.0f} of {} x {} "
+        "pixels, which often leave the object out; {:g} or more is safer",
+        options.resized_crop->least_area, side, side, image_size, image_size, kLittleCrop));
+  }
+  return warnings;
 }
 
 at::Tensor augment(const at::Tensor& images, const at::Tensor& indices,
@@ -135,6 +249,7 @@ at::Tensor augment(const at::Tensor& images, const at::Tensor& indices,
   const at::Tensor pixel = ((image * h + y) * w).unsqueeze(2) + x.unsqueeze(1);
   at::Tensor result = images.reshape({-1, c}).index_select(0, pixel.flatten()).view({b, h, w, c});
   if (inside.defined()) result.mul_(inside.unsqueeze(3));
+  if (image_by_image(options)) result = change_images(result, indices, options, seed, epoch);
   if (options.cutout > 0) {
     const auto covered = [&](const at::Tensor& begin, int64_t side) {  // [b,side]
       const at::Tensor place = at::arange(side, draws.options()) - begin;

@@ -4,20 +4,34 @@
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
+#include <optional>
 #include <string>
+#include <vector>
 
 #include "base/tensors.h"
+#include "data/colour.h"
+#include "data/geometry.h"
+#include "data/mix.h"
+#include "data/rand_augment.h"
 
 namespace skipway {
 
 enum class Flip { kNone, kRandom, kAlternating };
 enum class CropFill { kZero, kReflect };
 
+/// In the order in which an image goes through them.
 struct AugmentOptions {
   Flip flip = Flip::kNone;
   int64_t crop_pad = 0;  // pad by this many pixels on each side, then crop at random; 0: no crop
   CropFill crop_fill = CropFill::kZero;
+  std::optional<RectangleRange> resized_crop;
+  double rotate = 0;  // largest angle to either side [degrees]; 0: none
+  RandAugmentOptions rand_augment;
+  JitterOptions jitter;
+  double erase_probability = 0;  // 0: none
+  RectangleRange erase;
   int64_t cutout = 0;  // side of a square of grey [pixels]; 0: none
+  MixOptions mix;      // of whole batches: mix() of mix.h, not augment()
 };
 
 /// What is drawn for one image in one epoch.
@@ -35,12 +49,17 @@ struct AugmentDraw {
 AugmentDraw draw_augmentation(const AugmentOptions& options, uint64_t seed, int64_t epoch,
                               int64_t image);
 
-/// Reads "flip,crop,cutout" (an empty string or "none": nothing) into options. Errors: kUsage that
-/// lists the known words.
-AugmentOptions parse_augment(const std::string& words, const std::string& flip_mode,
-                             int64_t crop_pad, const std::string& crop_fill, int64_t cutout);
+/// Reads words such as "flip,crop,jitter" (an empty string or "none": nothing): of `given`, which
+/// has numbers for every augmentation, those whose word stands there. Errors: kUsage that lists the
+/// known words, or names the flag of a number that is out of its range.
+AugmentOptions parse_augment(const std::string& words, const AugmentOptions& given);
 
-/// Takes images `indices` out of `images`, augments them and leaves them as uint8.
+/// What does not go well with small images: a line each, with the evidence.
+std::vector<std::string> augment_warnings(const AugmentOptions& options, int64_t image_size);
+
+/// Takes images `indices` out of `images`, augments them and leaves them as uint8. Flip, crop and
+/// cutout are computed on the device of `images`, the others on the CPU, its threads sharing the
+/// images.
 /// Shapes: images uint8 [n,h,w,3], indices int64 [b] on the CPU -> uint8 [b,h,w,3] on the device of
 /// `images`.
 at::Tensor augment(const at::Tensor& images, const at::Tensor& indices,

@@ -6,6 +6,9 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <cmath>
+#include <functional>
+
 #include "base/error.h"
 
 namespace skipway {
@@ -37,7 +40,10 @@ at::Tensor padded_cropped_flipped(const at::Tensor& image, const AugmentDraw& dr
 TEST(Augment, EqualsPadCropFlipForBothFills) {
   at::Tensor images = random_images(64, 12, 10);
   for (CropFill fill : {CropFill::kZero, CropFill::kReflect}) {
-    const AugmentOptions options{.flip = Flip::kRandom, .crop_pad = 4, .crop_fill = fill};
+    AugmentOptions options;
+    options.flip = Flip::kRandom;
+    options.crop_pad = 4;
+    options.crop_fill = fill;
     at::Tensor result = augment(images, all_of(images), options, kSeed, 3);
     for (int64_t i = 0; i < images.size(0); ++i)
       ASSERT_TRUE(at::equal(
@@ -50,7 +56,8 @@ TEST(Augment, EqualsPadCropFlipForBothFills) {
 TEST(Augment, CutoutLaysAGreySquareWhereItsDrawSays) {
   const int64_t h = 12, w = 10, side = 5;
   const at::Tensor images = random_images(64, h, w);
-  const AugmentOptions options{.cutout = side};
+  AugmentOptions options;
+  options.cutout = side;
   const at::Tensor result = augment(images, all_of(images), options, kSeed, 3);
   for (int64_t i = 0; i < images.size(0); ++i) {
     const AugmentDraw draw = draw_augmentation(options, kSeed, 3, i);
@@ -65,7 +72,9 @@ TEST(Augment, CutoutLaysAGreySquareWhereItsDrawSays) {
 }
 
 TEST(Augment, CutoutMovesNoOtherDraw) {
-  const AugmentOptions without{.flip = Flip::kRandom, .crop_pad = 4};
+  AugmentOptions without;
+  without.flip = Flip::kRandom;
+  without.crop_pad = 4;
   AugmentOptions with = without;
   with.cutout = 8;
   for (int64_t i = 0; i < 20; ++i) {
@@ -83,14 +92,16 @@ TEST(Augment, WithoutOptionsTakesImagesUnchanged) {
 
 TEST(Augment, FlipTwiceIsIdentity) {
   at::Tensor images = random_images(32);
-  const AugmentOptions options{.flip = Flip::kAlternating};
+  AugmentOptions options;
+  options.flip = Flip::kAlternating;
   at::Tensor once = augment(images, all_of(images), options, kSeed, 0);
   EXPECT_FALSE(at::equal(once, images));
   EXPECT_TRUE(at::equal(augment(once, all_of(images), options, kSeed, 0), images));
 }
 
 TEST(Augment, AlternatingFlipShowsBothSidesInTwoEpochsAndHalfOfThemFirst) {
-  const AugmentOptions options{.flip = Flip::kAlternating};
+  AugmentOptions options;
+  options.flip = Flip::kAlternating;
   int64_t first = 0;
   for (int64_t image = 0; image < 1000; ++image) {
     const bool flip = draw_augmentation(options, kSeed, 0, image).flip;
@@ -102,7 +113,8 @@ TEST(Augment, AlternatingFlipShowsBothSidesInTwoEpochsAndHalfOfThemFirst) {
 }
 
 TEST(Augment, RandomFlipIsFairAndIndependentOfTheEpochBefore) {
-  const AugmentOptions options{.flip = Flip::kRandom};
+  AugmentOptions options;
+  options.flip = Flip::kRandom;
   int64_t flips = 0, changes = 0;
   for (int64_t image = 0; image < 1000; ++image) {
     const bool flip = draw_augmentation(options, kSeed, 0, image).flip;
@@ -114,7 +126,8 @@ TEST(Augment, RandomFlipIsFairAndIndependentOfTheEpochBefore) {
 }
 
 TEST(Augment, EveryPairOfShiftsIsEquallyLikely) {
-  const AugmentOptions options{.crop_pad = 4};
+  AugmentOptions options;
+  options.crop_pad = 4;
   constexpr int64_t kDraws = 81 * 200;
   std::array<double, 81> counts{};
   for (int64_t image = 0; image < kDraws; ++image) {
@@ -129,10 +142,13 @@ TEST(Augment, EveryPairOfShiftsIsEquallyLikely) {
 }
 
 TEST(Augment, FlipModeDoesNotMoveTheCrops) {
+  AugmentOptions crop;
+  crop.crop_pad = 4;
+  AugmentOptions crop_and_flip = crop;
+  crop_and_flip.flip = Flip::kAlternating;
   for (int64_t image = 0; image < 50; ++image) {
-    const AugmentDraw plain = draw_augmentation({.crop_pad = 4}, kSeed, 2, image);
-    const AugmentDraw flipped =
-        draw_augmentation({.flip = Flip::kAlternating, .crop_pad = 4}, kSeed, 2, image);
+    const AugmentDraw plain = draw_augmentation(crop, kSeed, 2, image);
+    const AugmentDraw flipped = draw_augmentation(crop_and_flip, kSeed, 2, image);
     EXPECT_EQ(plain.shift_y, flipped.shift_y);
     EXPECT_EQ(plain.shift_x, flipped.shift_x);
   }
@@ -140,8 +156,10 @@ TEST(Augment, FlipModeDoesNotMoveTheCrops) {
 
 TEST(Augment, AnImageIsTheSameInEveryBatchAndForEveryThreadCount) {
   at::Tensor images = random_images(64);
-  const AugmentOptions options{
-      .flip = Flip::kRandom, .crop_pad = 4, .crop_fill = CropFill::kReflect};
+  AugmentOptions options;
+  options.flip = Flip::kRandom;
+  options.crop_pad = 4;
+  options.crop_fill = CropFill::kReflect;
   const int threads = at::get_num_threads();
   at::set_num_threads(1);
   at::Tensor whole = augment(images, all_of(images), options, kSeed, 1);
@@ -154,7 +172,8 @@ TEST(Augment, AnImageIsTheSameInEveryBatchAndForEveryThreadCount) {
 
 TEST(Augment, SeedsAndEpochsDiffer) {
   at::Tensor images = random_images(16);
-  const AugmentOptions options{.crop_pad = 4};
+  AugmentOptions options;
+  options.crop_pad = 4;
   at::Tensor result = augment(images, all_of(images), options, kSeed, 0);
   EXPECT_FALSE(at::equal(result, augment(images, all_of(images), options, kSeed, 1)));
   EXPECT_FALSE(at::equal(result, augment(images, all_of(images), options, kSeed + 1, 0)));
@@ -162,10 +181,14 @@ TEST(Augment, SeedsAndEpochsDiffer) {
 
 TEST(Augment, PaddingMustBeSmallerThanTheImage) {
   at::Tensor images = random_images(2, 4, 4);
-  EXPECT_NO_THROW(
-      augment(images, all_of(images), {.crop_pad = 3, .crop_fill = CropFill::kReflect}, 0, 0));
+  AugmentOptions options;
+  options.crop_pad = 3;
+  options.crop_fill = CropFill::kReflect;
+  EXPECT_NO_THROW(augment(images, all_of(images), options, 0, 0));
+  options.crop_pad = 4;
+  options.crop_fill = CropFill::kZero;
   try {
-    augment(images, all_of(images), {.crop_pad = 4}, 0, 0);
+    augment(images, all_of(images), options, 0, 0);
     FAIL() << "no error";
   } catch (const Error& error) {
     EXPECT_EQ(error.kind(), ErrorKind::kUsage);
@@ -189,28 +212,106 @@ TEST(Normalise, ScalesEachChannelAndIsChannelsLast) {
   EXPECT_TRUE(at::equal(half, result.to(at::kBFloat16)));
 }
 
-TEST(ParseAugment, ReadsWordsAndModes) {
-  AugmentOptions both = parse_augment("flip,crop", "alternating", 4, "reflect", 12);
+// Numbers for every augmentation, as a configuration has them.
+AugmentOptions everything() {
+  AugmentOptions all;
+  all.flip = Flip::kAlternating;
+  all.crop_pad = 4;
+  all.crop_fill = CropFill::kReflect;
+  all.resized_crop = RectangleRange{.least_area = 0.5, .least_ratio = 0.75, .most_ratio = 1.33};
+  all.rotate = 10;
+  all.rand_augment = {.ops = 2, .magnitude = 9};
+  all.jitter = {.brightness = 0.2, .contrast = 0.2, .saturation = 0.2, .hue = 0.1};
+  all.erase_probability = 0.5;
+  all.erase = {.least_area = 0.02, .most_area = 0.33, .least_ratio = 0.3, .most_ratio = 3.3};
+  all.cutout = 12;
+  all.mix = {.mixup_alpha = 0.2, .cutmix_alpha = 1};
+  return all;
+}
+
+constexpr const char* kAllWords =
+    "flip,crop,cutout,jitter,rotate,resized-crop,erase,randaugment,mixup,cutmix";
+
+TEST(Augment, NeitherBatchNorThreadsChangeAnImage) {
+  const at::Tensor images = random_images(48);
+  const AugmentOptions options = everything();
+  const at::Tensor whole = augment(images, all_of(images), options, kSeed, 2);
+  EXPECT_TRUE(at::equal(whole, augment(images, all_of(images), options, kSeed, 2)));
+  EXPECT_FALSE(at::equal(whole, augment(images, all_of(images), options, kSeed, 3)));
+  const at::Tensor few = at::tensor({40, 3, 17}, at::kLong);
+  EXPECT_TRUE(at::equal(augment(images, few, options, kSeed, 2), whole.index_select(0, few)));
+  const int threads = at::get_num_threads();
+  for (const int count : {1, 3}) {
+    at::set_num_threads(count);
+    EXPECT_TRUE(at::equal(augment(images, all_of(images), options, kSeed, 2), whole)) << count;
+  }
+  at::set_num_threads(threads);
+}
+
+TEST(Augment, WithoutStrengthImagesStayAsTheyAre) {
+  const at::Tensor images = random_images(16, 12, 12);
+  AugmentOptions options;
+  options.resized_crop = RectangleRange();  // the whole of a square image
+  options.rand_augment = {.ops = 0, .magnitude = 30};
+  options.rotate = 1e-9;
+  options.jitter.brightness = 1e-12;
+  options.erase_probability = 1e-12;
+  EXPECT_TRUE(at::equal(augment(images, all_of(images), options, kSeed, 0), images));
+}
+
+TEST(Augment, NoWordChangesWhatAnotherDraws) {
+  const at::Tensor images = random_images(32);
+  AugmentOptions erasing = parse_augment("erase", everything());
+  const at::Tensor alone = augment(images, all_of(images), erasing, kSeed, 0);
+  erasing.jitter = everything().jitter;
+  const at::Tensor with_jitter = augment(images, all_of(images), erasing, kSeed, 0);
+  const at::Tensor erased = (alone == 127).all(3) & (images != 127).any(3);
+  EXPECT_TRUE((with_jitter == 127).all(3).masked_select(erased).all().item<bool>());
+  EXPECT_GT(erased.sum().item<int64_t>(), 0);
+}
+
+TEST(AugmentWarnings, SayWhatMuchRotationDoesToSmallImages) {
+  AugmentOptions options = parse_augment(kAllWords, everything());
+  EXPECT_TRUE(augment_warnings(options, 32).empty());
+  options.rotate = 30;
+  const auto warnings = augment_warnings(options, 32);
+  ASSERT_EQ(warnings.size(), 1u);
+  using testing::AllOf, testing::HasSubstr;
+  EXPECT_THAT(warnings[0], AllOf(HasSubstr("% of an image grey"), HasSubstr("--rotate-degrees 15"),
+                                 testing::Not(HasSubstr("\n"))));
+  EXPECT_TRUE(augment_warnings(options, 224).empty());
+  options.resized_crop->least_area = 0.08;
+  EXPECT_THAT(augment_warnings(options, 32), testing::Contains(HasSubstr("9 x 9 of 32 x 32")));
+}
+
+TEST(ParseAugment, TakesWhatItsWordsName) {
+  const AugmentOptions both = parse_augment("flip,crop", everything());
   EXPECT_EQ(both.flip, Flip::kAlternating);
   EXPECT_EQ(both.crop_pad, 4);
   EXPECT_EQ(both.crop_fill, CropFill::kReflect);
   EXPECT_EQ(both.cutout, 0);
-  EXPECT_EQ(parse_augment("cutout", "random", 4, "zero", 12).cutout, 12);
-  AugmentOptions crop = parse_augment("crop", "random", 2, "zero", 12);
-  EXPECT_EQ(crop.flip, Flip::kNone);
-  EXPECT_EQ(crop.crop_pad, 2);
+  EXPECT_FALSE(both.jitter.any() || both.mix.any() || both.resized_crop);
+  EXPECT_EQ(parse_augment("cutout", everything()).cutout, 12);
+  EXPECT_EQ(parse_augment("mixup", everything()).mix.mixup_alpha, 0.2);
+  EXPECT_EQ(parse_augment("mixup", everything()).mix.cutmix_alpha, 0);
+  const AugmentOptions all = parse_augment(kAllWords, everything());
+  EXPECT_TRUE(all.resized_crop && all.rotate == 10 && all.rand_augment.ops == 2 &&
+              all.jitter.hue == 0.1 && all.erase_probability == 0.5 && all.mix.cutmix_alpha == 1);
   for (const char* nothing : {"", "none"}) {
-    AugmentOptions none = parse_augment(nothing, "random", 4, "zero", 12);
+    const AugmentOptions none = parse_augment(nothing, everything());
     EXPECT_EQ(none.flip, Flip::kNone);
     EXPECT_EQ(none.crop_pad, 0);
+    EXPECT_EQ(none.rotate, 0);
   }
 }
 
-TEST(ParseAugment, RefusesUnknownWordsAndNamesTheFlag) {
-  auto message = [](const std::string& words, const std::string& mode, int64_t pad,
-                    const std::string& fill) -> std::string {
+TEST(ParseAugment, RefusesUnknownWordsAndNumbersOutOfRangeAndNamesTheFlag) {
+  const auto message = [](const std::string& words,
+                          const std::function<void(AugmentOptions&)>& change = {}) -> std::string {
+    AugmentOptions given = everything();
+    if (change) change(given);
     try {
-      parse_augment(words, mode, pad, fill, 12);
+      parse_augment(words, given);
     } catch (const Error& error) {
       EXPECT_EQ(error.kind(), ErrorKind::kUsage);
       return error.what();
@@ -218,15 +319,27 @@ TEST(ParseAugment, RefusesUnknownWordsAndNamesTheFlag) {
     return "no error";
   };
   using testing::AllOf, testing::HasSubstr;
-  EXPECT_THAT(message("flip,jitter", "random", 4, "zero"),
-              AllOf(HasSubstr("\"jitter\""), HasSubstr("flip, crop"), HasSubstr("--augment")));
-  EXPECT_THAT(message("flip,", "random", 4, "zero"), HasSubstr("--augment"));
-  EXPECT_THAT(message("flip,none", "random", 4, "zero"), HasSubstr("--augment"));
-  EXPECT_THAT(message("flip", "never", 4, "zero"),
-              AllOf(HasSubstr("\"never\""), HasSubstr("--flip-mode")));
-  EXPECT_THAT(message("crop", "random", -1, "zero"), HasSubstr("-1 at --crop-pad"));
-  EXPECT_THAT(message("crop", "random", 4, "edge"),
-              AllOf(HasSubstr("\"edge\""), HasSubstr("--crop-fill")));
+  EXPECT_THAT(message("flip,blur"),
+              AllOf(HasSubstr("\"blur\""), HasSubstr("flip, crop"), HasSubstr("--augment")));
+  EXPECT_THAT(message("flip,"), HasSubstr("--augment"));
+  EXPECT_THAT(message("flip,none"), HasSubstr("--augment"));
+  EXPECT_THAT(message("crop", [](auto& o) { o.crop_pad = -1; }), HasSubstr("-1 at --crop-pad"));
+  EXPECT_THAT(message("flip", [](auto& o) { o.jitter.hue = 0.6; }),
+              HasSubstr("0.6 at --jitter-hue"));
+  EXPECT_THAT(message("flip", [](auto& o) { o.jitter.contrast = NAN; }),
+              HasSubstr("nan at --jitter-contrast"));
+  EXPECT_THAT(message("flip", [](auto& o) { o.rotate = 181; }),
+              HasSubstr("181 at --rotate-degrees"));
+  EXPECT_THAT(message("flip", [](auto& o) { o.resized_crop->least_area = 2; }),
+              HasSubstr("2,1 at --resized-crop-area"));
+  EXPECT_THAT(message("flip", [](auto& o) { o.erase.least_ratio = 4; }),
+              HasSubstr("4,3.3 at --erase-ratio"));
+  EXPECT_THAT(message("flip", [](auto& o) { o.erase_probability = -0.1; }),
+              HasSubstr("-0.1 at --erase-probability"));
+  EXPECT_THAT(message("flip", [](auto& o) { o.rand_augment.magnitude = 31; }),
+              HasSubstr("31 at --randaugment-magnitude"));
+  EXPECT_THAT(message("flip", [](auto& o) { o.mix.mixup_alpha = 0; }),
+              HasSubstr("0 at --mixup-alpha"));
 }
 
 }  // namespace

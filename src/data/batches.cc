@@ -42,7 +42,13 @@ Batch Batches::at_step(int64_t step, int64_t side) {
   batch.epoch = epoch;
   batch.indices = order_.slice(0, begin, std::min(begin + batch_size_, image_count()));
   batch.labels = split_.labels.index_select(0, batch.indices.to(split_.labels.device()));
-  const at::Tensor images = augment(split_.images, batch.indices, augmentation_, seed_, epoch);
+  at::Tensor images = augment(split_.images, batch.indices, augmentation_, seed_, epoch);
+  if (augmentation_.mix.any()) {
+    const Mixed mixed = mix(images, batch.indices, augmentation_.mix, seed_, epoch);
+    images = mixed.images;
+    batch.own_share = mixed.own_share;
+    batch.other_labels = others_of(batch.labels);
+  }
   batch.images = side == 0 || side == images.size(1)
                      ? normalise(images, normalisation_, type_)
                      : shrink(normalise(images, normalisation_, at::kFloat), side).to(type_);

@@ -14,6 +14,10 @@ struct Batch {
   at::Tensor images;   // [b,3,h,w] normalised, channels_last
   at::Tensor labels;   // int64 [b]
   at::Tensor indices;  // int64 [b] on the CPU: rows of the split
+  // Mixup and cutmix only, else undefined: the label of the image mixed in, int64 [b], and the
+  // share that `labels` keeps, float [b].
+  at::Tensor other_labels;
+  at::Tensor own_share;
   int64_t epoch = 0;
 };
 

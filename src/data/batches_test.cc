@@ -10,7 +10,12 @@ namespace skipway {
 namespace {
 
 constexpr int64_t kImages = 103;  // prime: never a whole number of batches
-constexpr AugmentOptions kAugmentation{.flip = Flip::kRandom, .crop_pad = 2};
+const AugmentOptions kAugmentation = [] {
+  AugmentOptions options;
+  options.flip = Flip::kRandom;
+  options.crop_pad = 2;
+  return options;
+}();
 
 Split random_split() {
   auto generator = at::make_generator<at::CPUGeneratorImpl>(uint64_t{5});
@@ -46,6 +51,21 @@ TEST(Batches, EveryImageComesOnceAnEpochAndTheLastBatchIsPartial) {
     else
       EXPECT_FALSE(at::equal(order, first_order));
   }
+}
+
+TEST(Batches, MixingAddsTheOtherLabelAndTheShare) {
+  Batches plain = make_batches(10), mixing = make_batches(10);
+  AugmentOptions options = kAugmentation;
+  options.mix.mixup_alpha = 1;
+  mixing.set_augmentation(options);
+  const Batch a = plain.at_step(3), b = mixing.at_step(3), again = mixing.at_step(3);
+  EXPECT_FALSE(a.own_share.defined() || a.other_labels.defined());
+  EXPECT_TRUE(at::equal(a.labels, b.labels));
+  EXPECT_TRUE(at::equal(b.other_labels, others_of(b.labels)));
+  EXPECT_TRUE(at::equal(b.images, again.images) && at::equal(b.own_share, again.own_share));
+  const at::Tensor expected =
+      at::lerp(others_of(a.images), a.images, b.own_share.view({-1, 1, 1, 1}));
+  EXPECT_LT((b.images - expected).abs().max().item<float>(), 0.51 / 255);
 }
 
 TEST(Batches, AStepGivesTheSameBatchAtAnyTime) {

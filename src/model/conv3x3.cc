@@ -633,7 +633,7 @@ ConvMethod KernelChoice::method(const ConvShape& s, Type type, bool training) {
   for (const ConvMethod method : methods)
     if (chosen == name_of(method)) return method;
   constexpr double kMargin = 0.85;
-  constexpr int64_t kPixels = 64 * 32 * 32;  // enough to tell, and little memory
+  constexpr int64_t kPixels = 16 * 32 * 32;  // enough to tell, and little memory
   ConvMethod best = methods.front();
   if (methods.size() > 1) {
     double shortest = std::numeric_limits<double>::infinity();
@@ -641,6 +641,7 @@ ConvMethod KernelChoice::method(const ConvShape& s, Type type, bool training) {
       ConvShape part = s;
       part.n = std::clamp<int64_t>(kPixels / (s.h * s.w), 1, s.n);
       const double seconds = measure_method_s(method, part, type, training, shortest);
+      measured_s_[key][name_of(method)] = seconds;
       // By a margin, so that the noise of a measurement does not choose: the same run on the same
       // machine should take the same kernels.
       if (seconds < kMargin * shortest) best = method, shortest = seconds;

@@ -44,10 +44,15 @@ class KernelChoice {
   /// Shape as text -> method as text; to keep, and to take back. Unknown methods are measured anew.
   const std::map<std::string, std::string>& chosen() const { return chosen_; }
   void restore(std::map<std::string, std::string> chosen) { chosen_ = std::move(chosen); }
+  /// Shape as text -> method as text -> seconds of its passes, where it was measured here.
+  const std::map<std::string, std::map<std::string, double>>& measured_s() const {
+    return measured_s_;
+  }
 
  private:
   std::string word_;
   std::map<std::string, std::string> chosen_;
+  std::map<std::string, std::map<std::string, double>> measured_s_;
 };
 
 struct FoldedConv;

@@ -69,6 +69,20 @@ std::array<double, 3> parse_channels(std::string_view flag, const std::string& t
   return {(*numbers)[0], (*numbers)[1], (*numbers)[2]};
 }
 
+// Two numbers, "least,most".
+std::array<double, 2> parse_pair(std::string_view flag, const std::string& text) {
+  const auto numbers = parse_numbers(text);
+  if (!numbers || numbers->size() != 2)
+    refuse(flag, '"' + text + '"', "two numbers, least,most, such as 0.5,1");
+  return {(*numbers)[0], (*numbers)[1]};
+}
+
+RectangleRange parse_rectangles(std::string_view area_flag, const std::string& area,
+                                std::string_view ratio_flag, const std::string& ratio) {
+  const auto areas = parse_pair(area_flag, area), ratios = parse_pair(ratio_flag, ratio);
+  return {areas[0], areas[1], ratios[0], ratios[1]};
+}
+
 void validate_length(const Config& c) {
   require(is_finite_from_zero(c.minutes), "--minutes", c.minutes, "0 or more minutes");
   require(is_finite_from_zero(c.epochs), "--epochs", c.epochs, "0 or more epochs");
@@ -111,6 +125,8 @@ void validate_step(const Config& c) {
   if (c.lookahead && c.ema > 0)
     fail(ErrorKind::kUsage, kModule,
          "expected --ema or --lookahead, got both; each takes the other's place");
+  require(is_finite_from_zero(c.clip_grad_norm), "--clip-grad-norm", c.clip_grad_norm,
+          "a norm above 0, or 0 for none");
   if (c.model == kAirbench94 && (c.shallow > 0 || c.zero_gamma))
     fail(ErrorKind::kUsage, kModule,
          "expected a model with residual blocks, got {} at --model; leave {} out", kAirbench94,
@@ -266,9 +282,24 @@ ScheduleOptions schedule_options(const Config& config) {
 }
 
 AugmentOptions augment_options(const Config& config, const Rule& rule) {
-  return parse_augment(config.augment == "auto" ? rule.augment : config.augment, config.flip_mode,
-                       config.crop_pad == 0 ? rule.crop_pad : config.crop_pad, config.crop_fill,
-                       config.cutout);
+  require_word("--flip-mode", config.flip_mode, {"random", "alternating"});
+  require_word("--crop-fill", config.crop_fill, {"zero", "reflect"});
+  AugmentOptions given;
+  given.flip = config.flip_mode == "random" ? Flip::kRandom : Flip::kAlternating;
+  given.crop_pad = config.crop_pad == 0 ? rule.crop_pad : config.crop_pad;
+  given.crop_fill = config.crop_fill == "zero" ? CropFill::kZero : CropFill::kReflect;
+  given.cutout = config.cutout;
+  given.jitter = {config.jitter_brightness, config.jitter_contrast, config.jitter_saturation,
+                  config.jitter_hue};
+  given.rotate = config.rotate_degrees;
+  given.resized_crop = parse_rectangles("--resized-crop-area", config.resized_crop_area,
+                                        "--resized-crop-ratio", config.resized_crop_ratio);
+  given.erase_probability = config.erase_probability;
+  given.erase =
+      parse_rectangles("--erase-area", config.erase_area, "--erase-ratio", config.erase_ratio);
+  given.rand_augment = {config.randaugment_ops, config.randaugment_magnitude};
+  given.mix = {config.mixup_alpha, config.cutmix_alpha};
+  return parse_augment(config.augment == "auto" ? rule.augment : config.augment, given);
 }
 
 OptimizerOptions optimizer_options(const Config& config) {
@@ -278,7 +309,8 @@ OptimizerOptions optimizer_options(const Config& config) {
           .decay_all = config.weight_decay_on == "all",
           .bias_lr = config.bias_lr,
           .muon_lr = config.optimizer == "muon" ? config.muon_lr : 0,
-          .muon_momentum = config.muon_momentum};
+          .muon_momentum = config.muon_momentum,
+          .clip_grad_norm = config.clip_grad_norm};
 }
 
 std::vector<Stage> stages(const Config& config, int64_t image_size, const Rule& rule) {

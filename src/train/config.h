@@ -28,8 +28,8 @@ struct Config {
   bool whiten_stem = true;
   double batch_norm_momentum = 0.1;
 
-  int64_t batch = 256;
-  double lr = 0.2;
+  int64_t batch = 128;
+  double lr = 0.14;
   double momentum = 0.9;
   bool nesterov = true;
   double weight_decay = 5e-4;
@@ -41,6 +41,7 @@ struct Config {
   double muon_momentum = 0.9;
   double ema = 0;
   bool lookahead = false;
+  double clip_grad_norm = 0;
 
   std::string schedule = "linear";
   bool per_epoch = false;
@@ -60,6 +61,20 @@ struct Config {
   int64_t crop_pad = 0;
   std::string crop_fill = "reflect";
   int64_t cutout = 12;
+  double jitter_brightness = 0.2;
+  double jitter_contrast = 0.2;
+  double jitter_saturation = 0.2;
+  double jitter_hue = 0.05;
+  double rotate_degrees = 10;
+  std::string resized_crop_area = "0.5,1";
+  std::string resized_crop_ratio = "0.75,1.3333";
+  double erase_probability = 0.5;
+  std::string erase_area = "0.02,0.33";
+  std::string erase_ratio = "0.3,3.3";
+  int64_t randaugment_ops = 2;
+  int64_t randaugment_magnitude = 9;
+  double mixup_alpha = 0.2;
+  double cutmix_alpha = 1;
   std::string mean = "auto";
   std::string std = "auto";
 
@@ -121,6 +136,8 @@ void visit(ConfigType& c, Visitor&& visitor) {
           "place, in [0, 1); 0: none");
   visitor("lookahead", c.lookahead,
           "weights go back to their average every five steps, ever less far (arXiv:1907.08610)");
+  visitor("clip_grad_norm", c.clip_grad_norm,
+          "gradients longer than this, all parameters together, are shortened to it; 0: never");
   visitor("schedule", c.schedule, "linear, cosine, step, multistep, onecycle or plateau");
   visitor("per_epoch", c.per_epoch, "change the rate only between epochs");
   visitor("warmup", c.warmup, "share of the run in which the rate rises, in [0, 1)");
@@ -138,13 +155,32 @@ void visit(ConfigType& c, Visitor&& visitor) {
           "share of the run in which the first block of each stage is trained alone, in [0, 1)");
   visitor(
       "augment", c.augment,
-      "words from: flip, crop, cutout; none; or auto: flip, crop, and cutout in the longest runs");
+      "words from: flip, crop, cutout, jitter, rotate, resized-crop, erase, randaugment, mixup, "
+      "cutmix; none; or auto: flip, crop, and cutout in the longest runs");
   visitor("flip_mode", c.flip_mode,
           "random, or alternating (every second epoch, arXiv:2404.00498)");
   visitor("crop_pad", c.crop_pad,
           "crop: padding before the random crop [pixels]; 0: by the length of the run");
   visitor("crop_fill", c.crop_fill, "crop: zero or reflect");
   visitor("cutout", c.cutout, "cutout: side of the grey square [pixels]");
+  visitor("jitter_brightness", c.jitter_brightness, "jitter: by a factor from 1-x to 1+x; 0: none");
+  visitor("jitter_contrast", c.jitter_contrast, "jitter: by a factor from 1-x to 1+x; 0: none");
+  visitor("jitter_saturation", c.jitter_saturation, "jitter: by a factor from 1-x to 1+x; 0: none");
+  visitor("jitter_hue", c.jitter_hue,
+          "jitter: by up to this share of the colour circle, at most 0.5; 0: none");
+  visitor("rotate_degrees", c.rotate_degrees, "rotate: largest angle to either side [degrees]");
+  visitor("resized_crop_area", c.resized_crop_area,
+          "resized-crop: least,most share of the image that is enlarged to the whole");
+  visitor("resized_crop_ratio", c.resized_crop_ratio, "resized-crop: least,most width over height");
+  visitor("erase_probability", c.erase_probability, "erase: share of the images, in [0, 1]");
+  visitor("erase_area", c.erase_area, "erase: least,most share of the image that becomes grey");
+  visitor("erase_ratio", c.erase_ratio, "erase: least,most width over height");
+  visitor("randaugment_ops", c.randaugment_ops, "randaugment: operations an image goes through");
+  visitor("randaugment_magnitude", c.randaugment_magnitude, "randaugment: strength, 0 to 30");
+  visitor("mixup_alpha", c.mixup_alpha,
+          "mixup: the share is drawn from Beta(alpha, alpha), alpha in [0.05, 4]");
+  visitor("cutmix_alpha", c.cutmix_alpha,
+          "cutmix: the share is drawn from Beta(alpha, alpha), alpha in [0.05, 4]");
   visitor("mean", c.mean, "mean of red,green,blue in [0, 1]; auto: of the training images");
   visitor("std", c.std, "standard deviation of red,green,blue; auto: of the training images");
   visitor("test_every", c.test_every, "epochs between evaluations; 0: at the end only");

@@ -159,6 +159,10 @@ TEST(Validate, RefusesNumbersOutOfRange) {
   expect_refused(&Config::gamma, 1.5, "--gamma", "1.5");
   expect_refused(&Config::patience, -1, "--patience", "-1");
   expect_refused(&Config::crop_pad, -1, "--crop-pad", "-1");
+  expect_refused(&Config::rotate_degrees, -1, "--rotate-degrees", "-1");
+  expect_refused(&Config::resized_crop_area, "0.5", "--resized-crop-area", "least,most");
+  expect_refused(&Config::erase_ratio, "a,b", "--erase-ratio", "least,most");
+  expect_refused(&Config::mixup_alpha, 5, "--mixup-alpha", "5");
   expect_refused(&Config::test_every, -1, "--test-every", "-1");
   expect_refused(&Config::eval_batch, 0, "--eval-batch", "0");
   expect_refused(&Config::threads, -2, "--threads", "-2");

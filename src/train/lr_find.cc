@@ -24,11 +24,9 @@ LrFindResult lr_find(Learner& learner, const LrFindOptions& options) {
     const double share =
         options.steps > 1 ? static_cast<double>(step) / static_cast<double>(options.steps - 1) : 0;
     const double lr = options.from * std::pow(options.to / options.from, share);
-    const at::Tensor loss = learner.forward_loss(learner.batches.at_step(step));
-    const double value = loss.item<double>();
-    diverged = !std::isfinite(value);
+    const auto [value, norm] = learner.backward(learner.batches.at_step(step));
+    diverged = !std::isfinite(value) || !std::isfinite(norm);
     if (diverged) break;
-    loss.backward();
     learner.optimizer.step(lr);
     mean = kSmoothing * mean + (1 - kSmoothing) * value;
     const double smoothed = mean / (1 - std::pow(kSmoothing, static_cast<double>(step + 1)));

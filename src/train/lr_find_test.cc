@@ -76,7 +76,7 @@ TEST(LrFind, MeasuringAStepLeavesTheLearnerAsItWas) {
     c.optimizer = optimizer;
     Learner learner(c, bright_and_dark());
     // A step first, so that the optimizer has a state to lose.
-    learner.forward_loss(learner.batches.at_step(0)).backward();
+    learner.backward(learner.batches.at_step(0));
     learner.optimizer.step(0.1);
     NamedTensors before;
     for (const NamedTensors& state : {learner.model->state(), learner.optimizer.state()})

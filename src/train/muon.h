@@ -10,10 +10,10 @@ struct MuonOptions {
   bool nesterov = true;
 };
 
-/// A matrix with the singular vectors of `matrix` [m,n] and singular values near one (0.7 to 1.2),
-/// by Newton-Schulz iterations; directions under a thousandth of the largest come out smaller. fp32
-/// in, fp32 out; zero stays zero.
-at::Tensor orthogonalise(const at::Tensor& matrix);
+/// For each of `matrices` [b,m,n] one with its singular vectors and singular values near one (0.7
+/// to 1.2), by Newton-Schulz iterations; directions under a thousandth of the largest come out
+/// smaller. fp32 in, fp32 out; zero stays zero.
+at::Tensor orthogonalise(const at::Tensor& matrices);
 
 /// One update of convolution filters [out,in,h,w] that BatchNorm follows, so that their scale does
 /// not matter: they are brought to the norm sqrt(out), and moved by `lr` times the orthogonalised

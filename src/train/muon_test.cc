@@ -18,6 +18,10 @@ double largest_difference(const at::Tensor& a, const at::Tensor& b) {
   return (a.to(at::kDouble) - b.to(at::kDouble)).abs().max().item<double>();
 }
 
+at::Tensor orthogonalise_one(const at::Tensor& matrix) {
+  return orthogonalise(matrix.unsqueeze(0))[0];
+}
+
 // U p(S) Vᵀ with p the four iterations on the singular values alone.
 at::Tensor by_singular_values(const at::Tensor& matrix) {
   const at::Tensor wide = matrix.to(at::kDouble) / matrix.to(at::kDouble).norm();
@@ -30,7 +34,7 @@ class OrthogonaliseShape : public testing::TestWithParam<std::pair<int64_t, int6
 
 TEST_P(OrthogonaliseShape, IsThePolynomialOfTheSingularValues) {
   const at::Tensor matrix = noise({GetParam().first, GetParam().second}, 1);
-  EXPECT_LT(largest_difference(orthogonalise(matrix), by_singular_values(matrix)), 1e-4);
+  EXPECT_LT(largest_difference(orthogonalise_one(matrix), by_singular_values(matrix)), 1e-4);
 }
 
 INSTANTIATE_TEST_SUITE_P(Shapes, OrthogonaliseShape,
@@ -43,15 +47,15 @@ INSTANTIATE_TEST_SUITE_P(Shapes, OrthogonaliseShape,
                          });
 
 TEST(Orthogonalise, SingularValuesOfNoiseComeNearOne) {
-  const auto values = std::get<1>(at::linalg_svd(orthogonalise(noise({64, 576}, 2)), false));
+  const auto values = std::get<1>(at::linalg_svd(orthogonalise_one(noise({64, 576}, 2)), false));
   EXPECT_GT(values.min().item<double>(), 0.6);
   EXPECT_LT(values.max().item<double>(), 1.3);
 }
 
 TEST(Orthogonalise, ScaleDoesNotMatterAndZeroStaysZero) {
   const at::Tensor matrix = noise({16, 40}, 3);
-  EXPECT_LT(largest_difference(orthogonalise(matrix), orthogonalise(matrix * 1e-6)), 1e-4);
-  EXPECT_EQ(orthogonalise(at::zeros({16, 40})).abs().max().item<double>(), 0);
+  EXPECT_LT(largest_difference(orthogonalise_one(matrix), orthogonalise_one(matrix * 1e-6)), 1e-4);
+  EXPECT_EQ(orthogonalise_one(at::zeros({16, 40})).abs().max().item<double>(), 0);
 }
 
 TEST(MuonStep, IsMomentumThenDirectionThenAStepFromFiltersOfGivenNorm) {
@@ -70,6 +74,18 @@ TEST(MuonStep, IsMomentumThenDirectionThenAStepFromFiltersOfGivenNorm) {
       EXPECT_LT(largest_difference(momentum, moved), 1e-6);
       EXPECT_LT(largest_difference(filters, expected), 1e-4);
     }
+}
+
+TEST(MuonStep, TakesFiltersInBlocksOf256) {
+  at::Tensor filters = noise({512, 32, 3, 3}, 7), momentum = at::zeros_like(filters);
+  const at::Tensor gradient = noise({512, 32, 3, 3}, 8);
+  const at::Tensor rows = gradient.view({512, -1});
+  const at::Tensor direction = at::cat(
+      {by_singular_values(rows.narrow(0, 0, 256)), by_singular_values(rows.narrow(0, 256, 256))});
+  const at::Tensor expected =
+      filters * (std::sqrt(512.) / filters.norm()) - 0.05 * direction.view_as(filters);
+  muon_step(filters, gradient, momentum, 0.05, {.momentum = 0.8, .nesterov = false});
+  EXPECT_LT(largest_difference(filters, expected), 1e-4);
 }
 
 }  // namespace

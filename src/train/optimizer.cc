@@ -2,8 +2,13 @@
 // that are treated alike. No arithmetic of its own.
 #include "train/optimizer.h"
 
+#include <ATen/ops/_foreach_mul.h>
+#include <ATen/ops/_foreach_norm.h>
 #include <ATen/ops/_fused_sgd.h>
 #include <ATen/ops/empty_like.h>
+#include <ATen/ops/linalg_vector_norm.h>
+#include <ATen/ops/stack.h>
+#include <ATen/ops/zeros.h>
 #include <ATen/ops/zeros_like.h>
 #include <c10/core/GradMode.h>
 #include <fmt/ranges.h>
@@ -15,6 +20,8 @@
 
 namespace skipway {
 namespace {
+
+constexpr double kClipEps = 1e-6;  // as torch has it
 
 // The fused kernel walks memory and never looks at strides: a gradient laid out in another way
 // would update the wrong weights without a word.
@@ -49,6 +56,21 @@ Optimizer::Optimizer(const NamedTensors& parameters, const OptimizerOptions& opt
   }
   for (Group* group : {&decayed, &plain, &biases, &filters})
     if (!group->parameters.empty()) groups_.push_back(std::move(*group));
+}
+
+at::Tensor Optimizer::clip_gradients() {
+  at::NoGradGuard no_grad;
+  std::vector<at::Tensor> gradients;
+  for (const Group& group : groups_)
+    for (const at::Tensor& parameter : group.parameters)
+      if (parameter.grad().defined()) gradients.push_back(parameter.grad());
+  if (gradients.empty()) return at::zeros({});
+  const at::Tensor norm = at::linalg_vector_norm(at::stack(at::_foreach_norm(gradients)));
+  if (options_.clip_grad_norm > 0) {
+    at::_foreach_mul_(gradients,
+                      norm.add(kClipEps).reciprocal_().mul_(options_.clip_grad_norm).clamp_max_(1));
+  }
+  return norm;
 }
 
 void Optimizer::step(double lr) {

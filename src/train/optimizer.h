@@ -19,11 +19,17 @@ struct OptimizerOptions {
   double bias_lr = 1;  // factor of the rate for BatchNorm's biases
   double muon_lr = 0;  // factor of the rate for filters under Muon; 0: SGD for filters too
   double muon_momentum = 0.9;
+  double clip_grad_norm = 0;  // 0: none
 };
 
 class Optimizer {
  public:
   Optimizer(const NamedTensors& parameters, const OptimizerOptions& options);
+  /// The gradients' 2-norm over all parameters together, before any change; where it is above
+  /// clip_grad_norm, all gradients are scaled to it, as torch.nn.utils.clip_grad_norm_ does. To be
+  /// called between backward pass and step. Shapes: -> fp32 [] on the parameters' device, which is
+  /// not waited for.
+  at::Tensor clip_gradients();
   /// One update from the parameters' gradients, which are then set to undefined. `lr` of this step.
   void step(double lr);
   /// Momentum buffers, named "momentum.<parameter>"; what a checkpoint keeps. Zero before the first

@@ -5,6 +5,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <cmath>
+
 #include "base/error.h"
 
 namespace skipway {
@@ -119,6 +121,36 @@ TEST(Optimizer, ClearsGradientsAndLeavesParametersWithoutOneAlone) {
   sgd.step(0.1);
   EXPECT_FALSE(parameters[0].second.grad().defined());
   EXPECT_TRUE(at::equal(parameters[1].second.detach(), before));
+}
+
+TEST(Optimizer, GradientsAreShortenedTogetherAndNeverLengthened) {
+  for (const double limit : {0., 1., 1000.}) {
+    NamedTensors parameters = make_parameters();
+    Optimizer sgd(parameters, {.clip_grad_norm = limit});
+    double square = 0;
+    for (size_t i = 0; i + 1 < parameters.size(); ++i) {  // the last has none
+      parameters[i].second.mutable_grad() = gradient_of(parameters[i].second, 0, i);
+      square += parameters[i].second.grad().to(at::kDouble).square().sum().item<double>();
+    }
+    const double norm = std::sqrt(square);
+    EXPECT_NEAR(sgd.clip_gradients().item<double>(), norm, kTolerance * norm);
+    const double factor = limit == 0 ? 1 : std::min(1., limit / norm);
+    for (size_t i = 0; i + 1 < parameters.size(); ++i)
+      EXPECT_TRUE(at::allclose(parameters[i].second.grad(),
+                               factor * gradient_of(parameters[i].second, 0, i), 1e-5, kTolerance))
+          << parameters[i].first << " at " << limit;
+  }
+}
+
+TEST(Optimizer, OneGradientThatIsNotFiniteShowsInTheNorm) {
+  for (const float bad : {INFINITY, NAN}) {
+    NamedTensors parameters = make_parameters();
+    Optimizer sgd(parameters, {});
+    for (size_t i = 0; i < parameters.size(); ++i)
+      parameters[i].second.mutable_grad() = gradient_of(parameters[i].second, 0, i);
+    parameters[2].second.mutable_grad()[1][2][0][0] = bad;
+    EXPECT_FALSE(std::isfinite(sgd.clip_gradients().item<float>()));
+  }
 }
 
 TEST(Optimizer, GoesOnFromItsStateBitForBit) {

@@ -125,6 +125,9 @@ void Trainer::warn_of_flaws() const {
         config_.t_max, config_.epochs, learning_rate(schedule_, config_.epochs, config_.epochs),
         config_.epochs);
   }
+  for (const std::string& warning : augment_warnings(
+           augment_options(config_, rule_for(config_.epochs)), model().spec().image_size))
+    log_warning("{}", warning);
 }
 
 TrainResult Trainer::run() {
@@ -159,14 +162,12 @@ void Trainer::train_step() {
   const Stopwatch watch;
   enter_stage();
   const Batch batch = learner_.batches.at_step(progress_.step, stages_[progress_.stage].side);
-  const at::Tensor loss = learner_.forward_loss(batch);
-  loss.backward();
-  const double loss_value = loss.item<double>();
-  check_finite(loss_value);
+  const Gradient gradient = learner_.backward(batch);
+  check_finite(gradient.loss);
   progress_.lr = learning_rate_now();
   learner_.optimizer.step(progress_.lr);
   learner_.ema.update(progress_.step + 1, total_steps_);
-  record_step(batch, loss_value, watch.seconds());
+  record_step(batch, gradient, watch.seconds());
 }
 
 void Trainer::check_finite(double loss) {
@@ -179,11 +180,12 @@ void Trainer::check_finite(double loss) {
        loss, progress_.step, epochs(progress_.step), learning_rate_now(), run_.last().string());
 }
 
-void Trainer::record_step(const Batch& batch, double loss, double step_s) {
+void Trainer::record_step(const Batch& batch, const Gradient& gradient, double step_s) {
   const int64_t images = batch.labels.size(0);
   if (progress_.step % learner_.batches.steps_per_epoch() == 0)
-    progress_.epoch_loss_sum = 0, progress_.epoch_images = 0;
-  progress_.epoch_loss_sum += loss * static_cast<double>(images);
+    progress_.epoch_loss_sum = progress_.epoch_norm_sum = 0, progress_.epoch_images = 0;
+  progress_.epoch_loss_sum += gradient.loss * static_cast<double>(images);
+  progress_.epoch_norm_sum += gradient.norm * static_cast<double>(images);
   progress_.epoch_images += images;
   progress_.train_wall_s += step_s;
   ++progress_.step;
@@ -199,7 +201,8 @@ void Trainer::record_step(const Batch& batch, double loss, double step_s) {
   }
   const StepReport report = step_report();
   if (progress_.step % kTensorBoardEvery == 0) {
-    tensorboard_.add_scalar("train/loss_of_batch", loss, progress_.step);
+    tensorboard_.add_scalar("train/loss_of_batch", gradient.loss, progress_.step);
+    tensorboard_.add_scalar("train/grad_norm", gradient.norm, progress_.step);
     tensorboard_.add_scalar("train/lr", report.lr, progress_.step);
     tensorboard_.add_scalar("train/images_per_s", report.images_per_s, progress_.step);
   }
@@ -260,6 +263,7 @@ void Trainer::end_epoch(std::optional<Evaluation> evaluation) {
                                  {"step", step.step},
                                  {"images", learner_.batches.images_before(step.step)},
                                  {"loss", rounded(step.loss, 6)},
+                                 {"grad_norm", rounded(step.grad_norm, 6)},
                                  {"lr", step.lr},
                                  {"images_per_s", rounded(step.images_per_s, 1)},
                                  {"train_wall_s", rounded(progress_.train_wall_s, 2)},
@@ -294,6 +298,7 @@ void Trainer::save() {
                                 {"passes", passes_},
                                 {"recorded_step", progress_.recorded_step},
                                 {"epoch_loss_sum", progress_.epoch_loss_sum},
+                                {"epoch_norm_sum", progress_.epoch_norm_sum},
                                 {"epoch_images", progress_.epoch_images},
                                 {"lr", progress_.lr},
                                 {"train_wall_s", progress_.train_wall_s},
@@ -332,6 +337,7 @@ void Trainer::restore() {
     progress_.stage = std::min(state.at("stage").get<size_t>(), stages_.size() - 1);
     progress_.recorded_step = state.at("recorded_step");
     progress_.epoch_loss_sum = state.at("epoch_loss_sum");
+    progress_.epoch_norm_sum = state.at("epoch_norm_sum");
     progress_.epoch_images = state.at("epoch_images");
     progress_.lr = state.at("lr");
     progress_.train_wall_s = state.at("train_wall_s");
@@ -357,9 +363,11 @@ StepReport Trainer::step_report() const {
   report.total_steps = total_steps_;
   report.epoch = epochs(progress_.step);
   report.total_epochs = epochs(total_steps_);
-  report.loss = progress_.epoch_images
-                    ? progress_.epoch_loss_sum / static_cast<double>(progress_.epoch_images)
-                    : 0;
+  if (progress_.epoch_images > 0) {
+    const auto images = static_cast<double>(progress_.epoch_images);
+    report.loss = progress_.epoch_loss_sum / images;
+    report.grad_norm = progress_.epoch_norm_sum / images;
+  }
   report.lr = progress_.lr;
   const double step_s = budget_.step_s(progress_.stage);
   if (step_s > 0) {

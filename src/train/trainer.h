@@ -29,6 +29,7 @@ struct StepReport {
   double epoch = 0;         // epochs done
   double total_epochs = 0;
   double loss = 0;          // mean over the epoch so far [nats]
+  double grad_norm = 0;     // mean over the epoch so far, before --clip-grad-norm
   double lr = 0;            // of this step
   double images_per_s = 0;  // recent
   double eta_s = 0;         // until the end of the run, evaluation included
@@ -97,7 +98,7 @@ class Trainer {
   void warn_of_flaws() const;
   void train_step();
   void check_finite(double loss);
-  void record_step(const Batch& batch, double loss, double step_s);
+  void record_step(const Batch& batch, const Gradient& gradient, double step_s);
   void end_epoch(std::optional<Evaluation> evaluation);
   void plan();
   void enter_stage();
@@ -135,6 +136,7 @@ class Trainer {
     int64_t step = 0;           // steps done
     int64_t recorded_step = 0;  // of the last line in metrics.jsonl
     double epoch_loss_sum = 0;  // of the running epoch, sum over images
+    double epoch_norm_sum = 0;  // the same of the gradients' norm
     int64_t epoch_images = 0;
     double lr = 0;  // of the last step
     size_t stage = 0;

@@ -245,16 +245,19 @@ TEST_F(TrainerTest, DataWithoutATestPartNeedsAValidationSplit) {
   }
 }
 
-TEST_F(TrainerTest, WarnsOfACosineThatNeverAnneals) {
+TEST_F(TrainerTest, WarnsOfACosineThatNeverAnnealsAndOfMuchRotation) {
   Config config = small_config(1);
   config.t_max = 200;
+  config.augment = "rotate";
+  config.rotate_degrees = 30;
   std::vector<std::string> warnings;
   const int handle = add_log_sink([&](LogLevel level, std::string_view line) {
     if (level == LogLevel::kWarning) warnings.emplace_back(line);
   });
   Trainer trainer(config, "", synthetic_dataset(), new_run("a"), {});
   remove_log_sink(handle);
-  EXPECT_THAT(warnings, testing::ElementsAre(testing::HasSubstr("--t-max 1 ends at zero")));
+  EXPECT_THAT(warnings, testing::ElementsAre(testing::HasSubstr("--t-max 1 ends at zero"),
+                                             testing::HasSubstr("up to 30 degrees")));
 }
 
 }  // namespace

@@ -1,0 +1,94 @@
+// Laws of the geometric operations; tests/augment_parity_test.cc compares them with torchvision.
+#include "data/geometry.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <vector>
+
+namespace skipway {
+namespace {
+
+constexpr int64_t kSide = 9;
+
+std::vector<uint8_t> picture() {
+  std::vector<uint8_t> values;
+  Rng rng(1, RngUse::kSynthetic);
+  for (int i = 0; i < 3 * kSide * kSide; ++i)
+    values.push_back(static_cast<uint8_t>(rng.below(256)));
+  return values;
+}
+
+Pixels pixels(std::vector<uint8_t>& values) { return {values.data(), kSide, kSide}; }
+
+TEST(Warp, TheIdentityAndFourQuarterTurnsChangeNothing) {
+  for (const Sampling sampling : {Sampling::kNearest, Sampling::kBilinear}) {
+    std::vector<uint8_t> values = picture();
+    warp(pixels(values), Affine(), sampling);
+    EXPECT_EQ(values, picture());
+    for (int turn = 0; turn < 4; ++turn) warp(pixels(values), rotation(90), Sampling::kNearest);
+    EXPECT_EQ(values, picture());
+  }
+}
+
+TEST(Warp, AQuarterTurnIsCounterClockwise) {
+  std::vector<uint8_t> values(3 * kSide * kSide, 0);
+  values[3 * (kSide - 1)] = 200;  // red, top right
+  warp(pixels(values), rotation(90), Sampling::kNearest);
+  EXPECT_EQ(values[0], 200);  // top left
+}
+
+TEST(Warp, OutsideIsGrey) {
+  std::vector<uint8_t> values(3 * kSide * kSide, 255);
+  warp(pixels(values), {.x0 = kSide}, Sampling::kBilinear);
+  EXPECT_EQ(values, std::vector<uint8_t>(values.size(), kGrey));
+}
+
+TEST(Rectangles, KeepToAreaRatioAndImage) {
+  const RectangleRange range{
+      .least_area = 0.3, .most_area = 0.8, .least_ratio = 0.5, .most_ratio = 2};
+  constexpr int64_t kHigh = 100, kWide = 120;
+  Rng rng(1, RngUse::kAugment);
+  double tops = 0;
+  for (int i = 0; i < 1000; ++i) {
+    const Rectangle r = draw_rectangle(range, kHigh, kWide, rng);
+    const double h = static_cast<double>(r.h), w = static_cast<double>(r.w);
+    EXPECT_TRUE(r.top >= 0 && r.left >= 0 && r.top + r.h <= kHigh && r.left + r.w <= kWide);
+    EXPECT_NEAR(h * w / (kHigh * kWide), 0.55, 0.25 + 0.02);
+    EXPECT_LE(std::abs(std::log(w / h)), std::log(2) + 0.03);
+    tops += r.h == kHigh ? 0.5 : static_cast<double>(r.top) / static_cast<double>(kHigh - r.h);
+  }
+  EXPECT_NEAR(tops / 1000, 0.5, 5 * std::sqrt(1.0 / 12 / 1000));
+}
+
+TEST(Rectangles, ThatFitNowhereBecomeTheMiddle) {
+  const RectangleRange range{.least_ratio = 4, .most_ratio = 4};
+  Rng rng(1, RngUse::kAugment);
+  const Rectangle r = draw_rectangle(range, 40, 40, rng);
+  EXPECT_TRUE(r.top == 15 && r.left == 0 && r.h == 10 && r.w == 40);
+}
+
+TEST(ResizedCrop, OfTheWholeImageIsTheImage) {
+  std::vector<uint8_t> values = picture();
+  resized_crop(pixels(values), {0, 0, kSide, kSide});
+  EXPECT_EQ(values, picture());
+}
+
+TEST(Erase, MakesTheRectangleGreyAndNothingElse) {
+  std::vector<uint8_t> values(3 * kSide * kSide, 9);
+  erase(pixels(values), {2, 3, 4, 5});
+  EXPECT_EQ(std::ranges::count(values, kGrey), 3 * 4 * 5);
+  EXPECT_EQ(values[3 * (2 * kSide + 3)], kGrey);
+  EXPECT_EQ(values[3 * (5 * kSide + 7) + 2], kGrey);
+}
+
+TEST(RotatedFillShare, GrowsWithTheAngle) {
+  EXPECT_EQ(rotated_fill_share(0, 32), 0);
+  EXPECT_LT(rotated_fill_share(15, 32), rotated_fill_share(30, 32));
+  // Of a square turned by 45 degrees an octagon stays: 2 (sqrt(2) - 1) of the area.
+  EXPECT_NEAR(rotated_fill_share(45, 200), 1 - 2 * (std::sqrt(2) - 1), 0.01);
+}
+
+}  // namespace
+}  // namespace skipway
