@@ -132,6 +132,14 @@ class Reader {
     }
   }
 
+  // The state of an object that a call makes; attributes of others, such as the _metadata of a
+  // state_dict, are left out.
+  void build() {
+    const PickleValue* state = pop();
+    PickleValue* object = top();
+    if (object->kind == Kind::kCall) object->items.push_back(state);
+  }
+
   void push_long(uint64_t count) {
     const std::string_view taken = take(count);
     if (count > 16) complain("whole numbers of at most 16 bytes");
@@ -267,18 +275,17 @@ class Reader {
         break;
       }  // STACK_GLOBAL
       case 'R':
+      case 0x81:
         reduce();
-        break;  // REDUCE
+        break;  // REDUCE, NEWOBJ
       case 'Q': {
         const auto* id = pop();
         push(Kind::kPersistent)->items = {id};
         break;
       }
-      // BUILD: attributes, such as the _metadata of a state_dict; they are left out.
       case 'b':
-        pop();
-        top();
-        break;
+        build();
+        break;  // BUILD
       default:
         complain(fmt::format("an opcode of plain data, got 0x{:02x}", opcode));
     }

@@ -31,8 +31,8 @@ struct PickleValue {
   int64_t integer = 0;  // kBool, kInt
   double number = 0;    // kFloat
   std::string text;     // kText (text or bytes); kGlobal: "module.name"
-  // kTuple, kList: items. kDict: key, value, key, value. kCall: what is called, its arguments.
-  // kPersistent: the id.
+  // kTuple, kList: items. kDict: key, value, key, value. kCall: what is called, its arguments, and
+  // the state that the object is given, if any. kPersistent: the id.
   std::vector<Pointer> items;
 };
 
