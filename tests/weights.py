@@ -2,10 +2,14 @@
 
 Usage: weights.py files FOLDER          state_dicts in every form, and files that mean harm
        weights.py read FILE             each tensor's type, shape and SHA-256, as JSON
+       weights.py model NAME FOLDER     torchvision's NAME.pth with random weights and statistics, NNN.png of real
+                                        images where Debian has some, and the model's logits for them, as JSON
+       weights.py compare NAME FILE...  torchvision's NAME takes each file, strictly, and has then the first one's values
 Needs Debian's python3-torch and python3-torchvision.
 """
 
 import collections
+import gzip
 import hashlib
 import io
 import json
@@ -13,7 +17,9 @@ import os
 import sys
 import zipfile
 
+import numpy as np
 import torch
+from PIL import Image
 
 
 class Command:
@@ -115,9 +121,83 @@ def read_file(path):
     return {name: describe(value) for name, value in torch.load(path, weights_only=True).items()}
 
 
+def pictures(count, size):
+    """Photos of clothes from Debian's dataset-fashion-mnist in false colours, else stripes; uint8 [count,size,size,3]."""
+    path = "/usr/share/datasets/fashion-mnist/t10k-images-idx3-ubyte.gz"
+    if os.path.exists(path):
+        with gzip.open(path) as file:
+            grey = np.frombuffer(file.read(16 + 784 * count), np.uint8, offset=16).reshape(count, 28, 28)
+    else:
+        grey = (np.arange(count * 784).reshape(count, 28, 28) % 251).astype(np.uint8)
+    colours = np.stack([grey, 255 - grey, grey // 2 + 60], axis=3)
+    return [Image.fromarray(colour).resize((size, size), Image.BICUBIC) for colour in colours]
+
+
+def write_model(name, folder):
+    import torchvision
+
+    torch.manual_seed(3)
+    model = getattr(torchvision.models, name)(weights=None).eval()
+    with torch.no_grad():
+        for module in model.modules():
+            if isinstance(module, torch.nn.BatchNorm2d):
+                module.weight.uniform_(0.5, 1.5)
+                module.bias.normal_(0, 0.2)
+                module.running_mean.normal_(0, 0.2)
+                module.running_var.uniform_(0.5, 1.5)
+                module.num_batches_tracked.fill_(7)
+        images = pictures(4, 224)
+        for number, image in enumerate(images):
+            image.save(os.path.join(folder, f"{number:03}.png"))
+        mean = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)
+        std = torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
+        values = torch.stack([torch.from_numpy(np.array(image)).permute(2, 0, 1) for image in images])
+        batch = (values.float() / 255 - mean) / std
+        model.fc.weight.div_(model(batch).std())  # logits of the size of one
+        logits = model(batch)
+    torch.save(model.state_dict(), os.path.join(folder, name + ".pth"))
+    bare = {"module." + key: value for key, value in model.state_dict().items() if "num_batches" not in key}
+    torch.save({"epoch": 9, "state_dict": bare}, os.path.join(folder, "parallel.pth"))
+    return logits.double().tolist()
+
+
+def read_safetensors(path):
+    with open(path, "rb") as file:
+        data = file.read()
+    begin = 8 + int.from_bytes(data[:8], "little")
+    header = json.loads(data[8:begin])
+    header.pop("__metadata__", None)
+    types = {"F32": torch.float32, "I64": torch.int64}
+    state = collections.OrderedDict()
+    for name, entry in header.items():
+        first, last = entry["data_offsets"]
+        content = torch.frombuffer(bytearray(data[begin + first : begin + last]), dtype=types[entry["dtype"]])
+        state[name] = content.view(entry["shape"])
+    return state
+
+
+def load_strictly(name, path):
+    import torchvision
+
+    state = read_safetensors(path) if path.endswith(".safetensors") else torch.load(path, weights_only=True)
+    model = getattr(torchvision.models, name)(num_classes=state["fc.weight"].shape[0])
+    model.load_state_dict(state, strict=True)
+    return model.state_dict()
+
+
+def compare(name, paths):
+    """Names of tensors that differ from the first file's, by file."""
+    first, *others = [load_strictly(name, path) for path in paths]
+    return [[key for key in first if not torch.equal(first[key], other[key])] for other in others]
+
+
 if __name__ == "__main__":
-    task, target = sys.argv[1:3]
+    task, target, *more = sys.argv[1:]
     if task == "files":
         write_files(target)
+    elif task == "model":
+        print(json.dumps(write_model(target, *more)))
+    elif task == "compare":
+        print(json.dumps(compare(target, more)))
     else:
         print(json.dumps(read_file(target)))

@@ -8,8 +8,12 @@
 #include <nlohmann/json.hpp>
 
 #include "base/for_test.h"
+#include "data/image.h"
+#include "program.h"
 #include "python.h"
 #include "record/torch_file.h"
+#include "train/evaluate.h"
+#include "train/saved_model.h"
 
 namespace skipway {
 namespace {
@@ -110,6 +114,77 @@ TEST_F(WeightsParity, TorchLoadReadsWhatIsWritten) {
   write_torch_file(folder_ / "ours.pth", tensors);
   expect_same(tensors, Json::parse(run({"read", (folder_ / "ours.pth").string()})));
 }
+
+// The whole way of weights through the program: torchvision -> import -> predict -> export ->
+// torchvision.
+class WeightsParityModel : public WeightsParity, public testing::WithParamInterface<const char*> {
+ protected:
+  ProgramResult program(std::vector<std::string> args) const {
+    ProgramOptions options;
+    options.working_directory = folder_.path();
+    return run_program(args, options);
+  }
+  std::string path(const std::string& name) const { return (folder_ / name).string(); }
+};
+
+TEST_P(WeightsParityModel, LogitsAndWeightsAreTorchvisions) {
+  const std::string name = GetParam();
+  const Json logits = Json::parse(run({"model", name, folder_.path().string()}));
+  const ProgramResult imported =
+      program({"import", name + ".pth", "--model", name, "--stem", "imagenet", "--out", "run"});
+  ASSERT_EQ(imported.exit_code, 0) << imported.err;
+  EXPECT_THAT(imported.out, HasSubstr("ImageNet's"));
+
+  // Logits in this process, all four images at once.
+  const std::unique_ptr<Model> model = load_saved_model(RunFolder::open(folder_ / "run"));
+  std::vector<at::Tensor> images;
+  std::vector<std::string> predict = {"predict", "run", "--precision", "fp32", "--json"};
+  for (size_t i = 0; i < logits.size(); ++i) {
+    predict.push_back(path(fmt::format("{:03}.png", i)));
+    Image image = decode_image(read_file(predict.back()), predict.back());
+    images.push_back(
+        at::from_blob(image.rgb.data(), {image.height, image.width, 3}, at::kByte).clone());
+  }
+  const at::Tensor ours = predict_logits(*model, at::stack(images), {}).to(at::kDouble);
+  at::Tensor theirs = at::empty_like(ours);
+  for (int64_t i = 0; i < theirs.size(0); ++i)
+    theirs[i] = at::tensor(logits[static_cast<size_t>(i)].get<std::vector<double>>());
+  const double error = (ours - theirs).abs().max().item<double>();
+  RecordProperty("largest_logit", fmt::format("{:.3f}", theirs.abs().max().item<double>()));
+  RecordProperty("largest_error", fmt::format("{:.2g}", error));
+  EXPECT_LT(error, 1e-5);
+
+  // Probabilities as the program prints them.
+  const ProgramResult predicted = program(predict);
+  ASSERT_EQ(predicted.exit_code, 0) << predicted.err;
+  const Json predictions = Json::parse(predicted.out)["predictions"];
+  const at::Tensor expected = theirs.softmax(1);
+  for (int64_t i = 0; i < theirs.size(0); ++i) {
+    const auto row =
+        predictions[static_cast<size_t>(i)]["probabilities"].get<std::vector<double>>();
+    EXPECT_LT((at::tensor(row, at::kDouble) - expected[i]).abs().max().item<double>(), 1e-5);
+  }
+
+  for (const std::string format : {"pth", "safetensors"}) {
+    const ProgramResult exported =
+        program({"export", "run", "--to", format, "--out", "x." + format});
+    ASSERT_EQ(exported.exit_code, 0) << exported.err;
+  }
+  EXPECT_EQ(Json::parse(
+                run({"compare", name, path(name + ".pth"), path("x.pth"), path("x.safetensors")})),
+            (Json{Json::array(), Json::array()}));
+
+  // From a training program: wrapped, of several devices, without counts of batches.
+  const ProgramResult parallel =
+      program({"import", "parallel.pth", "--model", name, "--out", "parallel"});
+  ASSERT_EQ(parallel.exit_code, 0) << parallel.err;
+  const std::unique_ptr<Model> same = load_saved_model(RunFolder::open(folder_ / "parallel"));
+  EXPECT_TRUE(at::equal(predict_logits(*same, at::stack(images), {}).to(at::kDouble), ours));
+}
+
+INSTANTIATE_TEST_SUITE_P(All, WeightsParityModel,
+                         testing::Values("resnet18", "resnet34", "resnet50"),
+                         [](const auto& name) { return std::string(name.param); });
 
 }  // namespace
 }  // namespace skipway
