@@ -3,6 +3,7 @@
 #include <ATen/ATen.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <signal.h>
 
 #include <nlohmann/json.hpp>
 
@@ -29,11 +30,20 @@ class E2eWeights : public testing::Test {
     spec.image_size = 16;
     model_ = make_model(spec, 5);
     write_torch_file(folder_ / "weights.pth", model_->state());
+    write_small_part(folder_ / "photos/train", {"a", "b", "c"}, 8, 16);
+    write_small_part(folder_ / "photos/test", {"a", "b", "c"}, 4, 16, 100);
     options_.working_directory = folder_.path();
   }
   ProgramResult run(const std::vector<std::string>& args) { return run_program(args, options_); }
   ProgramResult import(std::vector<std::string> more) {
     std::vector<std::string> args = {"import", "weights.pth", "--model", "resnet18"};
+    args.insert(args.end(), more.begin(), more.end());
+    return run(args);
+  }
+
+  ProgramResult train(std::vector<std::string> more) {
+    std::vector<std::string> args = {"train", "--data",   "photos",   "--batch",     "8",   "--lr",
+                                     "0.01",  "--kernel", "winograd", "--precision", "fp32"};
     args.insert(args.end(), more.begin(), more.end());
     return run(args);
   }
@@ -67,10 +77,9 @@ TEST_F(E2eWeights, ImportMakesARunAndSaysWhatItAssumed) {
   EXPECT_EQ(object.at("weights_sha256"),
             hash_of_file(HashKind::kSha256, folder_ / "given/model.safetensors"));
 
-  write_small_part(folder_ / "photos", {"a", "b", "c"}, 2, 16);
   const ProgramResult eval = run({"eval", "given", "--data", "photos", "--json"});
   EXPECT_EQ(eval.exit_code, 0) << eval.err;
-  EXPECT_EQ(json::parse(eval.out).at("n"), 6);
+  EXPECT_EQ(json::parse(eval.out).at("n"), 12);
 }
 
 TEST_F(E2eWeights, WhatIsThereIsNotOverwritten) {
@@ -129,6 +138,71 @@ TEST_F(E2eWeights, ExportAndImportAreInverse) {
   // A file of Skipway's own says all that is to be known of it.
   ASSERT_EQ(run({"import", "a/resnet18.safetensors", "--out", "b"}).exit_code, 0);
   EXPECT_EQ(read_file(folder_ / "a/model.safetensors"), read_file(folder_ / "b/model.safetensors"));
+}
+
+TEST_F(E2eWeights, AFrozenBackboneIsTheOneThatCame) {
+  ASSERT_EQ(import({"--out", "start", "--mean", "0.1,0.2,0.3", "--std", "0.4,0.5,0.6"}).exit_code,
+            0);
+  const ProgramResult result =
+      train({"--weights", "start", "--epochs", "1", "--freeze-epochs", "1"});
+  ASSERT_EQ(result.exit_code, 0) << result.err;
+  EXPECT_THAT(result.err, HasSubstr("weights: start; the head with them"));
+  EXPECT_THAT(read_file(folder_ / "runs/001/config.toml"),
+              AllOf(HasSubstr("mean = \"0.1,0.2,0.3\"  # weights"),
+                    HasSubstr("stem = \"cifar\"  # weights")));
+  const auto expected = by_name(model_->state());
+  for (const auto& [name, tensor] :
+       read_safetensors(folder_ / "runs/001/model.safetensors").tensors)
+    EXPECT_EQ(at::equal(tensor, expected.at(name)), !name.starts_with("fc.")) << name;
+  EXPECT_EQ(run({"eval", "runs/001", "--json"}).exit_code, 0);
+
+  // Of two classes in place of three.
+  write_small_part(folder_ / "two/train", {"a", "b"}, 8, 16);
+  write_small_part(folder_ / "two/test", {"a", "b"}, 4, 16, 100);
+  const ProgramResult two = train({"--weights", "weights.pth", "--epochs", "1", "--data", "two"});
+  ASSERT_EQ(two.exit_code, 0) << two.err;
+  EXPECT_THAT(two.err, HasSubstr("the head is new, for 2 classes in place of 3 others"));
+}
+
+TEST_F(E2eWeights, AResumeNeedsNoFileAndGivesTheSameWeights) {
+  const std::vector<std::string> flags = {"--recipe",        "finetune", "--weights", "weights.pth",
+                                          "--epochs",        "4",        "--lr",      "0.001",
+                                          "--freeze-epochs", "2",        "--json"};
+  const ProgramResult whole = train(flags);
+  ASSERT_EQ(whole.exit_code, 0) << whole.err;
+  options_.signal_at_text = "epoch   1.00";
+  options_.signal = SIGINT;
+  const ProgramResult stopped = train(flags);
+  ASSERT_EQ(stopped.exit_code, 130) << stopped.err;
+  options_.signal = 0;
+  options_.signal_at_text.clear();
+  fs::remove(folder_ / "weights.pth");
+  const ProgramResult resumed = run({"resume", "runs/002", "--json"});
+  ASSERT_EQ(resumed.exit_code, 0) << resumed.err;
+  EXPECT_EQ(json::parse(resumed.out).at("weights_sha256"),
+            json::parse(whole.out).at("weights_sha256"));
+}
+
+TEST_F(E2eWeights, TrainRefusesWeightsThatDoNotFit) {
+  const ProgramResult shapes =
+      train({"--weights", "weights.pth", "--model", "resnet34", "--epochs", "1"});
+  EXPECT_EQ(shapes.exit_code, 7);
+  EXPECT_THAT(shapes.err, HasSubstr("missing layer1.2.conv1.weight"));
+  ASSERT_EQ(import({"--out", "start"}).exit_code, 0);
+  EXPECT_EQ(train({"--weights", "start", "--model", "resnet34", "--epochs", "1"}).exit_code, 7);
+  folder_.write("half.pth", read_file(folder_ / "weights.pth").substr(0, 100'000));
+  EXPECT_EQ(train({"--weights", "half.pth", "--epochs", "1"}).exit_code, 3);
+  EXPECT_EQ(train({"--weights", "photos", "--epochs", "1"}).exit_code, 2);
+  for (const auto& flags : {std::vector<std::string>{"--recipe", "finetune"},
+                            {"--freeze-epochs", "1", "--epochs", "1"},
+                            {"--weights", "start", "--minutes", "1", "--freeze-epochs", "1"},
+                            {"--weights", "start", "--model", "airbench94"},
+                            {"--weights", "start", "--layer-lr-decay", "1.5"}}) {
+    const ProgramResult result = train(flags);
+    EXPECT_EQ(result.exit_code, 2) << result.err;
+    EXPECT_THAT(result.err, HasSubstr("--"));
+  }
+  EXPECT_FALSE(fs::exists(folder_ / "runs/002"));
 }
 
 // Whose addresses are torchvision's own; a mirror on this machine gives another file.
