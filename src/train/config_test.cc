@@ -173,7 +173,8 @@ TEST(Validate, RefusesNumbersOutOfRange) {
 }
 
 TEST(Validate, RefusesUnknownWordsAndListsTheKnown) {
-  expect_refused(&Config::recipe, "x", "--recipe", "budget, article, best, finetune, airbench94, got \"x\"");
+  expect_refused(&Config::recipe, "x", "--recipe",
+                 "budget, article, best, finetune, airbench94, got \"x\"");
   expect_refused(&Config::data, "", "--data", "auto");
   expect_refused(&Config::model, "resnet19", "--model", "resnet18");
   expect_refused(&Config::stem, "x", "--stem", "auto, cifar, imagenet");

@@ -123,7 +123,9 @@ void load_pretrained(Model& model, const Pretrained& weights) {
   const ModelSpec& spec = model.spec();
   const std::vector<std::string> their_names =
       weights.spec ? weights.spec->classes : std::vector<std::string>();
-  const int64_t their_count = describe(weights, spec.name).num_classes;
+  const ModelSpec theirs = describe(weights, spec.name);
+  const int64_t their_count = theirs.num_classes;
+  const int64_t their_size = weights.spec ? weights.spec->image_size : theirs.image_size;
   const bool new_head =
       their_count != spec.num_classes || (!their_names.empty() && their_names != spec.classes);
   NamedTensors tensors = weights.tensors;
@@ -137,6 +139,10 @@ void load_pretrained(Model& model, const Pretrained& weights) {
            new_head ? fmt::format("the head is new, for {} classes in place of {} others",
                                   spec.num_classes, their_count)
                     : "the head with them");
+  // Its stem alone makes an image four times smaller.
+  if (spec.stem == "imagenet" && spec.image_size < their_size)
+    log_warning("images of {} pixels, where the weights are for {}; --image-size {} enlarges them",
+                spec.image_size, their_size, their_size);
 }
 
 }  // namespace skipway
