@@ -95,6 +95,34 @@ TEST_F(FetchNginx, BringsTheFileAndReportsItsProgress) {
   EXPECT_GT(last.bytes_per_s, 0);
 }
 
+// Of torchvision's weights only the first digits are published.
+TEST_F(FetchNginx, TheFirstDigitsOfAChecksumTellRightFromWrong) {
+  file_.hash_kind = HashKind::kSha256;
+  file_.hash = hash_of(HashKind::kSha256, bytes_).substr(0, 8);
+  server_->start();
+  fetch_file(file_, target_, {});
+  expect_whole_file();
+  fs::remove(target_);
+  file_.hash[7] = file_.hash[7] == '0' ? '1' : '0';
+  EXPECT_THAT(failure().what(), HasSubstr(file_.hash));
+}
+
+TEST_F(FetchNginx, PublishedWeightsAreAskedForByNameAndKnownByTheirChecksum) {
+  write_file_atomic(server_->root() / "resnet18-f37072fd.pth", "other weights");
+  server_->start();
+  setenv("SKIPWAY_MIRROR", server_->url("").c_str(), 1);
+  KnownFile published = known_weights("resnet18").file;
+  EXPECT_THAT(published.urls,
+              ElementsAre("https://download.pytorch.org/models/resnet18-f37072fd.pth"));
+  published.urls.clear();  // no test asks a server of others
+  file_ = published;
+  const Error error = failure();
+  unsetenv("SKIPWAY_MIRROR");
+  EXPECT_EQ(error.kind(), ErrorKind::kData);
+  EXPECT_THAT(error.what(), HasSubstr("f37072fd"));
+  EXPECT_THAT(server_->requests(1), ElementsAre(StartsWith("200 /resnet18-f37072fd.pth")));
+}
+
 TEST_F(FetchNginx, AWrongFileUnderTheFinalNameIsReplaced) {
   write_file_atomic(target_, "rubbish");
   server_->start();

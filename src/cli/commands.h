@@ -15,6 +15,8 @@ void add_plan(CLI::App& program, Run& chosen);
 void add_resume(CLI::App& program, Run& chosen);
 void add_eval(CLI::App& program, Run& chosen);
 void add_predict(CLI::App& program, Run& chosen);
+void add_import(CLI::App& program, Run& chosen);
+void add_export(CLI::App& program, Run& chosen);
 void add_data(CLI::App& program, Run& chosen);
 void add_diagnose(CLI::App& program, Run& chosen);
 void add_models(CLI::App& program, Run& chosen);

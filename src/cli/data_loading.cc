@@ -2,10 +2,12 @@
 
 #include <ATen/Parallel.h>
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include "base/process.h"
 #include "cli/terminal.h"
 #include "model/device.h"
+#include "train/pretrained.h"
 
 namespace skipway {
 
@@ -44,6 +46,34 @@ Dataset load_data(const std::string& spec, const Config& config, bool quiet) {
   options.image_size = config.image_size;
   options.seed = config.seed;
   return load_data(spec, options, quiet);
+}
+
+void take_settings_of_weights(Arguments& arguments) {
+  Config& config = arguments.config;
+  if (config.weights.empty()) return;
+  FetchOptions fetching;
+  fetching.progress = fetch_progress_display(arguments.quiet);
+  const Pretrained weights = read_pretrained(config.weights, fetching);
+  clear_status();
+  const ModelSpec spec = weights.spec ? *weights.spec : describe(weights, config.model);
+  const auto is_given = [&](const char* key) {
+    const std::string& origin = arguments.origins.at(key);
+    return origin != "default" && !origin.starts_with("recipe ");
+  };
+  const auto take = [&](const char* key, std::string& field, const std::string& value) {
+    field = value;
+    arguments.origins[key] = "weights";
+  };
+  if (!is_given("model")) take("model", config.model, spec.name);
+  if (config.model != spec.name)
+    fail(ErrorKind::kCheckpoint, "weights", "expected weights of {}, got those of {} in {}",
+         config.model, spec.name, weights.where);
+  if (config.stem == "auto") take("stem", config.stem, spec.stem);
+  if (!is_given("mean") && !is_given("std")) {
+    take("mean", config.mean, fmt::format("{}", fmt::join(spec.normalisation.mean, ",")));
+    take("std", config.std, fmt::format("{}", fmt::join(spec.normalisation.std, ",")));
+  }
+  validate(config);
 }
 
 Dataset prepare(const Config& config, bool quiet) {

@@ -3,6 +3,7 @@
 #include <functional>
 #include <string>
 
+#include "cli/arguments.h"
 #include "data/dataset.h"
 #include "data/fetch.h"
 #include "train/config.h"
@@ -16,6 +17,11 @@ std::function<void(const FetchProgress&)> fetch_progress_display(bool quiet);
 Dataset load_data(const std::string& spec, LoadOptions options, bool quiet);
 /// The same with the image size and seed of `config`.
 Dataset load_data(const std::string& spec, const Config& config, bool quiet);
+
+/// Of --weights: fetches what is published, and takes model, stem, mean and std from the weights
+/// where neither flag, variable nor file gave them. Nothing without --weights. Errors: as
+/// read_pretrained; kCheckpoint for weights of another model than was asked for.
+void take_settings_of_weights(Arguments& arguments);
 
 /// What every command that trains begins with: allocator and threads of the process, the device,
 /// then load_data. Errors: kDevice before the data are read; as load_dataset.

@@ -49,6 +49,7 @@ nlohmann::ordered_json to_json(const LrFindResult& result, const LrFindFlags& fl
 
 int run_lr_find(Arguments arguments, const LrFindFlags& flags) {
   check(flags);
+  take_settings_of_weights(arguments);
   const Config& config = arguments.config;
   const Dataset dataset = prepare(config, arguments.quiet);
   Learner learner(config, dataset);

@@ -107,6 +107,8 @@ void add_commands(CLI::App& program, Run& chosen) {
   add_eval(program, chosen);
   add_predict(program, chosen);
   add_diagnose(program, chosen);
+  add_import(program, chosen);
+  add_export(program, chosen);
   add_data(program, chosen);
   add_plan(program, chosen);
   add_lr_find(program, chosen);
@@ -116,9 +118,11 @@ void add_commands(CLI::App& program, Run& chosen) {
   for (CLI::App* command : program.get_subcommands({})) {
     prepare(*command);
     const std::string& name = command->get_name();
-    command->group(name == "train" || name == "resume"   ? "Train"
-                   : name == "eval" || name == "predict" ? "Use a trained model"
-                                                         : "Look around");
+    const bool uses_model =
+        name == "eval" || name == "predict" || name == "import" || name == "export";
+    command->group(name == "train" || name == "resume" ? "Train"
+                   : uses_model                        ? "Use a trained model"
+                                                       : "Look around");
   }
 }
 

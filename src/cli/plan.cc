@@ -38,7 +38,7 @@ std::vector<Alternative> alternatives(const Config& config) {
       all.push_back({fmt::format("--batch {}", batch), {"--batch", std::to_string(batch)}});
   if (config.resize != "none") all.push_back({"--resize none", {"--resize", "none"}});
   for (const char* model : {"resnet18", "resnet34"})
-    if (config.model != model && config.model.starts_with("resnet"))
+    if (config.weights.empty() && config.model != model && config.model.starts_with("resnet"))
       all.push_back({fmt::format("--model {}", model), {"--model", model}});
   return all;
 }
@@ -220,7 +220,8 @@ int run_memory(const Arguments& arguments) {
   return 0;
 }
 
-int run_plan(const Arguments& arguments, bool alone) {
+int run_plan(Arguments arguments, bool alone) {
+  take_settings_of_weights(arguments);
   const nlohmann::ordered_json plan = measure(arguments.config, arguments.quiet);
   nlohmann::ordered_json others = nlohmann::ordered_json::array();
   if (!alone) others = measure_alternatives(arguments);

@@ -149,6 +149,7 @@ int finish(const RunFolder& run, const TrainResult& result, bool json) {
 
 int train(const std::vector<std::string>& words) {
   Arguments arguments = parse_arguments(words);
+  take_settings_of_weights(arguments);
   Config& config = arguments.config;
   Dataset dataset = prepare(config, arguments.quiet);
   if (config.precision == "auto") {
@@ -172,7 +173,8 @@ int train(const std::vector<std::string>& words) {
 int resume(const fs::path& path, bool json, bool quiet) {
   const RunFolder run = RunFolder::open(path);
   const std::string config_toml = read_file(run.config_toml());
-  const Config config = from_toml(config_toml, run.config_toml().string());
+  Config config = from_toml(config_toml, run.config_toml().string());
+  config.weights.clear();  // the checkpoint has what became of them
   Dataset dataset = prepare(config, quiet);
   const RunLog log(run);
   install_signal_handlers();

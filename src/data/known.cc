@@ -3,6 +3,8 @@
 
 #include <algorithm>
 
+#include "base/error.h"
+
 namespace skipway {
 namespace {
 
@@ -65,6 +67,26 @@ std::vector<KnownDataset> make_known_datasets() {
   };
 }
 
+// The file's name ends in the first eight digits of its SHA-256; torchvision/models/resnet.py of
+// torchvision 0.14 has the addresses.
+KnownWeights published_weights(const std::string& name, const std::string& digits) {
+  const std::string model = name.substr(0, name.find('-'));
+  const std::string file = model + "-" + digits + ".pth";
+  return {name,
+          model,
+          {file, {"https://download.pytorch.org/models/" + file}, HashKind::kSha256, digits, 0}};
+}
+
+const std::vector<KnownWeights>& all_known_weights() {
+  static const std::vector<KnownWeights> all = {
+      published_weights("resnet18", "f37072fd"),  published_weights("resnet34", "b627a593"),
+      published_weights("resnet50", "0676ba61"),  published_weights("resnet50-v2", "11ad3fa6"),
+      published_weights("resnet101", "63fe2227"), published_weights("resnet101-v2", "cd907fc2"),
+      published_weights("resnet152", "394f9c45"), published_weights("resnet152-v2", "f82ba261"),
+  };
+  return all;
+}
+
 // Debian compresses the files anew: same images, other sizes and checksums.
 constexpr const char* kDebianFashionMnist = "/usr/share/datasets/fashion-mnist";
 
@@ -114,6 +136,16 @@ std::optional<fs::path> find_local(const KnownDataset& dataset) {
     if (std::ranges::all_of(dataset.unpacked_files, in_folder)) return folder;
   }
   return std::nullopt;
+}
+
+const KnownWeights& known_weights(const std::string& name) {
+  const auto& all = all_known_weights();
+  const auto found = std::ranges::find(all, name, &KnownWeights::name);
+  if (found != all.end()) return *found;
+  std::string names;
+  for (const KnownWeights& weights : all) names += (names.empty() ? "" : ", ") + weights.name;
+  fail(ErrorKind::kUsage, "weights", "expected one of {} after \"torchvision:\", got \"{}\"", names,
+       name);
 }
 
 }  // namespace skipway

@@ -1,5 +1,5 @@
-// Data sets known by name: where their files come from and how they are told right from wrong. Not
-// the downloading; see fetch.h.
+// Data sets and weights known by name: where their files come from and how they are told right from
+// wrong. Not the downloading; see fetch.h.
 #pragma once
 #include <cstdint>
 #include <filesystem>
@@ -16,7 +16,7 @@ struct KnownFile {
   std::string name;               // under the data set's folder
   std::vector<std::string> urls;  // mirrors, tried in turn
   HashKind hash_kind;
-  std::string hash;
+  std::string hash;   // or its first digits, where no more of it is published
   int64_t bytes = 0;  // 0: not known
 };
 
@@ -39,5 +39,15 @@ const KnownDataset* find_known_dataset(std::string_view name);
 /// the loader does. Looked at in this order, for an archive:
 ///   DATA/<folder>/<file>  DATA/<file>  DATA/<folder>/<unpacked_folder>  DATA/<unpacked_folder>
 std::optional<std::filesystem::path> find_local(const KnownDataset& dataset);
+
+/// A residual network's weights as torchvision publishes them, trained on ImageNet's 1000 classes.
+struct KnownWeights {
+  std::string name;   // "resnet50", "resnet50-v2" (a longer recipe, more accurate on ImageNet)
+  std::string model;  // "resnet50"
+  KnownFile file;
+};
+
+/// Errors: kUsage that lists the names.
+const KnownWeights& known_weights(const std::string& name);
 
 }  // namespace skipway

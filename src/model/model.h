@@ -60,6 +60,10 @@ class Model {
   /// gamma of zero they are identities until they have learned. They get no gradients then. Nothing
   /// where there are no blocks.
   virtual void set_shallow(bool /*shallow*/) {}
+  /// What training leaves as it is. `backbone`: all but the head, which then takes the features
+  /// that evaluation would see. `batch_norm`: gamma, beta and the running statistics, which
+  /// training then normalises with, on LibTorch's operations. Nothing where there are no blocks.
+  virtual void set_frozen(bool /*backbone*/, bool /*batch_norm*/) {}
   /// The gamma that ends each residual block; none where there are no blocks.
   virtual std::vector<at::Tensor> last_gammas() const { return {}; }
   /// Weights of the first convolution [out,3,r,r].

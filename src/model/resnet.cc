@@ -3,6 +3,7 @@
 
 #include <ATen/ATen.h>
 #include <ATen/autocast_mode.h>
+#include <c10/core/GradMode.h>
 #include <fmt/ranges.h>
 
 #include <array>
@@ -103,6 +104,11 @@ const std::vector<std::string>& resnet_names() {
   return names;
 }
 
+int64_t stages_from_head(const std::string& name) {
+  if (name.starts_with("fc.")) return 0;
+  return name.starts_with("layer") ? 5 - (name[5] - '0') : 5;
+}
+
 ResNet::ResNet(const ModelSpec& spec, uint64_t seed, at::Device device) : Model(spec, device) {
   const NetShape net = net_shape(spec);
   spec_.stem = resolve_stem(spec.stem, spec.image_size);
@@ -147,7 +153,9 @@ at::Tensor ResNet::apply(ConvChain& chain, const at::Tensor& src, bool training)
     for (ConvBnUnit& unit : chain.units) unit.num_batches_tracked.add_(1);
     if (chain.downsample) chain.downsample->num_batches_tracked.add_(1);
   }
-  if (kernels_.word() != "torch" && conv_chain_supports(chain, src))
+  // conv_chain() has gradients with the statistics of a batch only.
+  const bool has_kernel = training || !(frozen_batch_norm_ && at::GradMode::is_enabled());
+  if (has_kernel && kernels_.word() != "torch" && conv_chain_supports(chain, src))
     return conv_chain(chain, src, training, kernels_);
 
   const auto conv_bn = [&](const ConvBnUnit& unit, const at::Tensor& x) {
@@ -181,11 +189,16 @@ at::Tensor ResNet::forward(const at::Tensor& images, bool training) {
     choose_kernels(images.size(0), images.size(2), images.size(3));
     chosen_height_ = images.size(2);
   }
-  at::Tensor x = images.contiguous(at::MemoryFormat::ChannelsLast);  // [n,3,h,w]
-  x = apply(stem_, x, training);
-  if (spec_.stem == "imagenet") x = at::max_pool2d(x, 3, /*stride=*/2, /*padding=*/1);
-  for (size_t i = 0; i < blocks_.size(); ++i) {
-    if (!training || !shallow_ || begins_stage_[i]) x = apply(blocks_[i], x, training);
+  const bool of_batch = training && !frozen_backbone_ && !frozen_batch_norm_;  // statistics
+  at::Tensor x = images.contiguous(at::MemoryFormat::ChannelsLast);            // [n,3,h,w]
+  {
+    const c10::AutoGradMode gradients(c10::GradMode::is_enabled() &&
+                                      !(training && frozen_backbone_));
+    x = apply(stem_, x, of_batch);
+    if (spec_.stem == "imagenet") x = at::max_pool2d(x, 3, /*stride=*/2, /*padding=*/1);
+    for (size_t i = 0; i < blocks_.size(); ++i) {
+      if (!training || !shallow_ || begins_stage_[i]) x = apply(blocks_[i], x, of_batch);
+    }
   }
 
   // Outside autocast: a thousandth of the work, and bf16 logits would often be equal.
@@ -202,6 +215,17 @@ void ResNet::set_batch_norm_momentum(double momentum) {
   };
   set(stem_);
   std::ranges::for_each(blocks_, set);
+}
+
+void ResNet::set_frozen(bool backbone, bool batch_norm) {
+  if (backbone == frozen_backbone_ && batch_norm == frozen_batch_norm_) return;
+  frozen_backbone_ = backbone;
+  frozen_batch_norm_ = batch_norm;
+  for (const auto& [name, parameter] : parameters()) {
+    const bool is_head = stages_from_head(name) == 0;
+    const bool is_batch_norm = !is_head && parameter.dim() == 1;
+    parameter.set_requires_grad(is_head || !(backbone || (batch_norm && is_batch_norm)));
+  }
 }
 
 std::vector<at::Tensor> ResNet::last_gammas() const {

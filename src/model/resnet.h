@@ -11,6 +11,10 @@ namespace skipway {
 /// Names of the residual networks.
 const std::vector<std::string>& resnet_names();
 
+/// Stages between a parameter or buffer and the head: 0 for fc.weight, 1 for layer4…, 4 for
+/// layer1…, 5 for the stem.
+int64_t stages_from_head(const std::string& name);
+
 /// Residual network (He et al., arXiv:1512.03385) with torchvision's parameter names and order:
 /// conv1.weight, bn1.weight, layer1.0.conv1.weight … fc.bias. Bottleneck stride on the 3x3, as
 /// torchvision.
@@ -24,6 +28,7 @@ class ResNet : public Model {
   at::Tensor forward(const at::Tensor& images, bool training) override;
   void set_batch_norm_momentum(double momentum) override;
   void set_shallow(bool shallow) override { shallow_ = shallow; }
+  void set_frozen(bool backbone, bool batch_norm) override;
   std::vector<at::Tensor> last_gammas() const override;
   at::Tensor stem_weight() const override { return stem_.units.front().weight; }
 
@@ -35,6 +40,7 @@ class ResNet : public Model {
   std::vector<ConvChain> blocks_;   // two units of 3x3, or 1x1, 3x3, 1x1
   std::vector<bool> begins_stage_;  // of each block
   bool shallow_ = false;
+  bool frozen_backbone_ = false, frozen_batch_norm_ = false;
   int64_t chosen_height_ = 0;  // of the images that kernels were last chosen for
   at::Tensor fc_weight_, fc_bias_;
 };

@@ -17,7 +17,7 @@ namespace skipway {
 namespace {
 
 constexpr const char* kModule = "config";
-const std::vector<std::string> kRecipes = {"budget", "article", "best", kAirbench94};
+const std::vector<std::string> kRecipes = {"budget", "article", "best", "finetune", kAirbench94};
 
 template <typename Value>
 [[noreturn]] void refuse(std::string_view flag, const Value& value, std::string_view allowed) {
@@ -137,6 +137,32 @@ void validate_step(const Config& c) {
   require(c.batch_norm_images >= 0, "--batch-norm-images", c.batch_norm_images, "0 or more");
 }
 
+void validate_weights(const Config& c) {
+  require(is_finite_from_zero(c.freeze_epochs), "--freeze-epochs", c.freeze_epochs,
+          "0 or more epochs");
+  require(c.layer_lr_decay > 0 && c.layer_lr_decay <= 1, "--layer-lr-decay", c.layer_lr_decay,
+          "a factor in (0, 1]");
+  if (c.weights.empty()) {
+    const char* flag = c.freeze_epochs > 0      ? "--freeze-epochs"
+                       : c.freeze_batch_norm    ? "--freeze-batch-norm"
+                       : c.layer_lr_decay < 1   ? "--layer-lr-decay"
+                       : c.recipe == "finetune" ? "--recipe finetune"
+                                                : nullptr;
+    if (flag != nullptr)
+      fail(ErrorKind::kUsage, kModule,
+           "expected --weights with {}, got none; new weights have nothing to keep", flag);
+    return;
+  }
+  if (c.model == kAirbench94)
+    fail(ErrorKind::kUsage, kModule, "expected a ResNet with --weights, got {} at --model",
+         c.model);
+  require(c.shallow == 0, "--shallow", c.shallow, "0 with --weights, whose blocks have learned");
+  if (c.freeze_epochs > 0 && c.epochs == 0)
+    fail(ErrorKind::kUsage, kModule,
+         "expected --epochs with --freeze-epochs, got --minutes; steps of a frozen backbone are "
+         "shorter than those to come, so that the minutes could not be laid out");
+}
+
 void validate_schedule(const Config& c) {
   require(c.warmup >= 0 && c.warmup < 1, "--warmup", c.warmup, "a share of the run in [0, 1)");
   require(c.final_lr >= 0 && c.final_lr <= 1, "--final-lr", c.final_lr,
@@ -219,6 +245,25 @@ Config best_config() {
   return c;
 }
 
+// A tenth of the usual rate, so that what the weights know is not unlearned, and most of it at the
+// head; a few epochs.
+Config finetune_config() {
+  Config c = plain_sgd();
+  c.recipe = "finetune";
+  c.minutes = 0;
+  c.epochs = 10;
+  c.batch = 64;
+  c.lr = 0.01;
+  c.weight_decay = 1e-4;
+  c.schedule = "cosine";
+  c.warmup = 0.1;
+  c.final_lr = 0;
+  c.freeze_epochs = 1;
+  c.layer_lr_decay = 0.8;
+  c.crop_fill = "reflect";
+  return c;
+}
+
 // The recipe of airbench94 in github.com/KellerJordan/cifar10-airbench, its rates turned from the
 // sum of the losses of a batch into their mean. Its schedule ends at 0.07 of the peak.
 Config airbench94_config() {
@@ -249,6 +294,7 @@ Config recipe_config(const std::string& recipe) {
   if (recipe == kAirbench94) return airbench94_config();
   if (recipe == "article") return article_config();
   if (recipe == "best") return best_config();
+  if (recipe == "finetune") return finetune_config();
   return Config();
 }
 
@@ -259,6 +305,7 @@ void validate(const Config& config) {
   require_word("--model", config.model, model_names());
   require_word("--stem", config.stem, {"auto", "cifar", "imagenet"});
   validate_step(config);
+  validate_weights(config);
   validate_evaluation(config);
   validate_schedule(config);
   validate_machine(config);
@@ -312,7 +359,8 @@ OptimizerOptions optimizer_options(const Config& config) {
           .bias_lr = config.bias_lr,
           .muon_lr = config.optimizer == "muon" ? config.muon_lr : 0,
           .muon_momentum = config.muon_momentum,
-          .clip_grad_norm = config.clip_grad_norm};
+          .clip_grad_norm = config.clip_grad_norm,
+          .layer_lr_decay = config.layer_lr_decay};
 }
 
 int64_t micro_batch(const Config& config) {

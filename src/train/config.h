@@ -28,6 +28,10 @@ struct Config {
   bool whiten_stem = true;
   double batch_norm_momentum = 0.1;
   int64_t batch_norm_images = 0;
+  std::string weights;
+  double freeze_epochs = 0;
+  bool freeze_batch_norm = false;
+  double layer_lr_decay = 1;
 
   int64_t batch = 128;
   std::string microbatch = "auto";
@@ -99,10 +103,9 @@ struct Config {
 /// "--" + name with '-' for '_', the variable SKIPWAY_ + upper case.
 template <typename ConfigType, typename Visitor>
 void visit(ConfigType& c, Visitor&& visitor) {
-  visitor(
-      "recipe", c.recipe,
-      "defaults for everything below: budget, article, best, or airbench94, which that model takes "
-      "by itself");
+  visitor("recipe", c.recipe,
+          "defaults for everything below: budget, article, best, finetune (with --weights), or "
+          "airbench94, which that model takes by itself");
   visitor("minutes", c.minutes, "time budget of the whole process [minutes]; 0: go by epochs");
   visitor("epochs", c.epochs, "length of the run [epochs, fractions allowed]; 0: go by minutes");
   visitor("data", c.data, "auto, a known name (see `data list`), a folder or an archive");
@@ -119,6 +122,15 @@ void visit(ConfigType& c, Visitor&& visitor) {
           "share of a batch's statistics in BatchNorm's running ones, in (0, 1]");
   visitor("batch_norm_images", c.batch_norm_images,
           "training images from which BatchNorm's statistics are taken anew at the end; 0: none");
+  visitor("weights", c.weights,
+          "weights to begin with: a run's folder, a .safetensors or .pth file, or "
+          "torchvision:resnet50; the head is new where the classes are others");
+  visitor("freeze_epochs", c.freeze_epochs,
+          "with weights: epochs in which the head alone is trained");
+  visitor("freeze_batch_norm", c.freeze_batch_norm,
+          "with weights: BatchNorm keeps its statistics, gamma and beta");
+  visitor("layer_lr_decay", c.layer_lr_decay,
+          "with weights: factor of the rate for each stage further from the head, in (0, 1]");
   visitor("batch", c.batch, "images in a step");
   visitor("microbatch", c.microbatch,
           "images that go through the model at once; a step adds up their gradients; auto: the "
@@ -209,8 +221,8 @@ void visit(ConfigType& c, Visitor&& visitor) {
   visitor("run_dir", c.run_dir, "folder to write; empty: the next free runs/NNN");
 }
 
-/// The defaults of a recipe: "budget", "article", "best", "airbench94". Errors: kUsage that lists
-/// the names.
+/// The defaults of a recipe: "budget", "article", "best", "finetune", "airbench94". Errors: kUsage
+/// that lists the names.
 Config recipe_config(const std::string& recipe);
 
 /// Checks ranges and combinations. Errors: kUsage naming the flag, the value and what is allowed.

@@ -45,6 +45,10 @@ TEST(Config, EveryRecipeIsValidAndNamesItself) {
     EXPECT_EQ(message_of(config), "no error") << recipe;
   }
   EXPECT_THROW(recipe_config("worst"), Error);
+  Config finetune = recipe_config("finetune");
+  EXPECT_THAT(message_of(finetune), HasSubstr("--weights"));
+  finetune.weights = "w.pth";
+  EXPECT_EQ(message_of(finetune), "no error");
 }
 
 TEST(Config, ArticleIsTheArticles) {
@@ -169,7 +173,8 @@ TEST(Validate, RefusesNumbersOutOfRange) {
 }
 
 TEST(Validate, RefusesUnknownWordsAndListsTheKnown) {
-  expect_refused(&Config::recipe, "x", "--recipe", "budget, article, best, airbench94, got \"x\"");
+  expect_refused(&Config::recipe, "x", "--recipe",
+                 "budget, article, best, finetune, airbench94, got \"x\"");
   expect_refused(&Config::data, "", "--data", "auto");
   expect_refused(&Config::model, "resnet19", "--model", "resnet18");
   expect_refused(&Config::stem, "x", "--stem", "auto, cifar, imagenet");
@@ -223,6 +228,25 @@ TEST(Validate, RefusesCombinationsThatCannotBe) {
   EXPECT_THAT(message_of(config), HasSubstr("4 at --crop-pad"));
   config.augment = "flip";
   EXPECT_EQ(message_of(config), "no error");
+}
+
+TEST(Validate, RefusesWhatGoesNotWithWeightsOrWithoutThem) {
+  Config config;
+  config.layer_lr_decay = 0.5;
+  EXPECT_THAT(message_of(config), HasSubstr("--layer-lr-decay, got none"));
+  config.weights = "w.pth";
+  EXPECT_EQ(message_of(config), "no error");
+  config.freeze_epochs = 1;
+  EXPECT_THAT(message_of(config), HasSubstr("got --minutes"));
+  config.minutes = 0, config.epochs = 2;
+  EXPECT_EQ(message_of(config), "no error");
+  config.shallow = 0.1;
+  EXPECT_THAT(message_of(config), HasSubstr("--shallow"));
+  config.shallow = 0;
+  for (const double decay : {0.0, 1.1, kNan}) {
+    config.layer_lr_decay = decay;
+    EXPECT_THAT(message_of(config), HasSubstr("--layer-lr-decay")) << decay;
+  }
 }
 
 TEST(Validate, AcceptsEveryKnownWord) {

@@ -12,6 +12,7 @@
 #include "model/device.h"
 #include "train/initialise.h"
 #include "train/memory.h"
+#include "train/pretrained.h"
 
 namespace skipway {
 namespace {
@@ -34,6 +35,11 @@ std::unique_ptr<Model> new_model(const Config& config, const Dataset& dataset, a
   std::unique_ptr<Model> model = make_model(model_spec(config, dataset), config.seed, device);
   model->kernels() = KernelChoice(config.kernel);
   model->set_batch_norm_momentum(config.batch_norm_momentum);
+  model->set_frozen(/*backbone=*/false, config.freeze_batch_norm);
+  if (!config.weights.empty()) {  // they have a stem and gammas of their own
+    load_pretrained(*model, read_pretrained(config.weights));
+    return model;
+  }
   if (config.zero_gamma) zero_gamma(*model);
   if (config.model == kAirbench94 || (config.whiten_stem && model->spec().stem == "cifar"))
     whiten_stem(*model, dataset.train.images);

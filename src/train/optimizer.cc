@@ -13,9 +13,12 @@
 #include <c10/core/GradMode.h>
 #include <fmt/ranges.h>
 
+#include <array>
+#include <cmath>
 #include <map>
 
 #include "base/error.h"
+#include "model/resnet.h"
 #include "train/muon.h"
 
 namespace skipway {
@@ -45,17 +48,25 @@ Optimizer::Optimizer(const NamedTensors& parameters, const OptimizerOptions& opt
   decayed.weight_decay = options.weight_decay;
   biases.weight_decay = bias_decay, biases.lr_factor = options.bias_lr;
   filters.muon = true, filters.lr_factor = options.muon_lr;
+  std::map<int64_t, std::array<Group, 4>> kinds_by_depth;
   for (const auto& [name, parameter] : parameters) {
-    Group& group = options.muon_lr > 0 && parameter.dim() == 4  ? filters
-                   : options.bias_lr != 1 && is_norm_bias(name) ? biases
-                   : options.decay_all || parameter.dim() > 1   ? decayed
-                                                                : plain;
+    const int64_t depth = options.layer_lr_decay < 1 ? stages_from_head(name) : 0;
+    auto [at, is_new] =
+        kinds_by_depth.try_emplace(depth, std::array{decayed, plain, biases, filters});
+    if (is_new)
+      for (Group& group : at->second)
+        group.lr_factor *= std::pow(options.layer_lr_decay, static_cast<double>(depth));
+    Group& group = at->second[options.muon_lr > 0 && parameter.dim() == 4  ? 3
+                              : options.bias_lr != 1 && is_norm_bias(name) ? 2
+                              : options.decay_all || parameter.dim() > 1   ? 0
+                                                                           : 1];
     group.names.push_back("momentum." + name);
     group.parameters.push_back(parameter);
     group.momenta.push_back(at::zeros_like(parameter).requires_grad_(false));
   }
-  for (Group* group : {&decayed, &plain, &biases, &filters})
-    if (!group->parameters.empty()) groups_.push_back(std::move(*group));
+  for (auto& [depth, kinds] : kinds_by_depth)
+    for (Group& group : kinds)
+      if (!group.parameters.empty()) groups_.push_back(std::move(group));
 }
 
 at::Tensor Optimizer::clip_gradients() {

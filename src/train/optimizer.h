@@ -20,6 +20,7 @@ struct OptimizerOptions {
   double muon_lr = 0;  // factor of the rate for filters under Muon; 0: SGD for filters too
   double muon_momentum = 0.9;
   double clip_grad_norm = 0;  // 0: none
+  double layer_lr_decay = 1;  // factor of the rate for each stage further from a ResNet's head
 };
 
 class Optimizer {

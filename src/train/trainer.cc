@@ -343,6 +343,8 @@ void Trainer::enter_stage() {
   const double done = static_cast<double>(progress_.step) / static_cast<double>(total_steps_);
   progress_.stage = stage_at(stages_, done, progress_.stage);
   learner_.model->set_shallow(stages_[progress_.stage].shallow);
+  learner_.model->set_frozen(epochs(progress_.step) < config_.freeze_epochs,
+                             config_.freeze_batch_norm);
 }
 
 // Lays the run out over its minutes.

@@ -1,0 +1,122 @@
+// `import`: weights from elsewhere become a folder that every command takes as a run. What the file
+// holds is read and checked in train/pretrained.h.
+#include <fmt/ranges.h>
+
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "base/error.h"
+#include "cli/commands.h"
+#include "cli/data_loading.h"
+#include "cli/terminal.h"
+#include "train/config.h"
+#include "train/pretrained.h"
+#include "train/saved_model.h"
+
+namespace skipway {
+namespace {
+
+struct ImportFlags {
+  std::string source;
+  std::string model, stem;
+  int64_t classes = 0;
+  std::string mean = "auto", std = "auto";
+  int64_t input_size = 0;
+  std::string out;
+  bool json = false, quiet = false;
+};
+
+// Flags first, then what came with the weights, then what their shapes say.
+ModelSpec spec_of(const Pretrained& weights, const ImportFlags& flags) {
+  if (flags.model.empty() && !weights.spec)
+    fail(ErrorKind::kUsage, "import",
+         "expected --model, because {} does not say which model its weights are of; one of {}",
+         weights.where, fmt::join(model_names(), ", "));
+  ModelSpec spec = weights.spec ? *weights.spec : describe(weights, flags.model);
+  if (!flags.model.empty()) spec.name = flags.model;
+  if (!flags.stem.empty()) spec.stem = flags.stem;
+  if (flags.input_size > 0) spec.image_size = flags.input_size;
+  if (flags.classes > 0 && flags.classes != spec.num_classes) {
+    spec.num_classes = flags.classes;
+    spec.classes.clear();
+  }
+  Config config;
+  config.mean = flags.mean;
+  config.std = flags.std;
+  if (const auto given = configured_normalisation(config)) spec.normalisation = *given;
+  return spec;
+}
+
+int import_weights(const ImportFlags& flags) {
+  FetchOptions fetching;
+  fetching.progress = fetch_progress_display(flags.quiet);
+  const Pretrained weights = read_pretrained(flags.source, fetching);
+  clear_status();
+  const ModelSpec spec = spec_of(weights, flags);
+  const std::unique_ptr<Model> model = make_model(spec, /*seed=*/0);
+  model->load_state(weights.tensors, weights.where);
+  const RunFolder run = RunFolder::create(flags.out);
+  const std::string sha256 = save_model(run, *model);
+  if (flags.json) {
+    print_json({{"schema", "skipway.import/1"},
+                {"ok", true},
+                {"run", run.path().string()},
+                {"model", spec.name},
+                {"stem", spec.stem},
+                {"classes", spec.num_classes},
+                {"input_size", spec.image_size},
+                {"mean", spec.normalisation.mean},
+                {"std", spec.normalisation.std},
+                {"weights_sha256", sha256}});
+    return 0;
+  }
+  const bool given = flags.mean != "auto";
+  print_result(fmt::format("{}: {}, {} stem, {} classes, images of {} x {}", run.path().string(),
+                           spec.name, spec.stem, spec.num_classes, spec.image_size,
+                           spec.image_size));
+  print_result(fmt::format(
+      "mean {:.4g}, std {:.4g}: {}", fmt::join(spec.normalisation.mean, ","),
+      fmt::join(spec.normalisation.std, ","),
+      given          ? "as given"
+      : weights.spec ? "as they came with the weights"
+                     : fmt::format("{}'s, which go with the {} stem; --mean and --std give others",
+                                   spec.stem == "cifar" ? "CIFAR" : "ImageNet", spec.stem)));
+  return 0;
+}
+
+}  // namespace
+
+void add_import(CLI::App& program, Run& chosen) {
+  auto flags = std::make_shared<ImportFlags>();
+  CLI::App* command =
+      program.add_subcommand("import", "Weights from elsewhere as a folder to use like a run");
+  command
+      ->add_option("file", flags->source,
+                   ".safetensors, .pth of torchvision or timm, or torchvision:resnet50, …")
+      ->required();
+  command->add_option("--model", flags->model, "resnet18, resnet34 or resnet50")
+      ->type_name("NAME")
+      ->check(CLI::IsMember(model_names()).description(""));
+  command->add_option("--stem", flags->stem, "cifar or imagenet; without it, as the weights are")
+      ->type_name("NAME")
+      ->check(CLI::IsMember({"cifar", "imagenet"}).description(""));
+  command->add_option("--classes", flags->classes, "classes; without it, as the weights are")
+      ->type_name("N")
+      ->check(CLI::Range(1, 1 << 20).description(""));
+  command->add_option("--mean", flags->mean, "mean of red,green,blue in [0, 1]; auto: by the stem")
+      ->type_name("R,G,B");
+  command->add_option("--std", flags->std, "standard deviation of them; auto: by the stem")
+      ->type_name("R,G,B");
+  command
+      ->add_option("--input-size", flags->input_size,
+                   "side of the images [pixels]; without it, 32 or 224 by the stem")
+      ->type_name("N")
+      ->check(CLI::Range(1, 1 << 14).description(""));
+  command->add_option("--out", flags->out, "folder to make")->type_name("DIR")->required();
+  command->add_flag("--json", flags->json, "one JSON object on stdout");
+  command->add_flag("--quiet", flags->quiet, "only warnings and errors on stderr");
+  command->callback([flags, &chosen] { chosen = [flags] { return import_weights(*flags); }; });
+}
+
+}  // namespace skipway

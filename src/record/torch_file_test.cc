@@ -1,0 +1,95 @@
+// Tests of torch.save's files by themselves; tests/weights_parity_test.cc has PyTorch on the other
+// side.
+#include "record/torch_file.h"
+
+#include <ATen/ATen.h>
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "base/for_test.h"
+
+namespace skipway {
+namespace {
+
+using testing::HasSubstr;
+
+class TorchFile : public testing::Test {
+ protected:
+  fs::path path() const { return folder_ / "x.pth"; }
+  Error error_of_reading(const std::string& bytes) const {
+    folder_.write("damaged.pth", bytes);
+    return error_of([&] { read_torch_file(folder_ / "damaged.pth"); });
+  }
+
+  TemporaryFolder folder_;
+};
+
+TEST_F(TorchFile, ReadsWhatItWrites) {
+  NamedTensors tensors;
+  for (const at::ScalarType type : {at::kDouble, at::kFloat, at::kHalf, at::kBFloat16, at::kLong,
+                                    at::kInt, at::kShort, at::kChar, at::kByte})
+    tensors.emplace_back(at::toString(type), at::arange(12).to(type).view({3, 4}));
+  tensors.emplace_back("scalar", at::scalar_tensor(7, at::kLong));
+  tensors.emplace_back("empty", at::empty({0, 4}));
+  tensors.emplace_back(
+      "channels_last",
+      at::arange(24).to(at::kFloat).view({1, 2, 3, 4}).contiguous(at::MemoryFormat::ChannelsLast));
+  write_torch_file(path(), tensors);
+  const NamedTensors read = read_torch_file(path());
+  ASSERT_EQ(read.size(), tensors.size());
+  for (size_t i = 0; i < read.size(); ++i) {
+    EXPECT_EQ(read[i].first, tensors[i].first);
+    EXPECT_EQ(read[i].second.scalar_type(), tensors[i].second.scalar_type());
+    EXPECT_TRUE(at::equal(read[i].second, tensors[i].second)) << read[i].first;
+    EXPECT_TRUE(read[i].second.is_contiguous());
+  }
+}
+
+TEST_F(TorchFile, EqualTensorsMakeEqualFiles) {
+  const NamedTensors tensors = {{"a", at::arange(5)}};
+  write_torch_file(path(), tensors);
+  write_torch_file(folder_ / "y.pth", tensors);
+  EXPECT_EQ(read_file(path()), read_file(folder_ / "y.pth"));
+}
+
+TEST_F(TorchFile, APrefixIsRefused) {
+  write_torch_file(path(), {{"a", at::arange(5)}});
+  const std::string whole = read_file(path());
+  for (size_t size = 0; size < whole.size(); size += 5)
+    EXPECT_EQ(error_of_reading(whole.substr(0, size)).kind(), ErrorKind::kData) << size;
+}
+
+// Never a crash, nor another kind of error; under sanitizers no read outside either.
+TEST_F(TorchFile, AFlippedBitDoesNoHarm) {
+  write_torch_file(path(), {{"a", at::arange(5)}, {"b", at::ones({2, 3})}});
+  const std::string whole = read_file(path());
+  for (size_t bit = 0; bit < 8 * whole.size(); bit += 17) {
+    std::string bytes = whole;
+    bytes[bit / 8] = static_cast<char>(bytes[bit / 8] ^ (1 << bit % 8));
+    folder_.write("damaged.pth", bytes);
+    try {
+      read_torch_file(folder_ / "damaged.pth");  // a bit that means nothing may flip
+    } catch (const Error& error) {
+      EXPECT_EQ(error.kind(), ErrorKind::kData) << bit << error.what();
+    }
+  }
+}
+
+TEST_F(TorchFile, ADamagedTensorIsFoundByItsChecksum) {
+  write_torch_file(path(), {{"a", at::full({64}, 0.1234)}});
+  std::string bytes = read_file(path());
+  const float value = 0.1234F;
+  const size_t at = bytes.find(std::string(reinterpret_cast<const char*>(&value), sizeof value));
+  ASSERT_NE(at, std::string::npos);
+  bytes[at] = static_cast<char>(bytes[at] ^ 1);
+  EXPECT_EQ(error_of_reading(bytes).kind(), ErrorKind::kData);
+}
+
+TEST_F(TorchFile, OtherFilesAreRefused) {
+  EXPECT_EQ(error_of_reading("").kind(), ErrorKind::kData);
+  EXPECT_THAT(error_of_reading("<html>").what(), HasSubstr("torch.save"));
+  EXPECT_EQ(error_of([&] { read_torch_file(folder_ / "nowhere.pth"); }).kind(), ErrorKind::kData);
+}
+
+}  // namespace
+}  // namespace skipway

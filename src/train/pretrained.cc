@@ -1,0 +1,148 @@
+// Weights from elsewhere under the names that the models have. Knows no layers but the first and
+// the last.
+#include "train/pretrained.h"
+
+#include <ATen/ops/zeros.h>
+
+#include <algorithm>
+#include <set>
+#include <string_view>
+#include <utility>
+
+#include "base/error.h"
+#include "base/files.h"
+#include "base/log.h"
+#include "data/known.h"
+#include "record/safetensors.h"
+#include "record/torch_file.h"
+#include "train/saved_model.h"
+
+namespace skipway {
+namespace {
+
+constexpr std::string_view kPublished = "torchvision:";
+constexpr std::string_view kHead = "fc.";
+// What training programs put around the weights, and before their names.
+constexpr std::string_view kWrappers[] = {"state_dict.", "model_state_dict.", "model."};
+constexpr std::string_view kPrefixes[] = {"module.", "_orig_mod."};
+
+// As torchvision's models take them; CIFAR-10's as most training programs have them.
+constexpr Normalisation kImageNetNormalisation{{0.485, 0.456, 0.406}, {0.229, 0.224, 0.225}};
+constexpr Normalisation kCifarNormalisation{{0.4914, 0.4822, 0.4465}, {0.2023, 0.1994, 0.2010}};
+
+const at::Tensor* find(const NamedTensors& tensors, const std::string& name) {
+  const auto found = std::ranges::find(tensors, name, [](const auto& pair) { return pair.first; });
+  return found == tensors.end() ? nullptr : &found->second;
+}
+
+// The weights alone, under their plain names.
+NamedTensors unwrapped(NamedTensors tensors) {
+  for (const std::string_view wrapper : kWrappers) {
+    const auto is_outside = [&](const auto& pair) { return !pair.first.starts_with(wrapper); };
+    if (std::ranges::all_of(tensors, is_outside)) continue;
+    std::erase_if(tensors, is_outside);  // an optimizer's, a second average's
+    for (auto& [name, tensor] : tensors) name.erase(0, wrapper.size());
+    break;
+  }
+  for (const std::string_view prefix : kPrefixes)
+    for (auto& [name, tensor] : tensors)
+      if (name.starts_with(prefix)) name.erase(0, prefix.size());
+  return tensors;
+}
+
+// PyTorch counts the batches since 0.4.1 only, and nothing here reads the count.
+void add_missing_counts(NamedTensors& tensors) {
+  constexpr std::string_view kMean = "running_mean";
+  std::set<std::string> names;
+  for (const auto& [name, tensor] : tensors) names.insert(name);
+  for (const std::string& name : names) {
+    if (!name.ends_with(kMean)) continue;
+    const std::string count = name.substr(0, name.size() - kMean.size()) + "num_batches_tracked";
+    if (!names.contains(count)) tensors.emplace_back(count, at::zeros({}, at::kLong));
+  }
+}
+
+Pretrained read_run(const std::string& source) {
+  const RunFolder run = RunFolder::open(expand_user(source));
+  const std::unique_ptr<Model> model = load_saved_model(run);
+  return {model->state(), model->spec(), run.path().string()};
+}
+
+Pretrained read_weights_file(const fs::path& path) {
+  if (path.extension() != ".safetensors") return {read_torch_file(path), {}, path.string()};
+  SafetensorsFile file;
+  try {
+    file = read_safetensors(path);
+  } catch (const Error& error) {  // a file is damaged data until it is known to be weights
+    throw Error(ErrorKind::kData, error.what());
+  }
+  std::optional<ModelSpec> spec;
+  if (file.metadata.contains("model")) spec = spec_from_metadata(file.metadata, path.string());
+  return {std::move(file.tensors), std::move(spec), path.string()};
+}
+
+Pretrained read_published(const std::string& name, const FetchOptions& options) {
+  const KnownWeights& weights = known_weights(name);
+  const fs::path path = data_directory() / "torchvision" / weights.file.name;
+  fetch_file(weights.file, path, options);
+  Pretrained read = read_weights_file(path);
+  read.spec = describe(read, weights.model);
+  return read;
+}
+
+}  // namespace
+
+Pretrained read_pretrained(const std::string& source, const FetchOptions& options) {
+  const fs::path path = expand_user(source);
+  Pretrained read = source.starts_with(kPublished)
+                        ? read_published(source.substr(kPublished.size()), options)
+                    : fs::is_directory(path) ? read_run(source)
+                                             : read_weights_file(path);
+  read.tensors = unwrapped(std::move(read.tensors));
+  add_missing_counts(read.tensors);
+  if (read.tensors.empty())
+    fail(ErrorKind::kCheckpoint, "weights", "expected weights by name, got no tensors in {}",
+         read.where);
+  return read;
+}
+
+ModelSpec describe(const Pretrained& weights, const std::string& model) {
+  ModelSpec spec;
+  spec.name = model;
+  const at::Tensor* stem = find(weights.tensors, "conv1.weight");
+  const bool cifar = stem != nullptr && stem->dim() == 4 && stem->size(3) == 3;
+  spec.stem = cifar ? "cifar" : "imagenet";
+  spec.image_size = cifar ? 32 : 224;
+  spec.normalisation = cifar ? kCifarNormalisation : kImageNetNormalisation;
+  const at::Tensor* head = find(weights.tensors, "fc.weight");
+  spec.num_classes = head != nullptr && head->dim() == 2 ? head->size(0) : cifar ? 10 : 1000;
+  return spec;
+}
+
+void load_pretrained(Model& model, const Pretrained& weights) {
+  const ModelSpec& spec = model.spec();
+  const std::vector<std::string> their_names =
+      weights.spec ? weights.spec->classes : std::vector<std::string>();
+  const ModelSpec theirs = describe(weights, spec.name);
+  const int64_t their_count = theirs.num_classes;
+  const int64_t their_size = weights.spec ? weights.spec->image_size : theirs.image_size;
+  const bool new_head =
+      their_count != spec.num_classes || (!their_names.empty() && their_names != spec.classes);
+  NamedTensors tensors = weights.tensors;
+  if (new_head) {
+    std::erase_if(tensors, [](const auto& pair) { return pair.first.starts_with(kHead); });
+    for (const auto& pair : model.state())
+      if (pair.first.starts_with(kHead)) tensors.push_back(pair);
+  }
+  model.load_state(tensors, weights.where);
+  log_info("weights: {}; {}", weights.where,
+           new_head ? fmt::format("the head is new, for {} classes in place of {} others",
+                                  spec.num_classes, their_count)
+                    : "the head with them");
+  // Its stem alone makes an image four times smaller.
+  if (spec.stem == "imagenet" && spec.image_size < their_size)
+    log_warning("images of {} pixels, where the weights are for {}; --image-size {} enlarges them",
+                spec.image_size, their_size, their_size);
+}
+
+}  // namespace skipway
