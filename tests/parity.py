@@ -11,6 +11,8 @@ step   One forward and backward pass in training mode, then a forward pass in ev
 curve  torch.optim.SGD with the metadata's "lr", "momentum", "weight_decay" and "nesterov", a batch
        of "batch" images a step, taken in turn; gradients go through clip_grad_norm_ with
        "clip_grad_norm" unless that is 0. Answer: "losses" and "norms" [steps].
+shapes The question has "model" alone. Answer: the shape of everything in the state_dict of
+       torchvision's model, under its name.
 
 The loss is cross entropy with the metadata's "label_smoothing". Needs Debian's python3-torch and
 python3-torchvision; safetensors files are read and written here, with json and numpy.
@@ -118,6 +120,11 @@ def main(paths):
     torch.set_num_threads(os.cpu_count())
     for question, answer in zip(paths[::2], paths[1::2]):
         tensors, metadata = read_safetensors(question)
+        if metadata["task"] == "shapes":
+            state = getattr(torchvision.models, metadata["model"])().state_dict()
+            shapes = {name: torch.tensor(value.shape).long() for name, value in state.items()}
+            write_safetensors(answer, shapes)
+            continue
         model = build_model(tensors, metadata)
         smoothing = float(metadata["label_smoothing"])
         loss_of = torch.nn.CrossEntropyLoss(label_smoothing=smoothing)

@@ -115,7 +115,8 @@ class Parity : public testing::Test {
       at::Tensor images, labels;
     };
     std::vector<Case> cases;
-    for (const std::string& name : resnet_names()) {
+    // The deeper ones repeat the last one's blocks.
+    for (const char* name : {"resnet18", "resnet34", "resnet50"}) {
       for (const char* stem : {"cifar", "imagenet"}) {
         ModelSpec spec;
         spec.name = name;
@@ -173,6 +174,27 @@ TEST_F(Parity, StepAgreesWithPyTorchInFp32) {
   constexpr double kRoundoff = std::numeric_limits<float>::epsilon() / 2;
   compare_steps(at::kFloat, /*count=*/4, /*last_side=*/2, kForwardRoundoffs * kRoundoff,
                 kGatesInFp32);
+}
+
+TEST_F(Parity, NamesAndShapesAreTorchvisionsOfEveryDepth) {
+  for (size_t i = 0; i < resnet_names().size(); ++i)
+    write_safetensors(question(i), {}, {{"model", resnet_names()[i]}, {"task", "shapes"}});
+  ASSERT_NO_FATAL_FAILURE(ask(resnet_names().size()));
+  for (size_t i = 0; i < resnet_names().size(); ++i) {
+    ModelSpec spec;
+    spec.name = resnet_names()[i];
+    spec.stem = "imagenet";
+    spec.image_size = 224;
+    spec.num_classes = 1000;
+    SCOPED_TRACE(spec.name);
+    const NamedTensors ours = ResNet(spec, /*seed=*/0).state();
+    const auto theirs = by_name(read_safetensors(answer(i)).tensors);
+    ASSERT_EQ(ours.size(), theirs.size());
+    for (const auto& [name, tensor] : ours) {
+      ASSERT_TRUE(theirs.contains(name)) << name;
+      EXPECT_TRUE(theirs.at(name).equal(at::tensor(tensor.sizes(), at::kLong))) << name;
+    }
+  }
 }
 
 // In fp64, because training amplifies: in fp32 the gates part the two runs after a few steps.

@@ -18,7 +18,7 @@ namespace skipway {
 
 /// Everything that must be known beside the weights to use a model on an image.
 struct ModelSpec {
-  std::string name = "resnet18";  // resnet18, resnet34, resnet50, airbench94
+  std::string name = "resnet18";  // as model_names() has them
   std::string stem =
       "cifar";  // cifar: 3x3 stride 1, no max-pool; imagenet: 7x7 stride 2, max-pool 3x3 stride 2
   int64_t num_classes = 10;

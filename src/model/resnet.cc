@@ -1,13 +1,13 @@
-// ResNet-18, 34 and 50 out of ATen's operators and conv_chain(), and their layers' shapes.
+// ResNet-18 to 152 out of ATen's operators and conv_chain(), and their layers' shapes.
 #include "model/resnet.h"
 
 #include <ATen/ATen.h>
 #include <ATen/autocast_mode.h>
 #include <fmt/ranges.h>
 
+#include <algorithm>
 #include <array>
 #include <cmath>
-#include <map>
 
 #include "base/error.h"
 #include "model/initialiser.h"
@@ -39,15 +39,16 @@ struct NetShape {
 
 // What differs between the models: blocks in each of the four stages, and the kind of block.
 struct Family {
+  std::string name;
   std::array<int, 4> depths;
   bool bottleneck;
 };
 
-const std::map<std::string, Family>& families() {
-  static const std::map<std::string, Family> all = {
-      {"resnet18", {{2, 2, 2, 2}, false}},
-      {"resnet34", {{3, 4, 6, 3}, false}},
-      {"resnet50", {{3, 4, 6, 3}, true}},
+const std::vector<Family>& families() {
+  static const std::vector<Family> all = {
+      {"resnet18", {2, 2, 2, 2}, false},  {"resnet34", {3, 4, 6, 3}, false},
+      {"resnet50", {3, 4, 6, 3}, true},   {"resnet101", {3, 4, 23, 3}, true},
+      {"resnet152", {3, 8, 36, 3}, true},
   };
   return all;
 }
@@ -57,7 +58,7 @@ ConvShape conv_shape(int64_t in, int64_t out, int64_t kernel, int64_t stride) {
 }
 
 NetShape net_shape(const ModelSpec& spec) {
-  const auto found = families().find(spec.name);
+  const auto found = std::ranges::find(families(), spec.name, &Family::name);
   if (found == families().end()) {
     fail(ErrorKind::kUsage, "model", "expected one of {}, got '{}' at --model",
          fmt::join(model_names(), ", "), spec.name);
@@ -66,7 +67,7 @@ NetShape net_shape(const ModelSpec& spec) {
     fail(ErrorKind::kUsage, "model", "expected at least one class and one pixel, got {} and {}",
          spec.num_classes, spec.image_size);
   }
-  const auto [depths, bottleneck] = found->second;
+  const auto& [name, depths, bottleneck] = *found;
   const bool imagenet = resolve_stem(spec.stem, spec.image_size) == "imagenet";
 
   NetShape net{conv_shape(3, kStemChannels, imagenet ? 7 : 3, imagenet ? 2 : 1), imagenet, {}, 0};
@@ -97,7 +98,7 @@ NetShape net_shape(const ModelSpec& spec) {
 const std::vector<std::string>& resnet_names() {
   static const std::vector<std::string> names = [] {
     std::vector<std::string> keys;
-    for (const auto& [name, family] : families()) keys.push_back(name);
+    for (const Family& family : families()) keys.push_back(family.name);
     return keys;
   }();
   return names;

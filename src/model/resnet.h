@@ -8,7 +8,7 @@
 
 namespace skipway {
 
-/// Names of the residual networks.
+/// Names of the residual networks, by depth.
 const std::vector<std::string>& resnet_names();
 
 /// Residual network (He et al., arXiv:1512.03385) with torchvision's parameter names and order:
