@@ -39,6 +39,10 @@ Optimizer::Optimizer(const NamedTensors& parameters, const OptimizerOptions& opt
     const auto has = [&](const char* part) { return name.find(part) != std::string::npos; };
     return name.ends_with(".bias") && (has("bn") || has("norm") || has("downsample.1"));
   };
+  // Muon keeps the norm of filters, which BatchNorm must follow; those of attention have none.
+  const auto is_attention = [](const std::string& name) {
+    return name.find(".se.") != std::string::npos;
+  };
   // Biases are decayed as much as without a rate of their own.
   const double bias_decay = options.decay_all ? options.weight_decay / options.bias_lr : 0;
   Group decayed, plain, biases, filters;
@@ -46,10 +50,10 @@ Optimizer::Optimizer(const NamedTensors& parameters, const OptimizerOptions& opt
   biases.weight_decay = bias_decay, biases.lr_factor = options.bias_lr;
   filters.muon = true, filters.lr_factor = options.muon_lr;
   for (const auto& [name, parameter] : parameters) {
-    Group& group = options.muon_lr > 0 && parameter.dim() == 4  ? filters
-                   : options.bias_lr != 1 && is_norm_bias(name) ? biases
-                   : options.decay_all || parameter.dim() > 1   ? decayed
-                                                                : plain;
+    Group& group = options.muon_lr > 0 && parameter.dim() == 4 && !is_attention(name) ? filters
+                   : options.bias_lr != 1 && is_norm_bias(name)                       ? biases
+                   : options.decay_all || parameter.dim() > 1                         ? decayed
+                                                                                      : plain;
     group.names.push_back("momentum." + name);
     group.parameters.push_back(parameter);
     group.momenta.push_back(at::zeros_like(parameter).requires_grad_(false));
