@@ -1,4 +1,6 @@
-"""PyTorch's answer to the questions of parity_test.cc: a torchvision ResNet on the same numbers.
+"""PyTorch's answer to the questions of parity.h: a torchvision ResNet on the same numbers, with the
+attention of the metadata's "attention" in its blocks: written out below, or timm's model where
+"judge" is timm.
 
     python3 parity.py QUESTION.safetensors ANSWER.safetensors [QUESTION ANSWER]...
 
@@ -11,6 +13,8 @@ step   One forward and backward pass in training mode, then a forward pass in ev
 curve  torch.optim.SGD with the metadata's "lr", "momentum", "weight_decay" and "nesterov", a batch
        of "batch" images a step, taken in turn; gradients go through clip_grad_norm_ with
        "clip_grad_norm" unless that is 0. Answer: "losses" and "norms" [steps].
+shapes The question has "model" alone. Answer: the shape of everything in the state_dict of
+       torchvision's model, under its name.
 
 The loss is cross entropy with the metadata's "label_smoothing". Needs Debian's python3-torch and
 python3-torchvision; safetensors files are read and written here, with json and numpy.
@@ -61,16 +65,93 @@ def write_safetensors(path, tensors):
         file.write(len(text).to_bytes(8, "little") + text + b"".join(pieces))
 
 
+class Se(torch.nn.Module):
+    def __init__(self, channels):
+        super().__init__()
+        hidden = {64: 8, 128: 8, 256: 16, 512: 32, 1024: 64, 2048: 128}[channels]
+        self.fc1 = torch.nn.Conv2d(channels, hidden, 1)
+        self.fc2 = torch.nn.Conv2d(hidden, channels, 1)
+
+    def forward(self, x):
+        return x * self.fc2(self.fc1(x.mean((2, 3), keepdim=True)).relu()).sigmoid()
+
+
+class Eca(torch.nn.Module):
+    def __init__(self, channels):
+        super().__init__()
+        size = {64: 3, 128: 5, 256: 5, 512: 5, 1024: 5, 2048: 7}[channels]
+        self.conv = torch.nn.Conv1d(1, 1, size, padding=size // 2, bias=False)
+
+    def forward(self, x):
+        return x * self.conv(x.mean((2, 3)).unsqueeze(1)).sigmoid().squeeze(1)[:, :, None, None]
+
+
+class Cbam(torch.nn.Module):
+    def __init__(self, channels):
+        super().__init__()
+        self.channel, self.spatial = torch.nn.Module(), torch.nn.Module()
+        self.channel.fc1 = torch.nn.Conv2d(channels, channels // 16, 1, bias=False)
+        self.channel.fc2 = torch.nn.Conv2d(channels // 16, channels, 1, bias=False)
+        self.spatial.conv = torch.nn.Module()
+        self.spatial.conv.conv = torch.nn.Conv2d(2, 1, 7, padding=3, bias=False)
+        self.spatial.conv.bn = torch.nn.BatchNorm2d(1)
+
+    def forward(self, x):
+        pooled = x.mean((2, 3), keepdim=True), x.amax((2, 3), keepdim=True)
+        x = x * sum(self.channel.fc2(self.channel.fc1(y).relu()) for y in pooled).sigmoid()
+        maps = torch.cat([x.mean(1, keepdim=True), x.amax(1, keepdim=True)], 1)
+        return x * self.spatial.conv.bn(self.spatial.conv.conv(maps)).sigmoid()
+
+
+ATTENTION = {"se": Se, "eca": Eca, "cbam": Cbam}
+
+
+class Attended(torch.nn.Module):
+    """torchvision's block with attention before the addition; names and order are timm's."""
+
+    def __init__(self, block, attention):
+        super().__init__()
+        self.count = 3 if hasattr(block, "conv3") else 2
+        for i in range(1, self.count + 1):
+            for name in (f"conv{i}", f"bn{i}"):
+                self.add_module(name, getattr(block, name))
+        self.se = attention(getattr(block, f"bn{self.count}").num_features)
+        self.downsample = block.downsample
+
+    def forward(self, x):
+        y = x
+        for i in range(1, self.count + 1):
+            y = getattr(self, f"bn{i}")(getattr(self, f"conv{i}")(y))
+            y = y.relu() if i < self.count else self.se(y)
+        return (y + (x if self.downsample is None else self.downsample(x))).relu()
+
+
+def torchvision_model(name, classes, attention):
+    model = getattr(torchvision.models, name)(num_classes=classes)
+    if attention != "none":
+        for stage in (model.layer1, model.layer2, model.layer3, model.layer4):
+            for i, block in enumerate(stage):
+                stage[i] = Attended(block, ATTENTION[attention])
+    return model
+
+
+def timm_model(name, classes, attention):
+    import timm
+
+    return timm.create_model(name, num_classes=classes, block_args={"attn_layer": attention})
+
+
 def build_model(tensors, metadata):
-    """Returns torchvision's model with the question's stem, weights and number type."""
+    """Returns the model with the question's attention, stem, weights and number type."""
     state = {name[6:]: value for name, value in tensors.items() if name.startswith("state.")}
     classes = state["fc.weight"].shape[0]
-    model = getattr(torchvision.models, metadata["model"])(num_classes=classes)
+    make = timm_model if metadata.get("judge") == "timm" else torchvision_model
+    model = make(metadata["model"], classes, metadata["attention"])
     if metadata["stem"] == "cifar":
         model.conv1 = torch.nn.Conv2d(3, 64, kernel_size=3, padding=1, bias=False)
         model.maxpool = torch.nn.Identity()
     if list(state) != list(model.state_dict()):
-        sys.exit("expected torchvision's names in torchvision's order, got " + ", ".join(state))
+        sys.exit("expected the names of torchvision and timm in their order, got " + ", ".join(state))
     model.to(state["fc.weight"].dtype).load_state_dict(state, strict=True)
     return model
 
@@ -118,6 +199,11 @@ def main(paths):
     torch.set_num_threads(os.cpu_count())
     for question, answer in zip(paths[::2], paths[1::2]):
         tensors, metadata = read_safetensors(question)
+        if metadata["task"] == "shapes":
+            state = getattr(torchvision.models, metadata["model"])().state_dict()
+            shapes = {name: torch.tensor(value.shape).long() for name, value in state.items()}
+            write_safetensors(answer, shapes)
+            continue
         model = build_model(tensors, metadata)
         smoothing = float(metadata["label_smoothing"])
         loss_of = torch.nn.CrossEntropyLoss(label_smoothing=smoothing)

@@ -15,164 +15,94 @@
 // near, so that a layer has up to ten: 3e-2. In fp64 there are none. So fp64 judges what is
 // computed, nearly to the last digit, and fp32 that training's own number type does it too.
 #include <ATen/ATen.h>
-#include <ATen/CPUGeneratorImpl.h>
-#include <ATen/core/grad_mode.h>
 #include <gtest/gtest.h>
 
 #include <limits>
-#include <map>
 #include <memory>
 
-#include "base/for_test.h"
 #include "data/dataset.h"
-#include "model/resnet.h"
-#include "python.h"
+#include "parity.h"
 #include "record/safetensors.h"
 #include "train/optimizer.h"
 
 namespace skipway {
 namespace {
 
-constexpr double kLabelSmoothing = 0.1;
 constexpr double kForwardRoundoffs = 1e4;
 constexpr double kGradientRoundoffs = 1e5;
 constexpr double kGatesInFp32 = 0.1;
 
-std::map<std::string, at::Tensor> by_name(const NamedTensors& tensors) {
-  return {tensors.begin(), tensors.end()};
+ModelSpec spec_of(const std::string& name, const std::string& stem) {
+  ModelSpec spec;
+  spec.name = name;
+  spec.stem = stem;
+  return spec;
 }
 
-double relative_error(const at::Tensor& ours, const at::Tensor& theirs) {
-  const at::Tensor a = ours.detach().to(at::kDouble), b = theirs.to(at::kDouble);
-  if (a.sizes() != b.sizes()) return std::numeric_limits<double>::infinity();
-  return (a - b).norm().item<double>() / b.norm().item<double>();
+// With both stems; the deeper ones repeat the last one's blocks.
+std::vector<ModelSpec> every_model() {
+  std::vector<ModelSpec> specs;
+  for (const char* name : {"resnet18", "resnet34", "resnet50"})
+    for (const char* stem : {"cifar", "imagenet"}) specs.push_back(spec_of(name, stem));
+  return specs;
 }
 
-at::Tensor loss_of(const at::Tensor& logits, const at::Tensor& labels) {
-  return at::cross_entropy_loss(logits, labels, /*weight=*/{}, at::Reduction::Mean,
-                                /*ignore_index=*/-100, kLabelSmoothing);
+// tests/attention_slow_test.cc has ResNet-50 too.
+std::vector<ModelSpec> every_attention() {
+  std::vector<ModelSpec> specs;
+  for (const char* attention : {"se", "eca", "cbam"}) {
+    specs.push_back(spec_of("resnet18", "cifar"));
+    specs.back().attention = attention;
+  }
+  return specs;
 }
 
-// A model whose BatchNorms are not the identity, which would hide a mistake, in numbers of `type`.
-std::unique_ptr<ResNet> make_model(const ModelSpec& spec, at::ScalarType type) {
-  auto model = std::make_unique<ResNet>(spec, /*seed=*/3);
-  const at::NoGradGuard no_grad;
-  const at::Generator random = at::detail::createCPUGenerator(4);
-  for (const auto& [name, tensor] : model->parameters()) {
-    if (tensor.dim() == 1) tensor.add_(at::randn(tensor.sizes(), random), 0.2);
-  }
-  for (const auto& [name, tensor] : model->state()) {
-    if (tensor.is_floating_point()) at::Tensor(tensor).set_data(tensor.to(type));
-  }
-  return model;
-}
-
-using Metadata = std::map<std::string, std::string>;
-
-// A question as parity.py takes it.
-void write_question(const std::filesystem::path& path, const ResNet& model,
-                    const at::Tensor& images, const at::Tensor& labels, Metadata metadata) {
-  NamedTensors tensors;
-  for (const auto& [name, tensor] : model.state()) tensors.emplace_back("state." + name, tensor);
-  tensors.emplace_back("images", images);
-  tensors.emplace_back("labels", labels);
-  metadata["model"] = model.spec().name;
-  metadata["stem"] = model.spec().stem;
-  metadata["label_smoothing"] = std::to_string(kLabelSmoothing);
-  write_safetensors(path, tensors, metadata);
-}
-
-class Parity : public testing::Test {
- protected:
-  void SetUp() override {
-    if (!python_has_module("torch") || !python_has_module("torchvision")) {
-      GTEST_SKIP() << "needs PyTorch to compare with: apt-get install --no-install-recommends "
-                      "python3-torch python3-torchvision";
-    }
-  }
-
-  // Runs parity.py over the questions q0, q1, … of `folder_`, which become the answers a0, a1, …
-  void ask(size_t count) {
-    std::vector<std::string> arguments = {SKIPWAY_SOURCE_DIR "/tests/parity.py"};
-    for (size_t i = 0; i < count; ++i) {
-      arguments.push_back(question(i).string());
-      arguments.push_back(answer(i).string());
-    }
-    const PythonResult result = run_python(arguments);
-    ASSERT_EQ(result.exit_code, 0) << result.output;
-  }
-
-  std::filesystem::path question(size_t i) const { return folder_ / fmt::format("q{}", i); }
-  std::filesystem::path answer(size_t i) const { return folder_ / fmt::format("a{}", i); }
-
-  // One step of every model with both stems. `last_side`: of the last stage's square [pixels].
-  // BatchNorm there sees count * last_side^2 values a channel; over four, chance makes some
-  // channels' variance so small that the errors grow tenfold.
-  void compare_steps(at::ScalarType type, int64_t count, int64_t last_side,
-                     double forward_tolerance, double gradient_tolerance) {
-    struct Case {
-      std::unique_ptr<ResNet> model;
-      at::Tensor images, labels;
-    };
-    std::vector<Case> cases;
-    for (const std::string& name : resnet_names()) {
-      for (const char* stem : {"cifar", "imagenet"}) {
-        ModelSpec spec;
-        spec.name = name;
-        spec.stem = stem;
-        spec.image_size = last_side * (spec.stem == "cifar" ? 8 : 32);
-        const at::Generator random = at::detail::createCPUGenerator(5);
-        Case& made = cases.emplace_back();
-        made.model = make_model(spec, type);
-        made.images = at::randn({count, 3, spec.image_size, spec.image_size}, random)
-                          .to(type)
-                          .contiguous(at::MemoryFormat::ChannelsLast);
-        made.labels = at::randint(spec.num_classes, {count}, random, at::kLong);
-        write_question(question(cases.size() - 1), *made.model, made.images, made.labels,
-                       {{"task", "step"}});
-      }
-    }
-    ASSERT_NO_FATAL_FAILURE(ask(cases.size()));
-
-    for (size_t i = 0; i < cases.size(); ++i) {
-      auto& [model, images, labels] = cases[i];
-      SCOPED_TRACE(model->spec().name + " with the stem " + model->spec().stem);
-      NamedTensors ours;
-      model->kernels() = KernelChoice("winograd");  // as in training; fp64 stays with LibTorch
-      const at::Tensor logits = model->forward(images, /*training=*/true);
-      const at::Tensor loss = loss_of(logits, labels);
-      loss.backward();
-      ours.emplace_back("train_logits", logits);
-      ours.emplace_back("loss", loss);
-      for (const auto& [name, tensor] : model->parameters())
-        ours.emplace_back("grad." + name, tensor.grad());
-      for (const auto& [name, tensor] : model->buffers())
-        ours.emplace_back("buffer." + name, tensor);
-      ours.emplace_back("eval_logits", model->forward(images, /*training=*/false));
-
-      const auto theirs = by_name(read_safetensors(answer(i)).tensors);
-      ASSERT_EQ(ours.size(), theirs.size());
-      for (const auto& [name, tensor] : ours) {
-        ASSERT_TRUE(theirs.contains(name)) << name;
-        const double tolerance = name.starts_with("grad.") ? gradient_tolerance : forward_tolerance;
-        EXPECT_LE(relative_error(tensor, theirs.at(name)), tolerance) << name;
-      }
-    }
-  }
-
-  TemporaryFolder folder_;
-};
+using Parity = ParityTest;
 
 TEST_F(Parity, StepAgreesWithPyTorchInFp64) {
   constexpr double kRoundoff = std::numeric_limits<double>::epsilon() / 2;
-  compare_steps(at::kDouble, /*count=*/8, /*last_side=*/1, kForwardRoundoffs * kRoundoff,
-                kGradientRoundoffs * kRoundoff);
+  compare_steps(every_model(), at::kDouble, /*count=*/8, /*last_side=*/1,
+                kForwardRoundoffs * kRoundoff, kGradientRoundoffs * kRoundoff);
 }
 
 TEST_F(Parity, StepAgreesWithPyTorchInFp32) {
   constexpr double kRoundoff = std::numeric_limits<float>::epsilon() / 2;
-  compare_steps(at::kFloat, /*count=*/4, /*last_side=*/2, kForwardRoundoffs * kRoundoff,
-                kGatesInFp32);
+  compare_steps(every_model(), at::kFloat, /*count=*/4, /*last_side=*/2,
+                kForwardRoundoffs * kRoundoff, kGatesInFp32);
+}
+
+TEST_F(Parity, AttentionAgreesWithItsTenLinesOfPythonInFp64) {
+  constexpr double kRoundoff = std::numeric_limits<double>::epsilon() / 2;
+  compare_steps(every_attention(), at::kDouble, /*count=*/8, /*last_side=*/1,
+                kForwardRoundoffs * kRoundoff, kGradientRoundoffs * kRoundoff);
+}
+
+// Only here are the blocks Skipway's own operations.
+TEST_F(Parity, AttentionAgreesWithItsTenLinesOfPythonInFp32) {
+  constexpr double kRoundoff = std::numeric_limits<float>::epsilon() / 2;
+  compare_steps(every_attention(), at::kFloat, /*count=*/4, /*last_side=*/2,
+                kForwardRoundoffs * kRoundoff, kGatesInFp32);
+}
+
+TEST_F(Parity, NamesAndShapesAreTorchvisionsOfEveryDepth) {
+  for (size_t i = 0; i < resnet_names().size(); ++i)
+    write_safetensors(question(i), {}, {{"model", resnet_names()[i]}, {"task", "shapes"}});
+  ASSERT_NO_FATAL_FAILURE(ask(resnet_names().size()));
+  for (size_t i = 0; i < resnet_names().size(); ++i) {
+    ModelSpec spec;
+    spec.name = resnet_names()[i];
+    spec.stem = "imagenet";
+    spec.image_size = 224;
+    spec.num_classes = 1000;
+    SCOPED_TRACE(spec.name);
+    const NamedTensors ours = ResNet(spec, /*seed=*/0).state();
+    const auto theirs = by_name(read_safetensors(answer(i)).tensors);
+    ASSERT_EQ(ours.size(), theirs.size());
+    for (const auto& [name, tensor] : ours) {
+      ASSERT_TRUE(theirs.contains(name)) << name;
+      EXPECT_TRUE(theirs.at(name).equal(at::tensor(tensor.sizes(), at::kLong))) << name;
+    }
+  }
 }
 
 // In fp64, because training amplifies: in fp32 the gates part the two runs after a few steps.
@@ -196,7 +126,7 @@ TEST_F(Parity, TenStepsOfSgdAgreeWithPyTorch) {
   };
   std::vector<Case> cases;
   for (const auto& [nesterov, clip] : {std::pair(false, 0.), {true, 0.}, {false, 0.5}}) {
-    cases.push_back({make_model(ModelSpec(), at::kDouble), nesterov, clip});
+    cases.push_back({make_parity_model(ModelSpec(), at::kDouble), nesterov, clip});
     write_question(question(cases.size() - 1), *cases.back().model, images, labels,
                    {{"task", "curve"},
                     {"steps", std::to_string(kSteps)},

@@ -16,9 +16,9 @@ std::string quoted(const std::string& text) {
 
 }  // namespace
 
-PythonResult run_python(const std::vector<std::string>& arguments) {
-  // -I: not the modules of a virtual environment or of the folder that the test runs in.
-  std::string command = "/usr/bin/python3 -I";
+PythonResult run_python(const std::vector<std::string>& arguments, const std::string& python) {
+  // -I: not the modules of the user or of the folder that the test runs in.
+  std::string command = quoted(python) + " -I";
   for (const std::string& argument : arguments) command += " " + quoted(argument);
   FILE* pipe = popen((command + " 2>&1").c_str(), "r");
   if (pipe == nullptr) throw std::runtime_error("could not start " + command);
@@ -31,10 +31,10 @@ PythonResult run_python(const std::vector<std::string>& arguments) {
   return result;
 }
 
-bool python_has_module(const std::string& module) {
+bool python_has_module(const std::string& module, const std::string& python) {
   const std::string script =
       "import importlib.util, sys; sys.exit(importlib.util.find_spec(sys.argv[1]) is None)";
-  return run_python({"-c", script, module}).exit_code == 0;
+  return run_python({"-c", script, module}, python).exit_code == 0;
 }
 
 }  // namespace skipway

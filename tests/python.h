@@ -1,4 +1,4 @@
-// Runs Debian's Python for tests that compare with PyTorch. Not used by the program.
+// Runs Python, Debian's or another, for tests that compare with PyTorch. Not used by the program.
 #pragma once
 #include <filesystem>
 #include <string>
@@ -11,10 +11,13 @@ struct PythonResult {
   std::string output;  // stdout and stderr, as they came
 };
 
-/// Runs `/usr/bin/python3 arguments…` to its end.
-PythonResult run_python(const std::vector<std::string>& arguments);
+constexpr const char* kDebianPython = "/usr/bin/python3";
 
-/// Debian's package for `module` ("torch") is installed for /usr/bin/python3.
-bool python_has_module(const std::string& module);
+/// Runs `python arguments…` to its end.
+PythonResult run_python(const std::vector<std::string>& arguments,
+                        const std::string& python = kDebianPython);
+
+/// `module` ("torch") is installed for `python`; for the default as Debian's package.
+bool python_has_module(const std::string& module, const std::string& python = kDebianPython);
 
 }  // namespace skipway

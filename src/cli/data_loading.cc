@@ -69,6 +69,7 @@ void take_settings_of_weights(Arguments& arguments) {
     fail(ErrorKind::kCheckpoint, "weights", "expected weights of {}, got those of {} in {}",
          config.model, spec.name, weights.where);
   if (config.stem == "auto") take("stem", config.stem, spec.stem);
+  if (!is_given("attention")) take("attention", config.attention, spec.attention);
   if (!is_given("mean") && !is_given("std")) {
     take("mean", config.mean, fmt::format("{}", fmt::join(spec.normalisation.mean, ",")));
     take("std", config.std, fmt::format("{}", fmt::join(spec.normalisation.std, ",")));

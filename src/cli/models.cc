@@ -8,6 +8,8 @@
 
 #include "cli/commands.h"
 #include "cli/terminal.h"
+#include "model/airbench.h"
+#include "model/attention.h"
 #include "model/model.h"
 
 namespace skipway {
@@ -42,6 +44,7 @@ int run_models(const ModelsOptions& options) {
                                   "GMAC an image", "memory bf16", "memory fp32");
   for (const std::string& name : model_names()) {
     spec.name = name;
+    spec.attention = name == kAirbench94 ? "none" : options.spec.attention;
     const ModelCost cost = model_cost(spec, 4);
     const StepMemory memory = step_memory(spec, options.batch);
     models.push_back({{"name", name},
@@ -59,15 +62,17 @@ int run_models(const ModelsOptions& options) {
                 {"batch", options.batch},
                 {"image_size", spec.image_size},
                 {"stem", spec.stem},
+                {"attention", options.spec.attention},
                 {"classes", spec.num_classes},
                 {"models", models}});
     return 0;
   }
   print_result(table);
   print_result(fmt::format(
-      "\n{0}x{0} pixels, {1} stem, {2} classes; memory: weights, gradients, momentum and what a "
-      "batch of {3} keeps for backward",
-      spec.image_size, spec.stem, spec.num_classes, options.batch));
+      "\n{0}x{0} pixels, {1} stem, attention {2}, {3} classes; memory: weights, gradients, "
+      "momentum "
+      "and what a batch of {4} keeps for backward",
+      spec.image_size, spec.stem, options.spec.attention, spec.num_classes, options.batch));
   return 0;
 }
 
@@ -89,6 +94,11 @@ void add_models(CLI::App& program, Run& chosen) {
       ->capture_default_str();
   command->add_option("--stem", options->spec.stem, "auto, cifar or imagenet")
       ->check(CLI::IsMember({"auto", "cifar", "imagenet"}))
+      ->capture_default_str();
+  command
+      ->add_option("--attention", options->spec.attention,
+                   "none, se, eca or cbam in each residual block")
+      ->check(CLI::IsMember(attention_names()))
       ->capture_default_str();
   command->add_flag("--json", options->json, "One JSON object on stdout");
   command->callback([options, &chosen] { chosen = [options] { return run_models(*options); }; });

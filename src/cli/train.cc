@@ -96,7 +96,8 @@ class RunLog {
 void show_beginning(const Trainer& trainer, const Config& config) {
   const ModelSpec& spec = trainer.model().spec();
   const Dataset& data = trainer.dataset();
-  log_info("model: {}, {} stem, {:.2f} million parameters", spec.name, spec.stem,
+  log_info("model: {}, {} stem{}, {:.2f} million parameters", spec.name, spec.stem,
+           spec.attention == "none" ? "" : ", attention " + spec.attention,
            static_cast<double>(model_cost(spec, 4).parameters) / 1e6);
   log_info("data: {}, {} training and {} test images of {} x {}, {} classes, from {}", data.name,
            data.train.size(), data.test.size(), data.image_size, data.image_size,

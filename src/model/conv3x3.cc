@@ -461,9 +461,10 @@ struct ConvChainFunction : torch::autograd::Function<ConvChainFunction> {
     }
     const at::Tensor result = new_map(last.dst, last.dst.sizes());
     kernels::normalise(last.pixels(), last.dst.const_data_ptr(), last.affine().scale,
-                       last.affine().shift, residual, /*relu=*/true, result.mutable_data_ptr(),
+                       last.affine().shift, residual, chain.last_relu, result.mutable_data_ptr(),
                        all_threads());
-    keep(context, chain, records, result);
+    // Where there is no ReLU to go back through, the result itself is not needed.
+    keep(context, chain, records, chain.last_relu ? result : at::Tensor());
     return result;
   }
 
@@ -476,9 +477,10 @@ struct ConvChainFunction : torch::autograd::Function<ConvChainFunction> {
     const bool wants_src = context->needs_input_grad(0);
     variable_list out(1 + 3 * records.size() + 2);  // as forward's arguments
 
-    at::Tensor grad = new_map(result, result.sizes());
-    TwoSums sums = gradient_sums(as_map(gradients[0], result.scalar_type()), result,
-                                 records[units - 1].dst, grad);
+    const at::Tensor& last_dst = records[units - 1].dst;
+    at::Tensor grad = new_map(last_dst, last_dst.sizes());
+    TwoSums sums =
+        gradient_sums(as_map(gradients[0], last_dst.scalar_type()), result, last_dst, grad);
     // Through one unit; `grad` is the gradient behind its BatchNorm, and `sums` are of it.
     const auto back = [&](size_t i, const Affine& before, const at::Tensor& grad_src, bool add,
                           TwoSums* sums_of_src) {
@@ -590,7 +592,7 @@ at::Tensor infer(ConvChain& chain, const at::Tensor& src, KernelChoice& kernels)
   at::Tensor x = src;
   for (ConvBnUnit& unit : chain.units) {
     const bool last = &unit == &chain.units.back();
-    x = infer(unit, x, last ? residual : at::Tensor(), /*relu=*/true, kernels);
+    x = infer(unit, x, last ? residual : at::Tensor(), !last || chain.last_relu, kernels);
   }
   return x;
 }

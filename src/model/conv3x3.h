@@ -72,6 +72,7 @@ struct ConvChain {
   std::vector<ConvBnUnit> units;         // two or more where there is a residual connection
   bool residual = false;                 // from the source to before the last ReLU, …
   std::optional<ConvBnUnit> downsample;  // … through this one where there is one
+  bool last_relu = true;
 };
 
 /// Whether maps in bf16 make a block of the ResNet's first stage faster than maps in fp32: both are
@@ -87,9 +88,10 @@ std::pair<int64_t, int64_t> choose_kernels(const ConvChain& chain, int64_t image
                                            int64_t width, KernelChoice& kernels);
 
 /// Each unit is relu(batch_norm(conv2d(x, weight))), where the last one adds the residual before
-/// its relu. Shapes: src [n,c,h,w] -> [n,k,h',w'], channels_last, in the type that autocast gives,
-/// else fp32. `training`: batch statistics, which update the running ones; gradients flow to src
-/// and every weight, gamma and beta. Else running statistics and no gradients.
+/// its relu, or has none where last_relu is false. Shapes: src [n,c,h,w] -> [n,k,h',w'],
+/// channels_last, in the type that autocast gives, else fp32. `training`: batch statistics, which
+/// update the running ones; gradients flow to src and every weight, gamma and beta. Else running
+/// statistics and no gradients.
 at::Tensor conv_chain(ConvChain& chain, const at::Tensor& src, bool training,
                       KernelChoice& kernels);
 

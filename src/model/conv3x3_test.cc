@@ -20,6 +20,7 @@ struct Block {
   const char* name;
   int64_t in, out, stride;
   bool bottleneck;
+  bool before_attention = false;  // neither residual nor last ReLU
 };
 
 ConvBnUnit make_unit(int64_t in, int64_t out, int64_t size, int64_t stride) {
@@ -38,7 +39,7 @@ ConvBnUnit make_unit(int64_t in, int64_t out, int64_t size, int64_t stride) {
 ConvChain make_chain(const Block& block) {
   at::manual_seed(1);
   ConvChain chain;
-  chain.residual = true;
+  chain.residual = chain.last_relu = !block.before_attention;
   if (block.bottleneck) {
     chain.units = {make_unit(block.in, 32, 1, 1), make_unit(32, 32, 3, block.stride),
                    make_unit(32, block.out, 1, 1)};
@@ -46,7 +47,8 @@ ConvChain make_chain(const Block& block) {
     chain.units = {make_unit(block.in, block.out, 3, block.stride),
                    make_unit(block.out, block.out, 3, 1)};
   }
-  if (block.in != block.out) chain.downsample = make_unit(block.in, block.out, 1, block.stride);
+  if (chain.residual && block.in != block.out)
+    chain.downsample = make_unit(block.in, block.out, 1, block.stride);
   return chain;
 }
 
@@ -62,6 +64,7 @@ at::Tensor by_libtorch(const ConvChain& chain, const at::Tensor& src, bool train
     x = conv_bn(unit, x);
     if (&unit != &chain.units.back()) x = x.relu();
   }
+  if (!chain.last_relu) return x;
   return (x + (chain.downsample ? conv_bn(*chain.downsample, src) : src)).relu();
 }
 
@@ -104,7 +107,8 @@ double relative_error(const at::Tensor& got, const at::Tensor& want) {
 const Block kBlocks[] = {{"same", 32, 32, 1, false},
                          {"wider", 32, 48, 2, false},
                          {"bottleneck", 64, 64, 1, true},
-                         {"wider bottleneck", 64, 96, 2, true}};
+                         {"wider bottleneck", 64, 96, 2, true},
+                         {"before attention", 32, 48, 2, false, true}};
 
 // The methods that may stand beside each other: a unit that LibTorch convolves gets a map that is
 // normalised already, others do it themselves.

@@ -12,6 +12,7 @@
 
 #include "base/error.h"
 #include "model/airbench.h"
+#include "model/attention.h"
 #include "model/resnet.h"
 
 namespace skipway {
@@ -92,6 +93,7 @@ std::map<std::string, std::string> to_metadata(const ModelSpec& spec) {
   };
   return {{"model", spec.name},
           {"stem", resolve_stem(spec.stem, spec.image_size)},
+          {"attention", spec.attention},
           {"num_classes", std::to_string(spec.num_classes)},
           {"image_size", std::to_string(spec.image_size)},
           {"classes", text(spec.classes)},
@@ -126,6 +128,10 @@ ModelSpec spec_from_metadata(const std::map<std::string, std::string>& metadata,
   ModelSpec spec;
   spec.name = read("model", [&](const auto& text) { return one_of(text, model_names()); });
   spec.stem = read("stem", [&](const auto& text) { return one_of(text, {"cifar", "imagenet"}); });
+  if (metadata.contains("attention")) {  // runs of before there was any have none
+    spec.attention =
+        read("attention", [&](const auto& text) { return one_of(text, attention_names()); });
+  }
   spec.num_classes =
       read("num_classes", [](const auto& text) { return parse_integer(text, 1, kMaxClasses); });
   spec.image_size =
@@ -182,8 +188,10 @@ void Model::load_state(const NamedTensors& state, const std::string& where) {
   }
   if (!faults.empty()) {
     fail(ErrorKind::kCheckpoint, "model",
-         "expected the weights of {} ({} stem, {} classes), got others at {}; {} differences: {}",
-         spec_.name, spec_.stem, spec_.num_classes, where, faults.size(), fmt::join(faults, "; "));
+         "expected the weights of {} ({} stem, attention {}, {} classes), got others at {}; {} "
+         "differences: {}",
+         spec_.name, spec_.stem, spec_.attention, spec_.num_classes, where, faults.size(),
+         fmt::join(faults, "; "));
   }
   const at::NoGradGuard no_grad;
   for (auto& [name, tensor] : state_) tensor.copy_(given.at(name));

@@ -18,9 +18,10 @@ namespace skipway {
 
 /// Everything that must be known beside the weights to use a model on an image.
 struct ModelSpec {
-  std::string name = "resnet18";  // resnet18, resnet34, resnet50, airbench94
+  std::string name = "resnet18";  // as model_names() has them
   std::string stem =
       "cifar";  // cifar: 3x3 stride 1, no max-pool; imagenet: 7x7 stride 2, max-pool 3x3 stride 2
+  std::string attention = "none";  // of a residual block: none, se, eca, cbam
   int64_t num_classes = 10;
   int64_t image_size = 32;  // side [pixels]
   std::vector<std::string> classes;
@@ -28,8 +29,9 @@ struct ModelSpec {
 };
 
 /// As key-value text for the metadata of model.safetensors, and back. Keys: model, stem,
-/// num_classes, image_size, classes, mean, std; the last three are JSON arrays. Other keys are left
-/// alone. Errors: kCheckpoint naming the missing or bad key.
+/// attention, num_classes, image_size, classes, mean, std; the last three are JSON arrays. Without
+/// attention there is none. Other keys are left alone. Errors: kCheckpoint naming the missing or
+/// bad key.
 std::map<std::string, std::string> to_metadata(const ModelSpec& spec);
 ModelSpec spec_from_metadata(const std::map<std::string, std::string>& metadata,
                              const std::string& where);
@@ -112,7 +114,8 @@ struct ModelCost {
 
 /// activation_bytes counts each tensor that backward needs once: the images, every convolution's
 /// result (BatchNorm's input), every ReLU's result (the next convolution's input), max-pool's
-/// result and its int64 indices, and the features before the last layer (fp32). Not counted:
+/// result and its int64 indices, the maps that attention scales, and the features before the last
+/// layer (fp32). Not counted:
 /// BatchNorm's saved statistics, and the passing buffers of the step. This is what LibTorch's
 /// operations keep; Skipway's kernels normalise in reading and keep no ReLU's result inside of a
 /// block. Errors: as ResNet.

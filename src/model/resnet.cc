@@ -1,4 +1,4 @@
-// ResNet-18, 34 and 50 out of ATen's operators and conv_chain(), and their layers' shapes.
+// ResNet-18 to 152 out of ATen's operators and conv_chain(), and their layers' shapes.
 #include "model/resnet.h"
 
 #include <ATen/ATen.h>
@@ -6,9 +6,10 @@
 #include <c10/core/GradMode.h>
 #include <fmt/ranges.h>
 
+#include <algorithm>
 #include <array>
 #include <cmath>
-#include <map>
+#include <utility>
 
 #include "base/error.h"
 #include "model/initialiser.h"
@@ -40,15 +41,16 @@ struct NetShape {
 
 // What differs between the models: blocks in each of the four stages, and the kind of block.
 struct Family {
+  std::string name;
   std::array<int, 4> depths;
   bool bottleneck;
 };
 
-const std::map<std::string, Family>& families() {
-  static const std::map<std::string, Family> all = {
-      {"resnet18", {{2, 2, 2, 2}, false}},
-      {"resnet34", {{3, 4, 6, 3}, false}},
-      {"resnet50", {{3, 4, 6, 3}, true}},
+const std::vector<Family>& families() {
+  static const std::vector<Family> all = {
+      {"resnet18", {2, 2, 2, 2}, false},  {"resnet34", {3, 4, 6, 3}, false},
+      {"resnet50", {3, 4, 6, 3}, true},   {"resnet101", {3, 4, 23, 3}, true},
+      {"resnet152", {3, 8, 36, 3}, true},
   };
   return all;
 }
@@ -58,7 +60,7 @@ ConvShape conv_shape(int64_t in, int64_t out, int64_t kernel, int64_t stride) {
 }
 
 NetShape net_shape(const ModelSpec& spec) {
-  const auto found = families().find(spec.name);
+  const auto found = std::ranges::find(families(), spec.name, &Family::name);
   if (found == families().end()) {
     fail(ErrorKind::kUsage, "model", "expected one of {}, got '{}' at --model",
          fmt::join(model_names(), ", "), spec.name);
@@ -67,7 +69,11 @@ NetShape net_shape(const ModelSpec& spec) {
     fail(ErrorKind::kUsage, "model", "expected at least one class and one pixel, got {} and {}",
          spec.num_classes, spec.image_size);
   }
-  const auto [depths, bottleneck] = found->second;
+  if (std::ranges::find(attention_names(), spec.attention) == attention_names().end()) {
+    fail(ErrorKind::kUsage, "model", "expected one of {}, got '{}' at --attention",
+         fmt::join(attention_names(), ", "), spec.attention);
+  }
+  const auto& [name, depths, bottleneck] = *found;
   const bool imagenet = resolve_stem(spec.stem, spec.image_size) == "imagenet";
 
   NetShape net{conv_shape(3, kStemChannels, imagenet ? 7 : 3, imagenet ? 2 : 1), imagenet, {}, 0};
@@ -98,7 +104,7 @@ NetShape net_shape(const ModelSpec& spec) {
 const std::vector<std::string>& resnet_names() {
   static const std::vector<std::string> names = [] {
     std::vector<std::string> keys;
-    for (const auto& [name, family] : families()) keys.push_back(name);
+    for (const Family& family : families()) keys.push_back(family.name);
     return keys;
   }();
   return names;
@@ -130,18 +136,31 @@ ResNet::ResNet(const ModelSpec& spec, uint64_t seed, at::Device device) : Model(
 
   stem_.units = {make_unit("conv1", "bn1", net.stem)};
   for (const BlockShape& shape : net.blocks) {
-    ConvChain block;
-    block.residual = true;
+    Block block{{}, shape.name.ends_with(".0"), std::nullopt, std::nullopt};
+    ConvChain& chain = block.chain;
     for (size_t i = 0; i < shape.convs.size(); ++i) {
-      block.units.push_back(make_unit(fmt::format("{}.conv{}", shape.name, i + 1),
+      chain.units.push_back(make_unit(fmt::format("{}.conv{}", shape.name, i + 1),
                                       fmt::format("{}.bn{}", shape.name, i + 1), shape.convs[i]));
     }
+    chain.residual = chain.last_relu = spec.attention == "none";
+    if (!chain.residual) {
+      block.attention.emplace(
+          spec.attention, shape.convs.back().out, shape.name + ".se", init,
+          [this](const auto& name, at::Tensor values) { return add_parameter(name, values); },
+          [this](const auto& name, at::Tensor values) { return add_buffer(name, values); });
+    }
     if (shape.downsample) {
-      block.downsample =
+      const ConvBnUnit unit =
           make_unit(shape.name + ".downsample.0", shape.name + ".downsample.1", *shape.downsample);
+      if (chain.residual) {
+        chain.downsample = unit;
+      } else {
+        block.shortcut.emplace();
+        block.shortcut->units = {unit};
+        block.shortcut->last_relu = false;
+      }
     }
     blocks_.push_back(std::move(block));
-    begins_stage_.push_back(shape.name.ends_with(".0"));
   }
   const double bound = 1 / std::sqrt(static_cast<double>(net.features));
   fc_weight_ = add_parameter("fc.weight", init.uniform({spec.num_classes, net.features}, bound));
@@ -170,17 +189,28 @@ at::Tensor ResNet::apply(ConvChain& chain, const at::Tensor& src, bool training)
     x = conv_bn(unit, x);
     // In place where backward does not need what is overwritten: BatchNorm keeps its input, ReLU
     // its result, the addition nothing.
-    if (&unit == &chain.units.back() && residual.defined()) x.add_(residual);
-    x.relu_();
+    const bool last = &unit == &chain.units.back();
+    if (last && residual.defined()) x.add_(residual);
+    if (!last || chain.last_relu) x.relu_();
   }
   return x;
+}
+
+at::Tensor ResNet::apply(Block& block, const at::Tensor& src, bool training) {
+  const at::Tensor dst = apply(block.chain, src, training);
+  if (!block.attention) return dst;
+  at::Tensor x = block.attention->forward(dst, training);
+  return x.add_(block.shortcut ? apply(*block.shortcut, src, training) : src).relu_();
 }
 
 void ResNet::choose_kernels(int64_t images, int64_t height, int64_t width) {
   std::pair side = skipway::choose_kernels(stem_, images, height, width, kernels_);
   if (spec_.stem == "imagenet") side = {(side.first + 1) / 2, (side.second + 1) / 2};  // max-pool
-  for (const ConvChain& block : blocks_)
-    side = skipway::choose_kernels(block, images, side.first, side.second, kernels_);
+  for (const Block& block : blocks_) {
+    if (block.shortcut)
+      skipway::choose_kernels(*block.shortcut, images, side.first, side.second, kernels_);
+    side = skipway::choose_kernels(block.chain, images, side.first, side.second, kernels_);
+  }
 }
 
 at::Tensor ResNet::forward(const at::Tensor& images, bool training) {
@@ -196,9 +226,8 @@ at::Tensor ResNet::forward(const at::Tensor& images, bool training) {
                                       !(training && frozen_backbone_));
     x = apply(stem_, x, of_batch);
     if (spec_.stem == "imagenet") x = at::max_pool2d(x, 3, /*stride=*/2, /*padding=*/1);
-    for (size_t i = 0; i < blocks_.size(); ++i) {
-      if (!training || !shallow_ || begins_stage_[i]) x = apply(blocks_[i], x, of_batch);
-    }
+    for (Block& block : blocks_)
+      if (!training || !shallow_ || block.begins_stage) x = apply(block, x, of_batch);
   }
 
   // Outside autocast: a thousandth of the work, and bf16 logits would often be equal.
@@ -214,7 +243,11 @@ void ResNet::set_batch_norm_momentum(double momentum) {
     if (chain.downsample) chain.downsample->momentum = momentum;
   };
   set(stem_);
-  std::ranges::for_each(blocks_, set);
+  for (Block& block : blocks_) {
+    set(block.chain);
+    if (block.shortcut) set(*block.shortcut);
+    if (block.attention) block.attention->set_batch_norm_momentum(momentum);
+  }
 }
 
 void ResNet::set_frozen(bool backbone, bool batch_norm) {
@@ -223,20 +256,22 @@ void ResNet::set_frozen(bool backbone, bool batch_norm) {
   frozen_batch_norm_ = batch_norm;
   for (const auto& [name, parameter] : parameters()) {
     const bool is_head = stages_from_head(name) == 0;
-    const bool is_batch_norm = !is_head && parameter.dim() == 1;
+    const bool is_attention_bias = name.find(".se.fc") != std::string::npos;
+    const bool is_batch_norm = !is_head && !is_attention_bias && parameter.dim() == 1;
     parameter.set_requires_grad(is_head || !(backbone || (batch_norm && is_batch_norm)));
   }
 }
 
 std::vector<at::Tensor> ResNet::last_gammas() const {
   std::vector<at::Tensor> gammas;
-  for (const ConvChain& block : blocks_) gammas.push_back(block.units.back().gamma);
+  for (const Block& block : blocks_) gammas.push_back(block.chain.units.back().gamma);
   return gammas;
 }
 
 ModelCost resnet_cost(const ModelSpec& spec, int64_t bytes_per_value) {
   const NetShape net = net_shape(spec);
   ModelCost cost;
+  int64_t attention_bytes = 0;
   int64_t values = 3 * spec.image_size * spec.image_size;  // kept, of bytes_per_value each
   int64_t index_bytes = 0;
   // Adds a convolution and its BatchNorm; gives the side of the result.
@@ -264,12 +299,17 @@ ModelCost resnet_cost(const ModelSpec& spec, int64_t bytes_per_value) {
       add_relu(conv.out, side);
     }
     if (block.downsample) add_unit(*block.downsample, size);
+    const ModelCost attention =
+        attention_cost(spec.attention, block.convs.back().out, side, bytes_per_value);
+    cost.parameters += attention.parameters;
+    cost.macs += attention.macs;
+    attention_bytes += attention.activation_bytes;
     size = side;
   }
   cost.parameters += (net.features + 1) * spec.num_classes;
   cost.macs += net.features * spec.num_classes;
-  cost.activation_bytes =
-      values * bytes_per_value + index_bytes + net.features * static_cast<int64_t>(sizeof(float));
+  cost.activation_bytes = values * bytes_per_value + attention_bytes + index_bytes +
+                          net.features * static_cast<int64_t>(sizeof(float));
   return cost;
 }
 

@@ -1,14 +1,16 @@
 // The residual networks.
 #pragma once
+#include <optional>
 #include <string>
 #include <vector>
 
+#include "model/attention.h"
 #include "model/conv3x3.h"
 #include "model/model.h"
 
 namespace skipway {
 
-/// Names of the residual networks.
+/// Names of the residual networks, by depth.
 const std::vector<std::string>& resnet_names();
 
 /// Stages between a parameter or buffer and the head: 0 for fc.weight, 1 for layer4…, 4 for
@@ -17,12 +19,13 @@ int64_t stages_from_head(const std::string& name);
 
 /// Residual network (He et al., arXiv:1512.03385) with torchvision's parameter names and order:
 /// conv1.weight, bn1.weight, layer1.0.conv1.weight … fc.bias. Bottleneck stride on the 3x3, as
-/// torchvision.
+/// torchvision. Attention comes after the last BatchNorm of a block, before the addition, and is
+/// named layer1.0.se, as timm has it.
 class ResNet : public Model {
  public:
   /// Kaiming-normal (fan out) convolutions, BatchNorm 1 and 0, linear uniform within
   /// ±1/sqrt(inputs) as torchvision's default; drawn on the CPU, a function of `seed` alone. A stem
-  /// "auto" is resolved. Errors: kUsage for an unknown name or stem, or sizes below one.
+  /// "auto" is resolved. Errors: kUsage for an unknown name, stem or attention, or sizes below one.
   ResNet(const ModelSpec& spec, uint64_t seed, at::Device device = at::kCPU);
 
   at::Tensor forward(const at::Tensor& images, bool training) override;
@@ -33,12 +36,20 @@ class ResNet : public Model {
   at::Tensor stem_weight() const override { return stem_.units.front().weight; }
 
  private:
+  // Without attention all of it is one chain.
+  struct Block {
+    ConvChain chain;  // two units of 3x3, or 1x1, 3x3, 1x1
+    bool begins_stage;
+    std::optional<Attention> attention;
+    std::optional<ConvChain> shortcut;  // the downsample, where attention comes before the addition
+  };
+
   at::Tensor apply(ConvChain& chain, const at::Tensor& src, bool training);
+  at::Tensor apply(Block& block, const at::Tensor& src, bool training);
   void choose_kernels(int64_t images, int64_t height, int64_t width);
 
   ConvChain stem_;
-  std::vector<ConvChain> blocks_;   // two units of 3x3, or 1x1, 3x3, 1x1
-  std::vector<bool> begins_stage_;  // of each block
+  std::vector<Block> blocks_;
   bool shallow_ = false;
   bool frozen_backbone_ = false, frozen_batch_norm_ = false;
   int64_t chosen_height_ = 0;  // of the images that kernels were last chosen for

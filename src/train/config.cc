@@ -12,6 +12,7 @@
 
 #include "base/error.h"
 #include "model/airbench.h"
+#include "model/attention.h"
 
 namespace skipway {
 namespace {
@@ -304,6 +305,10 @@ void validate(const Config& config) {
   validate_data(config);
   require_word("--model", config.model, model_names());
   require_word("--stem", config.stem, {"auto", "cifar", "imagenet"});
+  require_word("--attention", config.attention, attention_names());
+  if (config.model == kAirbench94)
+    require(config.attention == "none", "--attention", config.attention,
+            "none with airbench94, which has no residual blocks");
   validate_step(config);
   validate_weights(config);
   validate_evaluation(config);

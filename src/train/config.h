@@ -24,6 +24,7 @@ struct Config {
 
   std::string model = "resnet18";
   std::string stem = "auto";
+  std::string attention = "none";
   bool zero_gamma = false;
   bool whiten_stem = true;
   double batch_norm_momentum = 0.1;
@@ -108,12 +109,17 @@ void visit(ConfigType& c, Visitor&& visitor) {
           "airbench94, which that model takes by itself");
   visitor("minutes", c.minutes, "time budget of the whole process [minutes]; 0: go by epochs");
   visitor("epochs", c.epochs, "length of the run [epochs, fractions allowed]; 0: go by minutes");
-  visitor("data", c.data, "auto, a known name (see `data list`), a folder or an archive");
+  visitor("data", c.data,
+          "auto, a known name (cifar10, cifar100, cifar100-coarse for its 20 superclasses, "
+          "fashion-mnist; see `data list`), a folder or an archive");
   visitor("image_size", c.image_size, "side of the model's input [pixels]; 0: from the data");
   visitor("val_split", c.val_split,
           "training images set aside; evaluation then uses them and leaves the test part alone");
-  visitor("model", c.model, "resnet18, resnet34, resnet50 or airbench94");
+  visitor("model", c.model, "resnet18, resnet34, resnet50, resnet101, resnet152 or airbench94");
   visitor("stem", c.stem, "auto, cifar (3x3 stride 1) or imagenet (7x7 stride 2, max-pool)");
+  visitor("attention", c.attention,
+          "of each residual block, before its addition: none, se (squeeze-and-excitation), eca or "
+          "cbam");
   visitor("zero_gamma", c.zero_gamma, "residual blocks begin as identities (arXiv:1706.02677)");
   visitor("whiten_stem", c.whiten_stem,
           "a 3x3 stem begins with filters that whiten the images (arXiv:2404.00498); nothing with "

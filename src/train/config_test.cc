@@ -178,6 +178,7 @@ TEST(Validate, RefusesUnknownWordsAndListsTheKnown) {
   expect_refused(&Config::data, "", "--data", "auto");
   expect_refused(&Config::model, "resnet19", "--model", "resnet18");
   expect_refused(&Config::stem, "x", "--stem", "auto, cifar, imagenet");
+  expect_refused(&Config::attention, "x", "--attention", "none, se, eca, cbam");
   expect_refused(&Config::weight_decay_on, "x", "--weight-decay-on", "weights, all");
   expect_refused(&Config::schedule, "x", "--schedule", "onecycle");
   expect_refused(&Config::augment, "flip,x", "--augment", "\"x\"");

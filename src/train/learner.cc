@@ -24,6 +24,7 @@ ModelSpec model_spec(const Config& config, const Dataset& dataset) {
   spec.name = config.model;
   spec.image_size = dataset.image_size;
   spec.stem = resolve_stem(config.stem, dataset.image_size);
+  spec.attention = config.attention;
   spec.num_classes = static_cast<int64_t>(dataset.classes.size());
   spec.classes = dataset.classes;
   const auto configured = configured_normalisation(config);

@@ -42,6 +42,10 @@ Optimizer::Optimizer(const NamedTensors& parameters, const OptimizerOptions& opt
     const auto has = [&](const char* part) { return name.find(part) != std::string::npos; };
     return name.ends_with(".bias") && (has("bn") || has("norm") || has("downsample.1"));
   };
+  // Muon keeps the norm of filters, which BatchNorm must follow; those of attention have none.
+  const auto is_attention = [](const std::string& name) {
+    return name.find(".se.") != std::string::npos;
+  };
   // Biases are decayed as much as without a rate of their own.
   const double bias_decay = options.decay_all ? options.weight_decay / options.bias_lr : 0;
   Group decayed, plain, biases, filters;
@@ -56,7 +60,8 @@ Optimizer::Optimizer(const NamedTensors& parameters, const OptimizerOptions& opt
     if (is_new)
       for (Group& group : at->second)
         group.lr_factor *= std::pow(options.layer_lr_decay, static_cast<double>(depth));
-    Group& group = at->second[options.muon_lr > 0 && parameter.dim() == 4  ? 3
+    const bool is_filter = parameter.dim() == 4 && !is_attention(name);
+    Group& group = at->second[options.muon_lr > 0 && is_filter             ? 3
                               : options.bias_lr != 1 && is_norm_bias(name) ? 2
                               : options.decay_all || parameter.dim() > 1   ? 0
                                                                            : 1];

@@ -99,6 +99,17 @@ TEST(Optimizer, BiasesOfBatchNormMayHaveARateOfTheirOwn) {
                              at::MemoryFormat::ChannelsLast);
 }
 
+// Muon would bring them to a norm of its own, which only a BatchNorm behind them undoes.
+TEST(Optimizer, MuonLeavesAttentionToSgd) {
+  const std::string name = "layer1.0.se.fc1.weight";
+  const at::Tensor parameter = noise({8, 64, 1, 1}, 1).requires_grad_(true);
+  const at::Tensor before = parameter.detach().clone(), gradient = noise({8, 64, 1, 1}, 2);
+  Optimizer optimizer({{name, parameter}}, {.momentum = 0, .weight_decay = 0, .muon_lr = 0.4});
+  parameter.mutable_grad() = gradient;
+  optimizer.step(/*lr=*/0.1);
+  EXPECT_LT((parameter.detach() - (before - 0.1 * gradient)).abs().max().item<float>(), kTolerance);
+}
+
 TEST(Optimizer, GradientsMayHaveAnotherMemoryFormat) {
   expect_follows_reference({.nesterov = true}, at::MemoryFormat::Contiguous);
 }

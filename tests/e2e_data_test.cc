@@ -1,0 +1,148 @@
+// `train`, `eval` and `predict` on data sets other than CIFAR-10, as files in their own formats.
+// How well a model learns is not judged here.
+#include <ATen/ATen.h>
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <fstream>
+#include <functional>
+#include <nlohmann/json.hpp>
+#include <numeric>
+
+#include "base/for_test.h"
+#include "data/dataset.h"
+#include "program.h"
+#include "record/safetensors.h"
+#include "small_data.h"
+
+namespace skipway {
+namespace {
+
+using nlohmann::json;
+
+class E2eData : public testing::Test {
+ protected:
+  E2eData() {
+    options_.working_directory = folder_ / ".";
+    options_.environment["SKIPWAY_DATA"] = (folder_ / "data").string();
+  }
+
+  json run(std::vector<std::string> args) {
+    args.emplace_back("--json");
+    const ProgramResult result = run_program(args, options_);
+    EXPECT_EQ(result.exit_code, 0) << result.err;
+    return json::parse(result.out, nullptr, false);
+  }
+  json train(const std::string& data, std::vector<std::string> more = {}) {
+    std::vector<std::string> args = {"train", "--data",      data,       "--batch",  "16",
+                                     "--lr",  "0.01",        "--epochs", "1",        "--precision",
+                                     "fp32",  "--optimizer", "sgd",      "--kernel", "winograd"};
+    args.insert(args.end(), more.begin(), more.end());
+    return run(args);
+  }
+  json metadata(const std::string& key) const {
+    return json::parse(read_safetensors(folder_ / "runs/001/model.safetensors").metadata.at(key));
+  }
+
+  // The run's accuracy comes out again, whether it or the caller names the data; the model carries
+  // what the images are normalised by, and predicts by its own class names without any data.
+  void check_run(const json& trained, const std::string& data, const std::string& source,
+                 int64_t classes, int64_t size) {
+    ASSERT_TRUE(trained.is_object());
+    for (const std::vector<std::string>& named : std::vector<std::vector<std::string>>{
+             {"eval", "runs/001"}, {"eval", "runs/001", "--data", data}}) {
+      const json evaluated = run(named);
+      EXPECT_EQ(evaluated.at("n"), trained.at("accuracy").at("n"));
+      EXPECT_NEAR(evaluated.at("accuracy").at("plain"), trained.at("accuracy").at("last"), 1e-6);
+    }
+    LoadOptions load;
+    load.image_size = size, load.use_cache = false;
+    const Dataset dataset = load_dataset((folder_ / source).string(), load);
+    const Normalisation expected = channel_statistics(dataset.train.images);
+    for (size_t i = 0; i < 3; ++i) {
+      EXPECT_NEAR(metadata("mean").at(i), expected.mean[i], 1e-6);
+      EXPECT_NEAR(metadata("std").at(i), expected.std[i], 1e-6);
+    }
+    EXPECT_EQ(metadata("image_size"), size);
+    EXPECT_EQ(metadata("classes").size(), static_cast<size_t>(classes));
+
+    std::filesystem::remove_all(folder_ / source);
+    Image image = small_image(0, 0, 60);  // of another size and shape than any before
+    image.height = 40;
+    image.rgb.resize(40 * 60 * 3);
+    write_png(folder_ / "new.png", image);
+    const json predicted = run({"predict", "runs/001", "new.png"});
+    EXPECT_EQ(predicted.at("classes"), metadata("classes"));
+    EXPECT_EQ(predicted.at("predictions").at(0).at("probabilities").size(),
+              static_cast<size_t>(classes));
+  }
+
+  // Records as in cifar-100-binary: coarse label, fine label, 3 planes of 32x32.
+  void write_cifar100(const std::string& name, int records) {
+    std::filesystem::create_directories(folder_ / "data/cifar-100-binary");
+    std::ofstream file(folder_ / "data/cifar-100-binary" / name, std::ios::binary);
+    for (int i = 0; i < records; ++i) {
+      file.put(static_cast<char>(i % 20)).put(static_cast<char>(i % 100));
+      for (int at = 0; at < 3 * 32 * 32; ++at) file.put(static_cast<char>((at * 7 + i * 31) % 251));
+    }
+  }
+  void write_names(const std::string& name, int count) {
+    std::ofstream file(folder_ / "data/cifar-100-binary" / name);
+    for (int i = 0; i < count; ++i) file << "class_" << i << '\n';
+  }
+
+  // IDX: the magic number, sizes in big endian, bytes.
+  void write_idx(const std::string& name, const std::vector<uint32_t>& sizes) {
+    std::filesystem::create_directories(folder_ / "clothes");
+    std::ofstream file(folder_ / "clothes" / name, std::ios::binary);
+    const auto put = [&](uint32_t value) {
+      for (int shift = 24; shift >= 0; shift -= 8) file.put(static_cast<char>(value >> shift));
+    };
+    put(0x800 + static_cast<uint32_t>(sizes.size()));
+    for (const uint32_t size : sizes) put(size);
+    const uint32_t count = std::accumulate(sizes.begin(), sizes.end(), 1U, std::multiplies<>());
+    for (uint32_t i = 0; i < count; ++i)
+      file.put(static_cast<char>(sizes.size() == 1 ? i % 10 : i * 7 % 253));
+  }
+
+  TemporaryFolder folder_;
+  ProgramOptions options_;
+};
+
+TEST_F(E2eData, Cifar100WithFineAndCoarseLabelsByOneWord) {
+  write_cifar100("train.bin", 100);
+  write_cifar100("test.bin", 20);
+  write_names("fine_label_names.txt", 100);
+  write_names("coarse_label_names.txt", 20);
+  const json coarse = train("cifar100-coarse");
+  EXPECT_EQ(coarse.at("dataset"), "cifar100-coarse");
+  const json fine = train("cifar100");
+  EXPECT_EQ(fine.at("dataset"), "cifar100");
+  EXPECT_EQ(
+      json::parse(read_safetensors(folder_ / "runs/002/model.safetensors").metadata.at("classes"))
+          .size(),
+      100u);
+  check_run(coarse, "cifar100-coarse", "data/cifar-100-binary", 20, 32);
+}
+
+TEST_F(E2eData, IdxFilesOfGreyImages) {
+  write_idx("train-images-idx3-ubyte", {40, 28, 28});
+  write_idx("train-labels-idx1-ubyte", {40});
+  write_idx("t10k-images-idx3-ubyte", {20, 28, 28});
+  write_idx("t10k-labels-idx1-ubyte", {20});
+  check_run(train("clothes"), "clothes", "clothes", 10, 28);
+}
+
+TEST_F(E2eData, PhotosOfAnySizeWithAttention) {
+  const std::vector<std::string> classes = {"Käfer", "two words", "z"};
+  int64_t size = 30;
+  for (const std::string part : {"photos/train", "photos/test"})
+    for (const std::string& name : classes)
+      write_small_part(folder_ / part, {name}, 8, size += 7, size);
+  const json trained = train("photos", {"--image-size", "24", "--attention", "se"});
+  check_run(trained, "photos", "photos", 3, 24);
+  EXPECT_EQ(metadata("classes"), json(classes));
+}
+
+}  // namespace
+}  // namespace skipway
