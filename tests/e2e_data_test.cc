@@ -135,10 +135,12 @@ TEST_F(E2eData, IdxFilesOfGreyImages) {
 
 TEST_F(E2eData, PhotosOfAnySizeWithAttention) {
   const std::vector<std::string> classes = {"Käfer", "two words", "z"};
-  int64_t size = 30;
+  int64_t size = 30;  // each folder has another one
   for (const std::string part : {"photos/train", "photos/test"})
-    for (const std::string& name : classes)
-      write_small_part(folder_ / part, {name}, 8, size += 7, size);
+    for (const std::string& name : classes) {
+      write_small_part(folder_ / part, {name}, 8, size, /*first_number=*/size);
+      size += 7;
+    }
   const json trained = train("photos", {"--image-size", "24", "--attention", "se"});
   check_run(trained, "photos", "photos", 3, 24);
   EXPECT_EQ(metadata("classes"), json(classes));
