@@ -29,7 +29,7 @@ inline constexpr double kLowAccuracy = 0.85;
 
 struct Diagnosis {
   std::optional<double>
-      accuracy;                   // in [0,1], of the last evaluation; none: there was no evaluation
+      accuracy;                 // in [0,1], of the last evaluation; none: there was no evaluation
   std::vector<Cause> findings;  // the most likely first
   bool low() const { return accuracy && *accuracy < kLowAccuracy; }
   bool sound() const { return findings.empty() && !low(); }
