@@ -185,6 +185,7 @@ Config unusual_config() {
   c.val_split = 1234;
   c.model = "resnet34";
   c.stem = "imagenet";
+  c.attention = "se";
   c.batch = 77;
   c.microbatch = "7";
   c.lr = 0.1 / 3;
