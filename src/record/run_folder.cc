@@ -117,11 +117,10 @@ RunFolder RunFolder::create(const fs::path& requested) {
     if (path.has_parent_path()) make_directories(path.parent_path());
     std::error_code code;
     if (!make_folder(path) && (!fs::is_directory(path, code) || !fs::is_empty(path, code)))
-      fail(
-          ErrorKind::kUsage, "run",
-          "expected a new or an empty folder, got {}; choose another with --run-dir, or go on with "
-          "`skipway resume {}`",
-          path.string(), path.string());
+      fail(ErrorKind::kUsage, "run",
+           "expected a new or an empty folder, got {}; choose another, or go on with "
+           "`skipway resume {}` if it is a run",
+           path.string(), path.string());
     RunFolder run(path);
     if (!claim(run.log_txt()))
       fail(ErrorKind::kUsage, "run",
