@@ -40,6 +40,8 @@ int main(int argc, char** argv) {
   const std::unique_ptr<Model> model = make_model(spec, 0);
   model->kernels() = KernelChoice(kernel);
   Optimizer optimizer(model->parameters(), {.nesterov = true, .muon_lr = muon ? 1.0 : 0});
+  const kernels::Type muon_products =
+      muon && precision == at::kBFloat16 ? model->kernels().muon_products() : kernels::Type::kFp32;
   // Augmentation is part of our step, though not of PyTorch's row.
   Split split;
   split.images = at::randint(0, 256, {batch_size * (warmup + steps), 32, 32, 3}, at::kByte);
@@ -65,7 +67,7 @@ int main(int argc, char** argv) {
       }
       loss.backward();
       loss.item<double>();
-      optimizer.step(0.1);
+      optimizer.step(0.1, {}, muon_products);
     }
     if (step >= warmup) times_s.push_back(watch.seconds());
   }

@@ -17,7 +17,9 @@
 
 #include "base/clock.h"
 #include "kernels/batch_norm.h"
+#include "kernels/muon.h"
 #include "kernels/reference.h"
+#include "model/device.h"
 
 namespace skipway {
 
@@ -48,15 +50,6 @@ const char* name_of(ConvMethod method) {
   for (const auto& [known, name] : kNames)
     if (known == method) return name;
   return "";
-}
-
-kernels::Threads all_threads() {
-  const int count = at::get_num_threads();
-  return {count, [count](const std::function<void(int)>& task) {
-            at::parallel_for(0, count, 1, [&](int64_t begin, int64_t end) {
-              for (int64_t thread = begin; thread < end; ++thread) task(static_cast<int>(thread));
-            });
-          }};
 }
 
 Type type_of(const at::Tensor& map) {
@@ -322,6 +315,32 @@ double measure_method_s(ConvMethod method, const ConvShape& s, Type type, bool t
     run();
     shortest = std::min(shortest, watch.seconds());
     if (shortest > 2 * best_s) break;
+  }
+  return shortest;
+}
+
+// Muon's step in KernelChoice::chosen(): the type of its products.
+const char* const kMuon = "muon";
+const char* const kFp32 = "fp32";
+const char* const kBf16 = "bf16";
+// A choice by this margin, so that the noise of a measurement does not choose: the same run on the
+// same machine should take the same kernels.
+constexpr double kMargin = 0.85;
+
+double measure_muon_s(Type products) {
+  constexpr int64_t kRows = 256, kColumns = 2304;  // of ResNet-18's third stage
+  at::Tensor filters = at::ones({kRows, kColumns}), momentum = at::ones({kRows, kColumns});
+  const at::Tensor gradient = at::ones({kRows, kColumns});
+  const std::vector<kernels::MuonMatrix> matrices = {
+      {kRows, kColumns, filters.mutable_data_ptr<float>(), gradient.const_data_ptr<float>(),
+       momentum.mutable_data_ptr<float>()}};
+  const at::Tensor memory =
+      at::empty({static_cast<int64_t>(kernels::muon_workspace_bytes(matrices, 1))}, at::kByte);
+  double shortest = std::numeric_limits<double>::infinity();
+  for (int i = 0; i < 2; ++i) {
+    const Stopwatch watch;
+    kernels::muon_step(matrices, {}, products, memory.mutable_data_ptr(), {});
+    shortest = std::min(shortest, watch.seconds());
   }
   return shortest;
 }
@@ -634,7 +653,6 @@ ConvMethod KernelChoice::method(const ConvShape& s, Type type, bool training) {
   std::string& chosen = chosen_[key];
   for (const ConvMethod method : methods)
     if (chosen == name_of(method)) return method;
-  constexpr double kMargin = 0.85;
   constexpr int64_t kPixels = 16 * 32 * 32;  // enough to tell, and little memory
   ConvMethod best = methods.front();
   if (methods.size() > 1) {
@@ -644,8 +662,6 @@ ConvMethod KernelChoice::method(const ConvShape& s, Type type, bool training) {
       part.n = std::clamp<int64_t>(kPixels / (s.h * s.w), 1, s.n);
       const double seconds = measure_method_s(method, part, type, training, shortest);
       measured_s_[key][name_of(method)] = seconds;
-      // By a margin, so that the noise of a measurement does not choose: the same run on the same
-      // machine should take the same kernels.
       if (seconds < kMargin * shortest) best = method, shortest = seconds;
     }
   }
@@ -653,10 +669,21 @@ ConvMethod KernelChoice::method(const ConvShape& s, Type type, bool training) {
   return best;
 }
 
+kernels::Type KernelChoice::muon_products() {
+  if (word_ != "auto" || kernels::instruction_set_in_use() != "avx512_bf16") return Type::kFp32;
+  std::string& chosen = chosen_[kMuon];
+  if (chosen != kFp32 && chosen != kBf16) {
+    const double fp32_s = measure_muon_s(Type::kFp32), bf16_s = measure_muon_s(Type::kBf16);
+    measured_s_[kMuon] = {{kFp32, fp32_s}, {kBf16, bf16_s}};
+    chosen = bf16_s < kMargin * fp32_s ? kBf16 : kFp32;
+  }
+  return chosen == kBf16 ? Type::kBf16 : Type::kFp32;
+}
+
 std::string KernelChoice::in_use() const {
   std::string best = "torch", set = kernels::instruction_sets().front();
   for (const auto& [shape, method] : chosen_)
-    if (method != "torch") best = "winograd";
+    if (method != "torch" && shape != kMuon) best = "winograd";
   // The instruction set of the products: those in fp32 do not use the bf16 instruction.
   const bool in_bf16 = std::any_of(chosen_.begin(), chosen_.end(), [](const auto& entry) {
     return entry.second == "winograd-bf16";

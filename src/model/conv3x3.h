@@ -39,9 +39,14 @@ class KernelChoice {
   /// `training`: forward and backward pass, else forward alone.
   ConvMethod method(const kernels::ConvShape& shape, kernels::Type type, bool training);
 
+  /// The type of the products in Muon's step (kernels/muon.h) where maps are bf16: measured at the
+  /// first call with auto, some hundredths of a second, else fp32.
+  kernels::Type muon_products();
+
   /// "winograd/avx512": the best of what is in use and its instruction set.
   std::string in_use() const;
-  /// Shape as text -> method as text; to keep, and to take back. Unknown methods are measured anew.
+  /// Shape as text -> method as text, and "muon" -> its type; to keep, and to take back. Unknown
+  /// methods are measured anew.
   const std::map<std::string, std::string>& chosen() const { return chosen_; }
   void restore(std::map<std::string, std::string> chosen) { chosen_ = std::move(chosen); }
   /// Shape as text -> method as text -> seconds of its passes, where it was measured here.

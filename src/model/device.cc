@@ -66,6 +66,15 @@ std::string processor_name() {
 
 }  // namespace
 
+kernels::Threads all_threads() {
+  const int count = at::get_num_threads();
+  return {count, [count](const std::function<void(int)>& task) {
+            at::parallel_for(0, count, 1, [&](int64_t begin, int64_t end) {
+              for (int64_t thread = begin; thread < end; ++thread) task(static_cast<int>(thread));
+            });
+          }};
+}
+
 at::Device resolve_device(const std::string& name) {
   if (name == "cpu") return at::kCPU;
   const bool indexed = name.size() >= 6 && name.size() <= 7 && name.starts_with("cuda:") &&

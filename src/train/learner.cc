@@ -118,6 +118,11 @@ at::Tensor Learner::backward_in_parts(const Batch& batch) {
   return at::stack({mean_loss, optimizer.clip_gradients()});
 }
 
+void Learner::update(double lr, const at::Tensor& skip) {
+  const bool may_round = precision == at::kBFloat16 && device.is_cpu();
+  optimizer.step(lr, skip, may_round ? model->kernels().muon_products() : kernels::Type::kFp32);
+}
+
 std::vector<Batch> Learner::parts_of(const Batch& batch) const {
   const int64_t images = batch.labels.size(0);
   // Parts of nearly one size: BatchNorm in a small rest would see poor statistics.
@@ -156,7 +161,7 @@ double Learner::measure_step_s(const Stage& stage, int64_t step) {
   for (int i = 0; i < 3; ++i) {
     const Stopwatch watch;
     backward(batches.at_step(step, stage.side));
-    optimizer.step(/*lr=*/0);
+    update(/*lr=*/0);
     shortest_s = i < 2 ? watch.seconds() : std::min(shortest_s, watch.seconds());
     if (i == 1 && shortest_s > kLongStep_s) break;
   }

@@ -39,6 +39,8 @@ class Learner {
   Gradient backward(const Batch& batch) { return read_gradients({backward_unread(batch)})[0]; }
   /// The same without waiting for the device, on which loss and norm [2] stay.
   at::Tensor backward_unread(const Batch& batch);
+  /// Changes the weights by their gradients, as Optimizer::step.
+  void update(double lr, const at::Tensor& skip = {});
   /// BatchNorm's statistics become the mean of those of the batches at `step` and after it, of
   /// whole images, --batch-norm-images together. Running ones lag behind the weights, and an
   /// average of weights has none of its own.

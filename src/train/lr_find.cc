@@ -27,7 +27,7 @@ LrFindResult lr_find(Learner& learner, const LrFindOptions& options) {
     const auto [value, norm] = learner.backward(learner.batches.at_step(step));
     diverged = !std::isfinite(value) || !std::isfinite(norm);
     if (diverged) break;
-    learner.optimizer.step(lr);
+    learner.update(lr);
     mean = kSmoothing * mean + (1 - kSmoothing) * value;
     const double smoothed = mean / (1 - std::pow(kSmoothing, static_cast<double>(step + 1)));
     smallest = step == 0 ? smoothed : std::min(smallest, smoothed);

@@ -3,23 +3,29 @@
 #pragma once
 #include <ATen/core/Tensor.h>
 
+#include <vector>
+
+#include "kernels/muon.h"
+
 namespace skipway {
 
-struct MuonOptions {
-  double momentum = 0.9;
-  bool nesterov = true;
+/// Convolution filters [out,in,h,w] that BatchNorm follows, so that their scale does not matter;
+/// gradient and momentum laid out as they are.
+struct MuonFilters {
+  at::Tensor values, gradient, momentum;
 };
 
-/// For each of `matrices` [b,m,n] one with its singular vectors and singular values near one (0.7
-/// to 1.2), by Newton-Schulz iterations; directions under a thousandth of the largest come out
-/// smaller. fp32 in, fp32 out; zero stays zero.
-at::Tensor orthogonalise(const at::Tensor& matrices);
+/// A matrix [m,n] with the singular vectors of `matrix` and singular values near one (0.7 to 1.2),
+/// by Newton-Schulz iterations; directions under a thousandth of the largest come out smaller. fp32
+/// in, fp32 out; zero stays zero.
+at::Tensor orthogonalise(const at::Tensor& matrix);
 
-/// One update of convolution filters [out,in,h,w] that BatchNorm follows, so that their scale does
-/// not matter: they are brought to the norm sqrt(out), and moved by `lr` times the orthogonalised
-/// momentum, which for in*h*w >= out has the same norm. `gradient` and `momentum` are laid out as
-/// `filters`.
-void muon_step(at::Tensor& filters, const at::Tensor& gradient, at::Tensor& momentum, double lr,
-               const MuonOptions& options);
+/// One update of each: filters are brought to the norm sqrt(out), and moved by `rates.lr` times the
+/// orthogonalised momentum, which for in*h*w >= out has the same norm. More than 256 filters are
+/// taken 256 at a time where that divides them, each block as if it were a layer of its own. On a
+/// CPU by kernels/muon.h with products in the given type, for the shapes that it takes; else by
+/// orthogonalise().
+void muon_step(const std::vector<MuonFilters>& all, const kernels::MuonRates& rates,
+               kernels::Type products);
 
 }  // namespace skipway

@@ -18,10 +18,6 @@ double largest_difference(const at::Tensor& a, const at::Tensor& b) {
   return (a.to(at::kDouble) - b.to(at::kDouble)).abs().max().item<double>();
 }
 
-at::Tensor orthogonalise_one(const at::Tensor& matrix) {
-  return orthogonalise(matrix.unsqueeze(0))[0];
-}
-
 // U p(S) Vᵀ with p the four iterations on the singular values alone.
 at::Tensor by_singular_values(const at::Tensor& matrix) {
   const at::Tensor wide = matrix.to(at::kDouble) / matrix.to(at::kDouble).norm();
@@ -34,7 +30,7 @@ class OrthogonaliseShape : public testing::TestWithParam<std::pair<int64_t, int6
 
 TEST_P(OrthogonaliseShape, IsThePolynomialOfTheSingularValues) {
   const at::Tensor matrix = noise({GetParam().first, GetParam().second}, 1);
-  EXPECT_LT(largest_difference(orthogonalise_one(matrix), by_singular_values(matrix)), 1e-4);
+  EXPECT_LT(largest_difference(orthogonalise(matrix), by_singular_values(matrix)), 1e-4);
 }
 
 INSTANTIATE_TEST_SUITE_P(Shapes, OrthogonaliseShape,
@@ -47,46 +43,52 @@ INSTANTIATE_TEST_SUITE_P(Shapes, OrthogonaliseShape,
                          });
 
 TEST(Orthogonalise, SingularValuesOfNoiseComeNearOne) {
-  const auto values = std::get<1>(at::linalg_svd(orthogonalise_one(noise({64, 576}, 2)), false));
+  const auto values = std::get<1>(at::linalg_svd(orthogonalise(noise({64, 576}, 2)), false));
   EXPECT_GT(values.min().item<double>(), 0.6);
   EXPECT_LT(values.max().item<double>(), 1.3);
 }
 
 TEST(Orthogonalise, ScaleDoesNotMatterAndZeroStaysZero) {
   const at::Tensor matrix = noise({16, 40}, 3);
-  EXPECT_LT(largest_difference(orthogonalise_one(matrix), orthogonalise_one(matrix * 1e-6)), 1e-4);
-  EXPECT_EQ(orthogonalise_one(at::zeros({16, 40})).abs().max().item<double>(), 0);
+  EXPECT_LT(largest_difference(orthogonalise(matrix), orthogonalise(matrix * 1e-6)), 1e-4);
+  EXPECT_EQ(orthogonalise(at::zeros({16, 40})).abs().max().item<double>(), 0);
 }
 
-TEST(MuonStep, IsMomentumThenDirectionThenAStepFromFiltersOfGivenNorm) {
+// Shapes for the kernel, for the operators because there are more filters than inputs or because
+// their number is odd, and in blocks of 256.
+class MuonStepOfFilters : public testing::TestWithParam<std::vector<int64_t>> {};
+
+TEST_P(MuonStepOfFilters, IsMomentumThenDirectionThenAStepFromFiltersOfGivenNorm) {
+  const std::vector<int64_t>& shape = GetParam();
+  const int64_t out = shape[0], block = out == 512 ? 256 : out;
   for (const auto format : {at::MemoryFormat::ChannelsLast, at::MemoryFormat::Contiguous})
     for (const bool nesterov : {false, true}) {
       SCOPED_TRACE(nesterov);
-      at::Tensor filters = noise({32, 16, 3, 3}, 4).contiguous(format);
-      at::Tensor momentum = noise({32, 16, 3, 3}, 5).contiguous(format);
-      const at::Tensor gradient = noise({32, 16, 3, 3}, 6).contiguous(format);
+      at::Tensor filters = noise(shape, 4).contiguous(format);
+      at::Tensor momentum = noise(shape, 5).contiguous(format);
+      const at::Tensor gradient = noise(shape, 6).contiguous(format);
       const at::Tensor moved = 0.8 * momentum + gradient;
       const at::Tensor direction = nesterov ? gradient + 0.8 * moved : moved;
-      const at::Tensor expected =
-          filters * (std::sqrt(32.) / filters.norm()) -
-          0.05 * by_singular_values(direction.reshape({32, -1})).view({32, 16, 3, 3});
-      muon_step(filters, gradient, momentum, 0.05, {.momentum = 0.8, .nesterov = nesterov});
+      std::vector<at::Tensor> expected;
+      for (int64_t row = 0; row < out; row += block) {
+        const at::Tensor part = filters.narrow(0, row, block);
+        expected.push_back(
+            part * (std::sqrt(static_cast<double>(block)) / part.norm()) -
+            0.05 * by_singular_values(direction.narrow(0, row, block).reshape({block, -1}))
+                       .view_as(part));
+      }
+      muon_step({{filters, gradient, momentum}},
+                {.lr = 0.05, .momentum = 0.8, .nesterov = nesterov}, kernels::Type::kFp32);
       EXPECT_LT(largest_difference(momentum, moved), 1e-6);
-      EXPECT_LT(largest_difference(filters, expected), 1e-4);
+      EXPECT_LT(largest_difference(filters, at::cat(expected)), 1e-4);
     }
 }
 
-TEST(MuonStep, TakesFiltersInBlocksOf256) {
-  at::Tensor filters = noise({512, 32, 3, 3}, 7), momentum = at::zeros_like(filters);
-  const at::Tensor gradient = noise({512, 32, 3, 3}, 8);
-  const at::Tensor rows = gradient.view({512, -1});
-  const at::Tensor direction = at::cat(
-      {by_singular_values(rows.narrow(0, 0, 256)), by_singular_values(rows.narrow(0, 256, 256))});
-  const at::Tensor expected =
-      filters * (std::sqrt(512.) / filters.norm()) - 0.05 * direction.view_as(filters);
-  muon_step(filters, gradient, momentum, 0.05, {.momentum = 0.8, .nesterov = false});
-  EXPECT_LT(largest_difference(filters, expected), 1e-4);
-}
+INSTANTIATE_TEST_SUITE_P(Shapes, MuonStepOfFilters,
+                         testing::Values(std::vector<int64_t>{32, 16, 3, 3},
+                                         std::vector<int64_t>{128, 64, 1, 1},
+                                         std::vector<int64_t>{24, 3, 3, 3},
+                                         std::vector<int64_t>{512, 32, 3, 3}));
 
 }  // namespace
 }  // namespace skipway

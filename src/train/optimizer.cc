@@ -89,11 +89,11 @@ at::Tensor Optimizer::clip_gradients() {
   return norm;
 }
 
-void Optimizer::step(double lr, const at::Tensor& skip) {
+void Optimizer::step(double lr, const at::Tensor& skip, kernels::Type muon_products) {
   at::NoGradGuard no_grad;
   for (Group& group : groups_) {
     if (group.muon)
-      step_muon(group, lr * group.lr_factor, skip);
+      step_muon(group, lr * group.lr_factor, skip, muon_products);
     else
       step_sgd(group, lr * group.lr_factor, skip);
   }
@@ -119,21 +119,24 @@ void Optimizer::step_sgd(Group& group, double lr, const at::Tensor& skip) {
                   skip.defined() ? std::optional(skip) : std::nullopt);
 }
 
-void Optimizer::step_muon(Group& group, double lr, const at::Tensor& skip) {
+void Optimizer::step_muon(Group& group, double lr, const at::Tensor& skip, kernels::Type products) {
+  std::vector<MuonFilters> filters;
+  std::vector<at::Tensor> changed, before;
   for (size_t i = 0; i < group.parameters.size(); ++i) {
     at::Tensor& gradient = group.parameters[i].mutable_grad();
     if (!gradient.defined()) continue;
-    std::vector<at::Tensor> changed, before;
-    if (skip.defined()) {
-      changed = {group.parameters[i], group.momenta[i]};
-      before = {changed[0].detach().clone(), changed[1].clone()};
-    }
-    muon_step(group.parameters[i], in_layout_of(group.parameters[i], gradient), group.momenta[i],
-              lr, {options_.muon_momentum, options_.nesterov});
-    for (size_t k = 0; k < changed.size(); ++k)
-      changed[k].copy_(at::where(skip == 1, before[k], changed[k]));
+    filters.push_back(
+        {group.parameters[i], in_layout_of(group.parameters[i], gradient), group.momenta[i]});
     gradient = at::Tensor();
+    if (!skip.defined()) continue;
+    for (const at::Tensor& tensor : {group.parameters[i], group.momenta[i]}) {
+      changed.push_back(tensor);
+      before.push_back(tensor.detach().clone());
+    }
   }
+  muon_step(filters, {lr, options_.muon_momentum, options_.nesterov}, products);
+  for (size_t i = 0; i < changed.size(); ++i)
+    changed[i].copy_(at::where(skip == 1, before[i], changed[i]));
 }
 
 void Optimizer::clear_gradients() {

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "base/tensors.h"
+#include "kernels/conv3x3.h"
 
 namespace skipway {
 
@@ -34,7 +35,9 @@ class Optimizer {
   /// One update from the parameters' gradients, which are then set to undefined. `lr` of this step.
   /// `skip`: one fp32 number on the parameters' device; where it is 1, nothing else changes, and
   /// nobody waits to know.
-  void step(double lr, const at::Tensor& skip = {});
+  /// `muon_products`: the type of the products in Muon's step on a CPU.
+  void step(double lr, const at::Tensor& skip = {},
+            kernels::Type muon_products = kernels::Type::kFp32);
   /// Forgets the gradients of a step that is not made.
   void clear_gradients();
   /// Momentum buffers, named "momentum.<parameter>"; what a checkpoint keeps. Zero before the first
@@ -52,7 +55,7 @@ class Optimizer {
     bool muon = false;
   };
   void step_sgd(Group& group, double lr, const at::Tensor& skip);
-  void step_muon(Group& group, double lr, const at::Tensor& skip);
+  void step_muon(Group& group, double lr, const at::Tensor& skip, kernels::Type products);
 
   OptimizerOptions options_;
   std::vector<Group> groups_;

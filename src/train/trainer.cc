@@ -249,7 +249,7 @@ Batch Trainer::batch_of(int64_t step) {
 }
 
 void Trainer::update(int64_t step, const at::Tensor& skip) {
-  learner_.optimizer.step(learning_rate_at(step), skip);
+  learner_.update(learning_rate_at(step), skip);
   learner_.ema.update(step + 1, total_steps_);
 }
 

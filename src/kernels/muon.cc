@@ -1,0 +1,287 @@
+// The iterations run on the Gram matrix of the rows. With A = X Xᵀ an iteration
+// X <- (a + b A + c A²) X commutes with A, so the whole of it is one polynomial of A that is
+// applied to X at the end: products of [rows,rows] in place of [rows,columns], half the work for
+// filters of 3x3 and less for wider ones. All polynomials of A are symmetric: half of each is
+// computed.
+#include "kernels/muon.h"
+
+#include <algorithm>
+#include <cmath>
+#include <numeric>
+#include <type_traits>
+
+#include "kernels/pieces.h"
+
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "kernels/muon.cc"
+#include <hwy/foreach_target.h>  // includes this file once for each instruction set
+#include <hwy/highway.h>
+
+#include "kernels/product-inl.h"
+
+#ifndef SKIPWAY_KERNELS_MUON_LAYOUT
+#define SKIPWAY_KERNELS_MUON_LAYOUT
+namespace skipway::kernels {
+
+constexpr int64_t kMuonRows = 16;    // that are turned round together
+constexpr double kSmallest = 1e-12;  // norm: a zero momentum is not divided by zero
+
+// Scratch memory of a thread in words of four bytes.
+struct MuonLayout {
+  int64_t some_rows, turned, panels, tile;          // momentum
+  int64_t gram, square, polynomial, product, half;  // [rows,rows]
+  int64_t words = 0;
+
+  MuonLayout(int64_t rows, int64_t columns) {
+    const auto take = [this](int64_t count) {
+      const int64_t begin = words;
+      words += ceil_div(count, 16) * 16;
+      return begin;
+    };
+    some_rows = take(kMuonRows * columns);
+    turned = take(rows * columns);
+    panels = take(rows * columns);
+    tile = take(rows * kPanel);
+    for (int64_t* matrix : {&gram, &square, &polynomial, &product, &half})
+      *matrix = take(rows * rows);
+  }
+};
+
+}  // namespace skipway::kernels
+#endif
+
+HWY_BEFORE_NAMESPACE();
+namespace skipway::kernels {
+namespace HWY_NAMESPACE {
+
+// A matrix of words [depth,columns] lies in panels of 64 columns, one after another; both operands
+// of a product and its result do. Of the left one that is the transposed matrix.
+HWY_INLINE int64_t panel_width(int64_t columns, int64_t panel) {
+  return std::min(kPanel, columns - panel);
+}
+
+// out [rows,columns of the panel], fp32, of a left side [depth,rows] and one panel of a right side.
+template <class Op>
+void multiply_panel(const float* left, int64_t rows, int64_t first_row, int64_t depth,
+                    const float* right, int64_t width, float* out) {
+  for (int64_t row = first_row; row < rows; row += kPanel) {
+    const int64_t height = panel_width(rows, row);
+    multiply<Op>({height, width, depth, left + row * depth, 1, height, right, 0, width,
+                  out + row * width, width, false});
+  }
+}
+
+// out = leftᵀ right, which is known to be symmetric: [size,size] of [depth,size] and the same.
+template <class Op>
+void multiply_symmetric(const float* left, const float* right, int64_t depth, int64_t size,
+                        float* out) {
+  for (int64_t panel = 0; panel < size; panel += kPanel)
+    multiply_panel<Op>(left, size, panel, depth, right + panel * depth, panel_width(size, panel),
+                       out + panel * size);
+  for (int64_t panel = kPanel; panel < size; panel += kPanel) {
+    const int64_t width = panel_width(size, panel);
+    for (int64_t row = 0; row < panel; ++row) {
+      const int64_t from = row / kPanel * kPanel;  // a whole panel
+      for (int64_t i = 0; i < width; ++i)
+        out[panel * size + row * width + i] = out[from * size + (panel + i) * kPanel + row - from];
+    }
+  }
+}
+
+// As operands of products with words W; `space` is for those of bf16.
+template <class W>
+const float* words_of(const float* matrix, int64_t size, float* space) {
+  if constexpr (std::is_same_v<W, float>) return matrix;
+  const int64_t step = static_cast<int64_t>(lanes());
+  for (int64_t panel = 0; panel < size; panel += kPanel) {
+    const int64_t width = panel_width(size, panel);
+    for (int64_t row = 0; row < size; row += 2) {
+      const float* from = matrix + panel * size + row * width;
+      float* to = space + panel * size / 2 + row / 2 * width;
+      for (int64_t i = 0; i < width; i += step)
+        store_pair(load(from + i), load(from + width + i), to + i);
+    }
+  }
+  return space;
+}
+
+struct Norms {
+  double filters, direction;
+};
+
+// Moves the momentum, and leaves the direction, momentum or Nesterov's, in words W: `panels`, words
+// of neighbouring rows in panels of columns, and `turned`, words of neighbouring columns in panels
+// of rows.
+template <class W>
+Norms move_momentum(const MuonMatrix& m, const MuonRates& rates, const MuonLayout& at,
+                    float* scratch) {
+  constexpr bool kFp32 = std::is_same_v<W, float>;
+  constexpr int64_t kPerWord = kFp32 ? 1 : 2;
+  const int64_t step = static_cast<int64_t>(lanes()), depth = m.columns / kPerWord;
+  float *some_rows = scratch + at.some_rows, *turned = scratch + at.turned;
+  float* panels = scratch + at.panels;
+  const V keep = hn::Set(D(), static_cast<float>(rates.momentum));
+  V of_filters = hn::Zero(D()), of_direction = hn::Zero(D());
+  Norms squares{0, 0};
+  const auto move = [&](int64_t offset) HWY_ATTR {
+    const V gradient = load(m.gradient + offset), filter = load(m.filters + offset);
+    const V momentum = hn::MulAdd(keep, load(m.momentum + offset), gradient);
+    store(momentum, m.momentum + offset);
+    const V direction = rates.nesterov ? hn::MulAdd(keep, momentum, gradient) : momentum;
+    of_filters = hn::MulAdd(filter, filter, of_filters);
+    of_direction = hn::MulAdd(direction, direction, of_direction);
+    return direction;
+  };
+  for (int64_t first = 0; first < m.rows; first += kMuonRows) {
+    for (int64_t row = first; row < first + kMuonRows; row += 2) {
+      for (int64_t column = 0; column < m.columns; column += step) {
+        const int64_t panel = column / kPanel * kPanel, width = panel_width(m.columns, panel);
+        const V upper = move(row * m.columns + column);
+        const V lower = move((row + 1) * m.columns + column);
+        float* to = panels + panel * (m.rows / kPerWord) + row / kPerWord * width + column - panel;
+        if constexpr (kFp32) {
+          store(upper, to);
+          store(lower, to + width);
+        } else {
+          store_pair(upper, lower, to);
+        }
+        W* const beside = reinterpret_cast<W*>(some_rows) + (row - first) * m.columns + column;
+        store(upper, beside);
+        store(lower, beside + m.columns);
+      }
+    }
+    const int64_t panel = first / kPanel * kPanel, width = panel_width(m.rows, panel);
+    float* to = turned + panel * depth + first - panel;
+    constexpr int64_t kLine = 16;  // words of a cache line
+    for (int64_t begin = 0; begin < depth; begin += kLine) {
+      const int64_t end = std::min(begin + kLine, depth);
+      for (int64_t row = 0; row < kMuonRows; ++row)
+        for (int64_t i = begin; i < end; ++i) to[i * width + row] = some_rows[row * depth + i];
+    }
+    HWY_ALIGN double sums[2 * kMuonRows] = {};
+    add_to(sums, of_filters);
+    add_to(sums + kMuonRows, of_direction);
+    squares.filters += std::accumulate(sums, sums + kMuonRows, 0.0);
+    squares.direction += std::accumulate(sums + kMuonRows, sums + 2 * kMuonRows, 0.0);
+    of_filters = of_direction = hn::Zero(D());
+  }
+  return {std::sqrt(squares.filters), std::sqrt(squares.direction)};
+}
+
+template <class W, class Op>
+void muon_matrix(const MuonMatrix& m, const MuonRates& rates, float* scratch) {
+  constexpr int64_t kPerWord = std::is_same_v<W, float> ? 1 : 2;
+  const MuonLayout at(m.rows, m.columns);
+  const Norms norms = move_momentum<W>(m, rates, at, scratch);
+  const double scale = 1 / std::max(norms.direction, kSmallest);
+
+  const int64_t size = m.rows, values = size * size;
+  float *gram = scratch + at.gram, *square = scratch + at.square, *half = scratch + at.half;
+  float *polynomial = scratch + at.polynomial, *product = scratch + at.product;
+  const float* turned = scratch + at.turned;
+  multiply_symmetric<Op>(turned, turned, m.columns / kPerWord, size, gram);
+  const auto by_square = static_cast<float>(scale * scale);
+  for (int64_t i = 0; i < values; ++i) gram[i] *= by_square;
+  for (int iteration = 0; iteration < kMuonIterations; ++iteration) {
+    multiply_symmetric<Fma>(gram, gram, size, size, square);
+    for (int64_t i = 0; i < values; ++i)
+      polynomial[i] = static_cast<float>(kMuonB) * gram[i] + static_cast<float>(kMuonC) * square[i];
+    for (int64_t i = 0; i < size; ++i) {
+      const int64_t panel = i / kPanel * kPanel;
+      polynomial[panel * size + i * panel_width(size, panel) + i - panel] +=
+          static_cast<float>(kMuonA);
+    }
+    if (iteration == 0) {
+      std::copy(polynomial, polynomial + values, product);
+    } else {
+      multiply_symmetric<Fma>(polynomial, product, size, size, half);
+      std::swap(product, half);
+    }
+    if (iteration + 1 == kMuonIterations) break;
+    multiply_symmetric<Fma>(polynomial, gram, size, size, half);
+    multiply_symmetric<Fma>(half, polynomial, size, size, gram);
+  }
+
+  const float* by = words_of<W>(product, size, half);
+  float* tile = scratch + at.tile;
+  const int64_t step = static_cast<int64_t>(lanes()), depth = size / kPerWord;
+  const V factor = hn::Set(D(), static_cast<float>(std::sqrt(static_cast<double>(size)) /
+                                                   std::max(norms.filters, kSmallest)));
+  const V rate = hn::Set(D(), static_cast<float>(-rates.lr * scale));
+  for (int64_t panel = 0; panel < m.columns; panel += kPanel) {
+    const int64_t width = panel_width(m.columns, panel);
+    multiply_panel<Op>(by, size, 0, depth, scratch + at.panels + panel * depth, width, tile);
+    for (int64_t row = 0; row < size; ++row) {
+      float* filters = m.filters + row * m.columns + panel;
+      for (int64_t i = 0; i < width; i += step)
+        store(hn::MulAdd(rate, load(tile + row * width + i), hn::Mul(factor, load(filters + i))),
+              filters + i);
+    }
+  }
+}
+
+void run_muon_matrix(const MuonMatrix& m, const MuonRates& rates, Type products,
+                     [[maybe_unused]] bool dot, float* scratch) {
+#if HWY_TARGET == HWY_AVX3
+  if (products == Type::kBf16 && dot) return muon_matrix<Bf16, PairByDot>(m, rates, scratch);
+#endif
+  if (products == Type::kBf16) return muon_matrix<Bf16, PairByFma>(m, rates, scratch);
+  muon_matrix<float, Fma>(m, rates, scratch);
+}
+
+}  // namespace HWY_NAMESPACE
+}  // namespace skipway::kernels
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace skipway::kernels {
+namespace {
+HWY_EXPORT(run_muon_matrix);
+
+// Of a thread, enough for any of the matrices.
+int64_t words_of_thread(const std::vector<MuonMatrix>& matrices) {
+  int64_t words = 0;
+  for (const MuonMatrix& m : matrices) words = std::max(words, MuonLayout(m.rows, m.columns).words);
+  return words;
+}
+
+double work_of(const MuonMatrix& m) {
+  const auto rows = static_cast<double>(m.rows);
+  return rows * rows * (static_cast<double>(m.columns) + 4 * rows);
+}
+
+}  // namespace
+
+bool muon_supports(int64_t rows, int64_t columns) {
+  return rows > 0 && rows % kMuonRows == 0 && columns % 16 == 0 && rows <= columns;
+}
+
+size_t muon_workspace_bytes(const std::vector<MuonMatrix>& matrices, int threads) {
+  return static_cast<size_t>(words_of_thread(matrices) * threads) * sizeof(float);
+}
+
+void muon_step(const std::vector<MuonMatrix>& matrices, const MuonRates& rates, Type products,
+               void* workspace, const Threads& threads) noexcept {
+  // The largest first, each to the thread that has least to do.
+  std::vector<MuonMatrix> sorted = matrices;
+  std::stable_sort(sorted.begin(), sorted.end(), [](const MuonMatrix& a, const MuonMatrix& b) {
+    return work_of(a) > work_of(b);
+  });
+  std::vector<std::vector<MuonMatrix>> of_thread(static_cast<size_t>(threads.count));
+  std::vector<double> work(of_thread.size());
+  for (const MuonMatrix& m : sorted) {
+    const auto least = std::min_element(work.begin(), work.end());
+    *least += work_of(m);
+    of_thread[static_cast<size_t>(least - work.begin())].push_back(m);
+  }
+  const bool dot = instruction_set_in_use() == "avx512_bf16";
+  const int64_t words = words_of_thread(matrices);
+  threads.run([&](int thread) {
+    float* scratch = static_cast<float*>(workspace) + thread * words;
+    for (const MuonMatrix& m : of_thread[static_cast<size_t>(thread)])
+      HWY_DYNAMIC_DISPATCH(run_muon_matrix)(m, rates, products, dot, scratch);
+  });
+}
+
+}  // namespace skipway::kernels
+#endif
