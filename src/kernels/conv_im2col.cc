@@ -3,6 +3,7 @@
 #include "kernels/conv_im2col.h"
 
 #include <algorithm>
+#include <cstring>
 #include <type_traits>
 
 #include "kernels/pieces.h"
@@ -24,14 +25,15 @@ constexpr int64_t kPixelsForward = 64, kPixelsBackward = 256;
 
 // Scratch memory in words of four bytes.
 struct Im2colLayout {
-  int64_t pixels_of_image, images, count;    // output pixels; images of a block; blocks
-  int64_t depth, columns;                    // inputs of a pixel; the same in whole vectors
-  int64_t weights, sums;                     // shared
-  int64_t matrix, dst, image, grad_weights;  // of each thread
+  int64_t pixels_of_image, images, count;  // output pixels; images of a block; blocks
+  int64_t depth, columns;                  // inputs of a pixel; the same in whole vectors
+  int64_t weights, sums;                   // shared
+  int64_t matrix, dst, dst_pairs, image, grad_weights;  // of each thread
   int64_t thread_words, total_words;
 
-  Im2colLayout(const ConvShape& s, Pass pass, int threads) {
+  Im2colLayout(const ConvShape& s, Type operands, Pass pass, int threads) {
     const bool back = pass == Pass::kBackward;
+    const int64_t per_word = operands == Type::kBf16 ? 2 : 1;
     pixels_of_image = s.out_h() * s.out_w();
     images = std::clamp<int64_t>(ceil_div(back ? kPixelsBackward : kPixelsForward, pixels_of_image),
                                  1, std::max<int64_t>(1, ceil_div(s.n, threads)));
@@ -45,17 +47,19 @@ struct Im2colLayout {
       used += ceil_div(words, 16) * 16;
       return begin;
     };
-    weights = take(s.k * columns);
+    weights = take(s.k * columns / per_word);
     sums = take(threads * 2 * (back ? s.c : s.k) * 2);  // doubles
     const int64_t shared = used;
     used = 0;
-    // Back, the inputs lie in whole panels, of which the last may be wider than its columns.
-    matrix = take(pixels * (back ? ceil_div(columns, kPanel) * kPanel : columns));
-    dst = take(pixels * s.k);
+    // Back, the inputs lie in whole panels, of which the last may be wider than its columns; and
+    // the gradients of the inputs in fp32, whatever the operands.
+    matrix = take(back ? pixels * ceil_div(columns, kPanel) * kPanel : pixels * columns / per_word);
+    dst = take(pixels * s.k / (back ? per_word : 1));
+    dst_pairs = back && per_word == 2 ? take(ceil_div(pixels, 2) * s.k) : dst;
     image = back ? take(s.h * s.w * s.c) : 0;
     grad_weights = back ? take(s.k * columns) : 0;
     thread_words = used;
-    for (int64_t* offset : {&matrix, &dst, &image, &grad_weights}) *offset += shared;
+    for (int64_t* offset : {&matrix, &dst, &dst_pairs, &image, &grad_weights}) *offset += shared;
     total_words = shared + threads * thread_words;
   }
 };
@@ -66,6 +70,38 @@ struct Im2colLayout {
 HWY_BEFORE_NAMESPACE();
 namespace skipway::kernels {
 namespace HWY_NAMESPACE {
+
+// Values of one word of products' operands W.
+template <class W>
+constexpr int64_t kPerWord = std::is_same_v<W, float> ? 1 : 2;
+
+inline void store(float value, float* to) { *to = value; }
+inline void store(float value, Bf16* to) {
+  const Bf16 half = narrowed(value);
+  std::memcpy(to, &half, sizeof(half));  // it is read as a part of a word
+}
+
+// Stores values of a pixel into words of neighbouring pixels, `to`, row after row: those of an even
+// one with zeros for the next.
+template <class W>
+HWY_INLINE void store_of_pixel(V v, int64_t pixel, float* to) {
+  if constexpr (std::is_same_v<W, float>)
+    store(v, to);
+  else if (pixel % 2 == 0)
+    store_pair(v, hn::Zero(D()), to);
+  else
+    hn::StoreU(hn::Or(load(to), hn::BitCast(D(), pair(hn::Zero(D()), v))), D(), to);
+}
+template <class W>
+HWY_INLINE void store_of_pixel(float value, int64_t pixel, float* to) {
+  if constexpr (std::is_same_v<W, float>) {
+    store(value, to);
+  } else {
+    Bf16* const halves = reinterpret_cast<Bf16*>(to);
+    store(value, halves + pixel % 2);
+    if (pixel % 2 == 0) store(0.0f, halves + 1);
+  }
+}
 
 // Calls visit(matrix row, index of the first input, tap, inside) for each output pixel of some
 // images and each tap of the window.
@@ -85,45 +121,44 @@ HWY_INLINE void for_each_tap(const ConvShape& s, int64_t first_image, int64_t im
           }
 }
 
-// Rows of all inputs of a pixel. Row r, column j is at r * row_stride + j / 64 * panel_stride +
-// j % 64; columns after the depth are zero.
-template <class T, bool kNormalise>
-void copy_inputs(const ConvShape& s, const Source<T, kNormalise>& source, int64_t first_image,
-                 int64_t images, const Im2colLayout& at, int64_t row_stride, int64_t panel_stride,
-                 float* to) {
+// All inputs of each pixel, to put(row, column, vector or value); columns after the depth are zero.
+// By value, or each store would have them read again.
+template <class T, bool kNormalise, class Put>
+void copy_inputs(ConvShape s, Source<T, kNormalise> source, int64_t first_image, int64_t images,
+                 int64_t columns, Put put) {
   const int64_t step = static_cast<int64_t>(lanes());
-  const auto place = [&](int64_t column)
-                         HWY_ATTR { return column / kPanel * panel_stride + column % kPanel; };
   if (s.c % 16 == 0) {
-    for_each_tap(s, first_image, images,
-                 [&](int64_t row, int64_t from, int64_t tap, bool inside) HWY_ATTR {
-                   float* out = to + row * row_stride;
-                   for (int64_t c = 0; c < s.c; c += step)
-                     store(inside ? source.at(source.src + from + c, c) : hn::Zero(D()),
-                           out + place(tap * s.c + c));
-                 });
+    for_each_tap(
+        s, first_image, images, [&](int64_t row, int64_t from, int64_t tap, bool inside) HWY_ATTR {
+          for (int64_t c = 0; c < s.c; c += step)
+            put(row, tap * s.c + c, inside ? source.at(source.src + from + c, c) : hn::Zero(D()));
+        });
     return;
   }
   for_each_tap(s, first_image, images,
                [&](int64_t row, int64_t from, int64_t tap, bool inside) HWY_ATTR {
-                 float* out = to + row * row_stride;
                  for (int64_t c = 0; c < s.c; ++c)
-                   out[place(tap * s.c + c)] = inside ? widened(source.src[from + c]) : 0;
+                   put(row, tap * s.c + c, inside ? widened(source.src[from + c]) : 0.0f);
                  if (tap == 0)
-                   for (int64_t column = at.depth; column < at.columns; ++column)
-                     out[place(column)] = 0;
+                   for (int64_t column = s.size * s.size * s.c; column < columns; ++column)
+                     put(row, column, 0.0f);
                });
 }
 
-// The gradient of some pixels.
-template <class T, bool kBatchNorm>
+// The gradient of some pixels: `rows`, words of neighbouring channels, and `pairs`, of neighbouring
+// pixels. In fp32 they are the same; in bf16 either may be null.
+template <class W, class T, bool kBatchNorm>
 void copy_gradient(const Gradient<T, kBatchNorm>& gradient, int64_t k, int64_t first_pixel,
-                   int64_t pixels, float* to) {
+                   int64_t pixels, float* rows, float* pairs) {
   const int64_t step = static_cast<int64_t>(lanes());
   const T* grad = gradient.grad + first_pixel * k;
   for (int64_t pixel = 0; pixel < pixels; ++pixel)
-    for (int64_t c = 0; c < k; c += step)
-      store(gradient.at(grad + pixel * k + c, c), to + pixel * k + c);
+    for (int64_t c = 0; c < k; c += step) {
+      const V v = gradient.at(grad + pixel * k + c, c);
+      if (rows != nullptr) store(v, reinterpret_cast<W*>(rows) + pixel * k + c);
+      if (kPerWord<W> == 2 && pairs != nullptr)
+        store_of_pixel<W>(v, pixel, pairs + pixel / 2 * k + c);
+    }
 }
 
 // Gradients of all inputs of each pixel, added up to the gradient of src, image by image.
@@ -172,36 +207,65 @@ void finish_pixels(const ForwardArguments& a, int64_t k, Columns channels, int64
   }
 }
 
-inline void narrow_to(float value, float* to) { *to = value; }
-inline void narrow_to(float value, Bf16* to) { *to = narrowed(value); }
-
-// [k,depth] -> [panel of 64 k][depth][k of the panel]
-template <class W>
-void im2col_prepare_pass(const ConvShape& s, const float* weights, W* to, const Threads& threads) {
-  const int64_t depth = s.size * s.size * s.c;
+// [k,depth] -> [panel of 64 k][depth / kTogether][k of the panel][kTogether], in E; after an odd
+// depth comes a zero.
+template <class E, int64_t kTogether>
+void im2col_prepare_pass(const ConvShape& s, const float* weights, void* to,
+                         const Threads& threads) {
+  constexpr int64_t kGroup = 16;  // k whose words fill lines of the cache
+  const int64_t depth = s.size * s.size * s.c, steps = ceil_div(depth, kTogether);
   threads.run([&](int thread) {
-    const Share share(s.k, thread, threads.count);
-    for (int64_t k = share.begin; k < share.end; ++k) {
+    const Share share(s.k / kGroup, thread, threads.count);
+    for (int64_t k = share.begin * kGroup; k < share.end * kGroup; k += kGroup) {
       const int64_t panel = k / kPanel * kPanel, width = std::min(kPanel, s.k - panel);
-      for (int64_t i = 0; i < depth; ++i)
-        narrow_to(weights[k * depth + i], to + panel * depth + k - panel + i * width);
+      E* const out = static_cast<E*>(to) + (panel * steps + k - panel) * kTogether;
+      for (int64_t i = 0; i < steps * kTogether; ++i)
+        for (int64_t j = 0; j < kGroup; ++j)
+          store(i < depth ? weights[(k + j) * depth + i] : 0.0f,
+                out + (i / kTogether * width + j) * kTogether + i % kTogether);
     }
   });
 }
 
-void run_im2col_prepare(const ConvShape& s, Type maps, const float* weights, void* to,
-                        const Threads& threads) {
-  if (maps == Type::kFp32)
-    im2col_prepare_pass(s, weights, static_cast<float*>(to), threads);
-  else
-    im2col_prepare_pass(s, weights, static_cast<Bf16*>(to), threads);
+// [k,depth] -> [panel of 64 of the depth][k][column of the panel], in words of neighbouring k.
+template <class W>
+void im2col_prepare_transposed(const ConvShape& s, const float* weights, float* to,
+                               const Threads& threads) {
+  const int64_t step = static_cast<int64_t>(lanes());
+  const int64_t depth = s.size * s.size * s.c, rows = s.k / kPerWord<W>;
+  threads.run([&](int thread) {
+    const Share share(rows, thread, threads.count);
+    for (int64_t row = share.begin; row < share.end; ++row)
+      for (int64_t column = 0; column < depth; column += step) {
+        const int64_t panel = column / kPanel * kPanel, width = std::min(kPanel, depth - panel);
+        const float* from = weights + row * kPerWord<W> * depth + column;
+        float* out = to + panel * rows + row * width + column - panel;
+        if constexpr (std::is_same_v<W, float>)
+          store(load(from), out);
+        else
+          store_pair(load(from), load(from + depth), out);
+      }
+  });
 }
 
-template <class T>
+void run_im2col_prepare(const ConvShape& s, Numbers numbers, const float* weights, void* to,
+                        const Threads& threads) {
+  if (numbers.maps == Type::kFp32)
+    im2col_prepare_pass<float, 1>(s, weights, to, threads);
+  else if (numbers.products == Type::kFp32)
+    im2col_prepare_pass<Bf16, 1>(s, weights, to, threads);
+  else
+    im2col_prepare_pass<Bf16, 2>(s, weights, to, threads);
+}
+
+template <class T, class W, class Op>
 void im2col_forward_pass(const ConvShape& s, const ForwardArguments& a, float* scratch,
                          const Threads& threads) {
-  const Im2colLayout at(s, Pass::kForward, threads.count);
-  if (a.prepared == nullptr) im2col_prepare_pass(s, a.weights, scratch + at.weights, threads);
+  const Im2colLayout at(s, kPerWord<W> == 2 ? Type::kBf16 : Type::kFp32, Pass::kForward,
+                        threads.count);
+  const int64_t depth = ceil_div(at.depth, kPerWord<W>);
+  if (a.prepared == nullptr)
+    im2col_prepare_pass<W, kPerWord<W>>(s, a.weights, scratch + at.weights, threads);
   double* sums = reinterpret_cast<double*>(scratch + at.sums);
   // Where there are fewer blocks than threads, these share the columns of each.
   const bool shared = at.count < std::min<int64_t>(ceil_div(s.k, kPanel), threads.count);
@@ -215,23 +279,32 @@ void im2col_forward_pass(const ConvShape& s, const ForwardArguments& a, float* s
     for (int64_t block = of_blocks.begin; block < of_blocks.end; ++block) {
       const int64_t image = block * at.images, images = std::min(at.images, s.n - image);
       const int64_t pixels = images * at.pixels_of_image;
+      const auto put = [to = reinterpret_cast<W*>(mine + at.matrix), width = at.columns](
+                           int64_t row, int64_t column, auto value)
+                           HWY_ATTR { store(value, to + row * width + column); };
       const auto read = [&](const auto& source) {
-        copy_inputs(s, source, image, images, at, at.columns, kPanel, mine + at.matrix);
+        copy_inputs(s, source, image, images, at.columns, put);
       };
       a.src_scale != nullptr ? read(Source<T, true>(a)) : read(Source<T, false>(a));
-      const int64_t first_weight = columns.begin * at.depth;
+      const int64_t first_weight = columns.begin * depth;
       const auto product = [&](const float* weights) -> Product {
-        return {pixels,     columns.count(),
-                at.depth,   mine + at.matrix,
-                at.columns, 1,
-                weights,    at.depth * kPanel,
-                0,          mine + at.dst + columns.begin,
-                s.k,        false};
+        return {pixels,
+                columns.count(),
+                depth,
+                mine + at.matrix,
+                at.columns / kPerWord<W>,
+                1,
+                weights,
+                depth * kPanel,
+                0,
+                mine + at.dst + columns.begin,
+                s.k,
+                false};
       };
       if (a.prepared == nullptr)
-        multiply<Fma>(product(scratch + at.weights + first_weight));
-      else if constexpr (std::is_same_v<T, float>)
-        multiply<Fma>(product(static_cast<const float*>(a.prepared) + first_weight));
+        multiply<Op>(product(scratch + at.weights + first_weight));
+      else if constexpr (std::is_same_v<T, W>)
+        multiply<Op>(product(static_cast<const float*>(a.prepared) + first_weight));
       else
         multiply_widened(product(nullptr), static_cast<const Bf16*>(a.prepared) + first_weight);
       finish_pixels<T>(a, s.k, columns, image * at.pixels_of_image, pixels, mine + at.dst, my_sums);
@@ -240,10 +313,13 @@ void im2col_forward_pass(const ConvShape& s, const ForwardArguments& a, float* s
   if (a.sum != nullptr) add_sums(sums, threads.count, s.k, a.sum, a.sum_of_squares);
 }
 
-template <class T>
+template <class T, class W, class Op>
 void im2col_backward_pass(const ConvShape& s, const BackwardArguments& a, float* scratch,
                           const Threads& threads) {
-  const Im2colLayout at(s, Pass::kBackward, threads.count);
+  constexpr bool kPairs = kPerWord<W> == 2;
+  const Im2colLayout at(s, kPairs ? Type::kBf16 : Type::kFp32, Pass::kBackward, threads.count);
+  float* weights = scratch + at.weights;
+  if (a.grad_src != nullptr) im2col_prepare_transposed<W>(s, a.weights, weights, threads);
   const int workers = static_cast<int>(std::min<int64_t>(threads.count, at.count));
   double* sums = reinterpret_cast<double*>(scratch + at.sums);
   threads.run([&](int thread) {
@@ -251,30 +327,38 @@ void im2col_backward_pass(const ConvShape& s, const BackwardArguments& a, float*
     float* mine = scratch + thread * at.thread_words;
     double* my_sums = sums + thread * 2 * s.c;
     std::fill(my_sums, my_sums + 2 * s.c, 0.0);
-    float *matrix = mine + at.matrix, *dst = mine + at.dst;
+    float *matrix = mine + at.matrix, *dst = mine + at.dst, *dst_pairs = mine + at.dst_pairs;
     const Share share(at.count, thread, workers);
     for (int64_t block = share.begin; block < share.end; ++block) {
       const int64_t image = block * at.images, images = std::min(at.images, s.n - image);
       const int64_t pixels = images * at.pixels_of_image;
       const auto read = [&](const auto& gradient) {
-        copy_gradient(gradient, s.k, image * at.pixels_of_image, pixels, dst);
+        copy_gradient<W>(gradient, s.k, image * at.pixels_of_image, pixels,
+                         kPairs && a.grad_src == nullptr ? nullptr : dst,
+                         a.grad_weights == nullptr ? nullptr : dst_pairs);
       };
       a.dst != nullptr ? read(Gradient<T, true>(a)) : read(Gradient<T, false>(a));
       if (a.grad_src != nullptr) {
-        multiply<Fma>({pixels, at.depth, s.k, dst, s.k, 1, a.weights, kPanel, at.depth, matrix,
-                       at.columns, false});
+        const int64_t words = s.k / kPerWord<W>;
+        multiply<Op>({pixels, at.depth, words, dst, words, 1, weights, words * kPanel, 0, matrix,
+                      at.columns, false});
         write_source_gradient<T>(a, s.c, my_sums, [&](const auto& grad_src) {
           add_inputs(s, matrix, image, images, at, mine + at.image, grad_src);
         });
       }
       if (a.grad_weights != nullptr) {
         // By panels of columns, which the product then reads one after another.
+        const int64_t words = ceil_div(pixels, kPerWord<W>);
+        const auto put = [matrix, words](int64_t row, int64_t column, auto value) HWY_ATTR {
+          const int64_t line = column / kPanel * words + row / kPerWord<W>;
+          store_of_pixel<W>(value, row, matrix + line * kPanel + column % kPanel);
+        };
         const auto read_source = [&](const auto& source) {
-          copy_inputs(s, source, image, images, at, kPanel, pixels * kPanel, matrix);
+          copy_inputs(s, source, image, images, at.columns, put);
         };
         a.src_scale != nullptr ? read_source(Source<T, true>(a)) : read_source(Source<T, false>(a));
-        multiply<Fma>({s.k, at.columns, pixels, dst, 1, s.k, matrix, pixels * kPanel, kPanel,
-                       mine + at.grad_weights, at.columns, block > share.begin});
+        multiply<Op>({s.k, at.columns, words, dst_pairs, 1, s.k, matrix, words * kPanel, kPanel,
+                      mine + at.grad_weights, at.columns, block > share.begin});
       }
     }
   });
@@ -292,16 +376,18 @@ void im2col_backward_pass(const ConvShape& s, const BackwardArguments& a, float*
   });
 }
 
-void run_im2col_forward(const ConvShape& s, Type maps, const ForwardArguments& a, float* scratch,
-                        const Threads& threads) {
-  (maps == Type::kFp32 ? im2col_forward_pass<float> : im2col_forward_pass<Bf16>)(s, a, scratch,
-                                                                                 threads);
+void run_im2col_forward(const ConvShape& s, Numbers numbers, bool dot, const ForwardArguments& a,
+                        float* scratch, const Threads& threads) {
+  with_types(numbers, dot, [&]<class T, class W, class Op>(Types<T, W, Op>) {
+    im2col_forward_pass<T, W, Op>(s, a, scratch, threads);
+  });
 }
 
-void run_im2col_backward(const ConvShape& s, Type maps, const BackwardArguments& a, float* scratch,
-                         const Threads& threads) {
-  (maps == Type::kFp32 ? im2col_backward_pass<float> : im2col_backward_pass<Bf16>)(s, a, scratch,
-                                                                                   threads);
+void run_im2col_backward(const ConvShape& s, Numbers numbers, bool dot, const BackwardArguments& a,
+                         float* scratch, const Threads& threads) {
+  with_types(numbers, dot, [&]<class T, class W, class Op>(Types<T, W, Op>) {
+    im2col_backward_pass<T, W, Op>(s, a, scratch, threads);
+  });
 }
 
 }  // namespace HWY_NAMESPACE
@@ -314,31 +400,36 @@ namespace {
 HWY_EXPORT(run_im2col_prepare);
 HWY_EXPORT(run_im2col_forward);
 HWY_EXPORT(run_im2col_backward);
+
+bool has_dot() { return instruction_set_in_use() == "avx512_bf16"; }
 }  // namespace
 
-size_t im2col_workspace_bytes(const ConvShape& shape, Pass pass, int threads) {
-  return static_cast<size_t>(Im2colLayout(shape, pass, threads).total_words) * sizeof(float);
+size_t im2col_workspace_bytes(const ConvShape& shape, Numbers numbers, Pass pass, int threads) {
+  const Im2colLayout layout(shape, numbers.operands(), pass, threads);
+  return static_cast<size_t>(layout.total_words) * sizeof(float);
 }
 
-void im2col_forward(const ConvShape& shape, Type maps, const ForwardArguments& arguments,
+void im2col_forward(const ConvShape& shape, Numbers numbers, const ForwardArguments& arguments,
                     void* workspace, const Threads& threads) noexcept {
   HWY_DYNAMIC_DISPATCH(run_im2col_forward)
-  (shape, maps, arguments, static_cast<float*>(workspace), threads);
+  (shape, numbers, has_dot(), arguments, static_cast<float*>(workspace), threads);
 }
 
-size_t im2col_prepared_bytes(const ConvShape& shape, Type maps) {
-  return static_cast<size_t>(shape.k * shape.size * shape.size * shape.c * bytes_of(maps));
+size_t im2col_prepared_bytes(const ConvShape& shape, Numbers numbers) {
+  const int64_t depth = shape.size * shape.size * shape.c;
+  const int64_t padded = numbers.operands() == Type::kBf16 ? ceil_div(depth, 2) * 2 : depth;
+  return static_cast<size_t>(shape.k * padded * bytes_of(numbers.maps));
 }
 
-void im2col_prepare(const ConvShape& shape, Type maps, const float* weights, void* prepared,
+void im2col_prepare(const ConvShape& shape, Numbers numbers, const float* weights, void* prepared,
                     const Threads& threads) noexcept {
-  HWY_DYNAMIC_DISPATCH(run_im2col_prepare)(shape, maps, weights, prepared, threads);
+  HWY_DYNAMIC_DISPATCH(run_im2col_prepare)(shape, numbers, weights, prepared, threads);
 }
 
-void im2col_backward(const ConvShape& shape, Type maps, const BackwardArguments& arguments,
+void im2col_backward(const ConvShape& shape, Numbers numbers, const BackwardArguments& arguments,
                      void* workspace, const Threads& threads) noexcept {
   HWY_DYNAMIC_DISPATCH(run_im2col_backward)
-  (shape, maps, arguments, static_cast<float*>(workspace), threads);
+  (shape, numbers, has_dot(), arguments, static_cast<float*>(workspace), threads);
 }
 
 }  // namespace skipway::kernels

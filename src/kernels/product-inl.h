@@ -9,6 +9,7 @@
 
 #include <algorithm>
 
+#include "kernels/conv3x3.h"
 #include "kernels/pieces.h"
 #include "kernels/simd-inl.h"
 
@@ -41,7 +42,27 @@ struct PairByDot {
     return sum;
   }
 };
+using Dot = PairByDot;
+#else
+using Dot = PairByFma;
 #endif
+
+// Calls pass(Types<T, W, Op>) with the types of maps and of the products' operands, and the
+// product.
+template <class T, class W, class Op>
+struct Types {};
+
+template <class Pass>
+void with_types(Numbers numbers, bool dot, const Pass& pass) {
+  if (numbers.maps == Type::kFp32)
+    pass(Types<float, float, Fma>());
+  else if (numbers.products == Type::kFp32)
+    pass(Types<Bf16, float, Fma>());
+  else if (dot)
+    pass(Types<Bf16, Bf16, Dot>());
+  else
+    pass(Types<Bf16, Bf16, PairByFma>());
+}
 
 /// C[rows,columns] (+)= A[rows,depth] * B[depth,columns], all in words; C in fp32.
 struct Product {

@@ -477,29 +477,6 @@ void backward_pass(const ConvShape& s, const BackwardArguments& a, float* scratc
   });
 }
 
-#if HWY_TARGET == HWY_AVX3
-using Dot = PairByDot;
-#else
-using Dot = PairByFma;
-#endif
-
-// Calls pass(Types<T, W, Op>) with the types of maps and of the products' operands, and the
-// product.
-template <class T, class W, class Op>
-struct Types {};
-
-template <class Pass>
-void with_types(Numbers numbers, bool dot, const Pass& pass) {
-  if (numbers.maps == Type::kFp32)
-    pass(Types<float, float, Fma>());
-  else if (numbers.products == Type::kFp32)
-    pass(Types<Bf16, float, Fma>());
-  else if (dot)
-    pass(Types<Bf16, Bf16, Dot>());
-  else
-    pass(Types<Bf16, Bf16, PairByFma>());
-}
-
 /// The passes of a scheme, with this instruction set.
 template <class S>
 const SchemePasses& scheme_passes() {

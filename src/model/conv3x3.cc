@@ -40,11 +40,10 @@ using kernels::Type;
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
-const std::pair<ConvMethod, const char*> kNames[] = {{ConvMethod::kWinograd, "winograd"},
-                                                     {ConvMethod::kWinogradBf16, "winograd-bf16"},
-                                                     {ConvMethod::kIm2col, "im2col"},
-                                                     {ConvMethod::kTorch, "torch"},
-                                                     {ConvMethod::kReference, "reference"}};
+const std::pair<ConvMethod, const char*> kNames[] = {
+    {ConvMethod::kWinograd, "winograd"}, {ConvMethod::kWinogradBf16, "winograd-bf16"},
+    {ConvMethod::kIm2col, "im2col"},     {ConvMethod::kIm2colBf16, "im2col-bf16"},
+    {ConvMethod::kTorch, "torch"},       {ConvMethod::kReference, "reference"}};
 
 const char* name_of(ConvMethod method) {
   for (const auto& [known, name] : kNames)
@@ -82,13 +81,18 @@ struct OwnKernel {
 
   OwnKernel(const ConvShape& s, Type type, ConvMethod m)
       : shape(s),
-        numbers{type, m == ConvMethod::kWinogradBf16 ? Type::kBf16 : Type::kFp32},
+        numbers{type, m == ConvMethod::kWinogradBf16 || m == ConvMethod::kIm2colBf16 ? Type::kBf16
+                                                                                     : Type::kFp32},
         method(m) {}
+
+  bool is_im2col() const {
+    return method == ConvMethod::kIm2col || method == ConvMethod::kIm2colBf16;
+  }
 
   at::Tensor workspace(Pass pass) const {
     const int threads = at::get_num_threads();
-    const size_t bytes = method == ConvMethod::kIm2col
-                             ? kernels::im2col_workspace_bytes(shape, pass, threads)
+    const size_t bytes = is_im2col()
+                             ? kernels::im2col_workspace_bytes(shape, numbers, pass, threads)
                              : kernels::workspace_bytes(shape, numbers, pass, threads);
     return at::empty({static_cast<int64_t>(bytes)}, at::kByte);
   }
@@ -97,20 +101,19 @@ struct OwnKernel {
       return kernels::reference_forward(shape, numbers.maps, a, all_threads());
     const at::Tensor memory = workspace(Pass::kForward);
     void* scratch = memory.mutable_data_ptr();
-    if (method == ConvMethod::kIm2col)
-      kernels::im2col_forward(shape, numbers.maps, a, scratch, all_threads());
+    if (is_im2col())
+      kernels::im2col_forward(shape, numbers, a, scratch, all_threads());
     else
       kernels::forward(shape, numbers, a, scratch, all_threads());
   }
   // What a forward pass may be given instead of the weights.
   at::Tensor prepare(const at::Tensor& weights) const {
     if (method == ConvMethod::kReference) return weights;
-    const size_t bytes = method == ConvMethod::kIm2col
-                             ? kernels::im2col_prepared_bytes(shape, numbers.maps)
-                             : kernels::prepared_bytes(shape, numbers);
+    const size_t bytes = is_im2col() ? kernels::im2col_prepared_bytes(shape, numbers)
+                                     : kernels::prepared_bytes(shape, numbers);
     const at::Tensor prepared = at::empty({static_cast<int64_t>(bytes)}, at::kByte);
-    if (method == ConvMethod::kIm2col)
-      kernels::im2col_prepare(shape, numbers.maps, weights.const_data_ptr<float>(),
+    if (is_im2col())
+      kernels::im2col_prepare(shape, numbers, weights.const_data_ptr<float>(),
                               prepared.mutable_data_ptr(), all_threads());
     else
       kernels::prepare(shape, numbers, weights.const_data_ptr<float>(), prepared.mutable_data_ptr(),
@@ -122,8 +125,8 @@ struct OwnKernel {
       return kernels::reference_backward(shape, numbers.maps, a, all_threads());
     const at::Tensor memory = workspace(Pass::kBackward);
     void* scratch = memory.mutable_data_ptr();
-    if (method == ConvMethod::kIm2col)
-      kernels::im2col_backward(shape, numbers.maps, a, scratch, all_threads());
+    if (is_im2col())
+      kernels::im2col_backward(shape, numbers, a, scratch, all_threads());
     else
       kernels::backward(shape, numbers, a, scratch, all_threads());
   }
@@ -218,12 +221,16 @@ std::vector<ConvMethod> candidates(const ConvShape& s, Type type, const std::str
   if (word == "reference") return {ConvMethod::kReference};
   std::vector<ConvMethod> methods;
   const bool is_3x3 = kernels::refusal(s).empty();
+  const bool in_bf16 =
+      word == "auto" && type == Type::kBf16 && kernels::instruction_sets().front() == "avx512_bf16";
   if (is_3x3) methods.push_back(ConvMethod::kWinograd);
   if (word == "winograd" && is_3x3) return methods;
-  if (is_3x3 && type == Type::kBf16 && kernels::instruction_sets().front() == "avx512_bf16")
-    methods.push_back(ConvMethod::kWinogradBf16);
+  if (is_3x3 && in_bf16) methods.push_back(ConvMethod::kWinogradBf16);
   // Other channels have no gradient of the source; only the stem has others.
-  if (s.c % 16 == 0 || s.c == 3) methods.push_back(ConvMethod::kIm2col);
+  if (s.c % 16 == 0 || s.c == 3) {
+    methods.push_back(ConvMethod::kIm2col);
+    if (in_bf16) methods.push_back(ConvMethod::kIm2colBf16);
+  }
   // Without an instruction for it, oneDNN's bf16 is slower than anything by far.
   const bool slow = type == Type::kBf16 && !__builtin_cpu_supports("avx512bf16");
   if (methods.empty() || (word == "auto" && !slow)) methods.push_back(ConvMethod::kTorch);
@@ -686,7 +693,7 @@ std::string KernelChoice::in_use() const {
     if (method != "torch" && shape != kMuon) best = "winograd";
   // The instruction set of the products: those in fp32 do not use the bf16 instruction.
   const bool in_bf16 = std::any_of(chosen_.begin(), chosen_.end(), [](const auto& entry) {
-    return entry.second == "winograd-bf16";
+    return entry.second.ends_with("-bf16");
   });
   if (best == "winograd" && set == "avx512_bf16" && !in_bf16) set = "avx512";
   return best + "/" + set;

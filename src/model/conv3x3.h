@@ -16,10 +16,10 @@
 
 namespace skipway {
 
-/// Who computes a convolution. "winograd" multiplies in fp32, "winograd-bf16" in bf16, "im2col" is
-/// the matrix product of all inputs, "torch" is LibTorch, which asks oneDNN, "reference" the sum as
-/// it is defined.
-enum class ConvMethod { kWinograd, kWinogradBf16, kIm2col, kTorch, kReference };
+/// Who computes a convolution. "winograd" multiplies in fp32, "winograd-bf16" in bf16, "im2col" and
+/// "im2col-bf16" are the matrix product of all inputs, "torch" is LibTorch, which asks oneDNN,
+/// "reference" the sum as it is defined.
+enum class ConvMethod { kWinograd, kWinogradBf16, kIm2col, kIm2colBf16, kTorch, kReference };
 
 /// Which method each layer's shape takes, by measuring it when it first comes. Kept with a run, so
 /// that a resumed run computes as the first did.

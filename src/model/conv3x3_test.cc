@@ -175,17 +175,23 @@ TEST(ConvChain, Bf16IsAsExactAsLibTorchs) {
   for (const Block& block : kBlocks) {
     const Result want = run(block, by_autograd);
     const Result torch = run(block, in_bf16(by_autograd));
-    const Result got = run(block, in_bf16([](ConvChain& chain, const at::Tensor& src) {
-                             KernelChoice kernels("winograd");
-                             return conv_chain(chain, src, /*training=*/true, kernels);
-                           }));
-    EXPECT_EQ(got.dst.scalar_type(), at::kBFloat16);
-    EXPECT_LT(relative_error(got.dst, want.dst), kMargin * relative_error(torch.dst, want.dst));
-    for (size_t i = 0; i < want.gradients.size(); ++i) {
-      const at::Tensor& exact = want.gradients[i].second;
-      EXPECT_LT(relative_error(got.gradients[i].second, exact),
-                kMargin * relative_error(torch.gradients[i].second, exact))
-          << block.name << ", " << want.gradients[i].first;
+    // The latter where the machine has the instruction; else what is measured to be best.
+    for (const KernelChoice& choice :
+         {KernelChoice("winograd"), mixed("im2col-bf16", "im2col-bf16")}) {
+      const Result got = run(block, in_bf16([&](ConvChain& chain, const at::Tensor& src) {
+                               KernelChoice kernels = choice;
+                               return conv_chain(chain, src, /*training=*/true, kernels);
+                             }));
+      const std::string what = fmt::format("{}, {}", block.name, choice.word());
+      EXPECT_EQ(got.dst.scalar_type(), at::kBFloat16);
+      EXPECT_LT(relative_error(got.dst, want.dst), kMargin * relative_error(torch.dst, want.dst))
+          << what;
+      for (size_t i = 0; i < want.gradients.size(); ++i) {
+        const at::Tensor& exact = want.gradients[i].second;
+        EXPECT_LT(relative_error(got.gradients[i].second, exact),
+                  kMargin * relative_error(torch.gradients[i].second, exact))
+            << what << ", " << want.gradients[i].first;
+      }
     }
   }
 }
@@ -237,6 +243,29 @@ TEST(KernelChoice, MeasuresOnceAndKeepsTheAnswer) {
   KernelChoice resumed("auto");
   resumed.restore(kernels.chosen());
   EXPECT_EQ(resumed.method(shape, kernels::Type::kFp32, true), method);
+}
+
+TEST(KernelChoice, WinogradMultipliesInFp32) {
+  KernelChoice kernels("winograd");
+  const auto method = [&](const kernels::ConvShape& shape) {
+    return kernels.method(shape, kernels::Type::kBf16, true);
+  };
+  EXPECT_EQ(method({2, 8, 8, 32, 32, 3, 1, 1}), ConvMethod::kWinograd);
+  EXPECT_EQ(method({2, 8, 8, 32, 32, 1, 1, 0}), ConvMethod::kIm2col);
+  EXPECT_TRUE(kernels.measured_s().empty());
+}
+
+TEST(KernelChoice, NamesTheInstructionSetOfTheProducts) {
+  const std::string best = kernels::instruction_sets().front();
+  const auto in_use = [](const std::string& method) {
+    KernelChoice kernels("auto");
+    kernels.restore({{"a shape", method}, {"another", "torch"}});
+    return kernels.in_use();
+  };
+  for (const char* method : {"winograd-bf16", "im2col-bf16"})
+    EXPECT_EQ(in_use(method), "winograd/" + best);
+  for (const char* method : {"winograd", "im2col"})
+    EXPECT_EQ(in_use(method), "winograd/" + (best == "avx512_bf16" ? "avx512" : best));
 }
 
 }  // namespace
