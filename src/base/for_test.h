@@ -12,6 +12,13 @@
 
 namespace skipway {
 
+/// Sanitizers reserve more address space than any limit leaves.
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+constexpr bool kSanitized = true;
+#else
+constexpr bool kSanitized = false;
+#endif
+
 /// A new folder below testing::TempDir(), removed with all it holds at the end.
 class TemporaryFolder {
  public:

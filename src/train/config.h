@@ -44,7 +44,7 @@ struct Config {
   double label_smoothing = 0.1;
   double bias_lr = 8;
   std::string optimizer = "muon";
-  double muon_lr = 0.4;
+  double muon_lr = 0.25;
   double muon_momentum = 0.9;
   double ema = 0;
   bool lookahead = false;

@@ -16,16 +16,11 @@
 #include <string>
 
 #include "base/error.h"
+#include "base/for_test.h"
 #include "base/log.h"
 
 namespace skipway {
 namespace {
-
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-constexpr bool kSanitized = true;  // reserves more address space than any limit leaves
-#else
-constexpr bool kSanitized = false;
-#endif
 
 Dataset noise_dataset(int64_t images) {
   Dataset dataset;

@@ -156,7 +156,8 @@ TEST_F(TrainerTest, StagesAndAveragesAreResumedBitForBit) {
 }
 
 TEST_F(TrainerTest, TheAverageIsEvaluatedAndSaved) {
-  Config config = small_config(4);
+  Config config = small_config(8);
+  config.t_max = 8;
   const TrainResult plain = Trainer(config, "", synthetic_dataset(), new_run("a"), {}).run();
   config.ema = 0.8;
   const TrainResult averaged = Trainer(config, "", synthetic_dataset(), new_run("b"), {}).run();
