@@ -220,13 +220,11 @@ void muon_matrix(const MuonMatrix& m, const MuonRates& rates, float* scratch) {
   }
 }
 
-void run_muon_matrix(const MuonMatrix& m, const MuonRates& rates, Type products,
-                     [[maybe_unused]] bool dot, float* scratch) {
-#if HWY_TARGET == HWY_AVX3
-  if (products == Type::kBf16 && dot) return muon_matrix<Bf16, PairByDot>(m, rates, scratch);
-#endif
-  if (products == Type::kBf16) return muon_matrix<Bf16, PairByFma>(m, rates, scratch);
-  muon_matrix<float, Fma>(m, rates, scratch);
+void run_muon_matrix(const MuonMatrix& m, const MuonRates& rates, Type products, bool dot,
+                     float* scratch) {
+  with_types({products, products}, dot, [&]<class T, class W, class Op>(Types<T, W, Op>) {
+    muon_matrix<W, Op>(m, rates, scratch);
+  });
 }
 
 }  // namespace HWY_NAMESPACE
