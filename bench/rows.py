@@ -1,6 +1,7 @@
 """What the benchmark drivers share: set-up, one row in a process of its own, and the processor's name; and what a row in Python takes and prints."""
 
 import json
+import os
 import pathlib
 import resource
 import subprocess
@@ -9,6 +10,8 @@ import sys
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 BUILD = ROOT / "build/release"
 VENV = ROOT / ".venv-bench"
+# What ./skipway sets for the program.
+ENVIRONMENT = {"GOMP_SPINCOUNT": "10000", "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
 MODELS = ["resnet18", "resnet34", "resnet50"]
 
 
@@ -29,7 +32,8 @@ def set_up(python, targets, packages=()):
 
 def output_of(command):
     """The JSON object that a row prints."""
-    return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    environment = os.environ | (ENVIRONMENT if pathlib.Path(command[0]).is_relative_to(BUILD) else {})
+    return json.loads(subprocess.run(command, check=True, capture_output=True, text=True, env=environment).stdout)
 
 
 def processor():

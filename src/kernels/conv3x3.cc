@@ -70,9 +70,14 @@ bool use_instruction_set(const std::string& name) {
   return true;
 }
 
-size_t workspace_bytes(const ConvShape& s, Numbers numbers, Pass pass, int threads) {
-  return static_cast<size_t>(Workspace(s, numbers.operands(), pass, threads).total_words) *
-         sizeof(float);
+size_t workspace_bytes(const ConvShape& shape, Numbers numbers, Pass pass, int threads) {
+  const auto words = [&](Sweep sweep) {
+    return Workspace(shape, numbers.operands(), sweep, threads).total_words;
+  };
+  int64_t most = words(pass == Pass::kForward ? Sweep::kForward : Sweep::kBothGradients);
+  if (pass == Pass::kBackward && !gradients_go_together(shape))
+    most = std::max(words(Sweep::kSourceGradient), words(Sweep::kWeightsGradient));
+  return static_cast<size_t>(most) * sizeof(float);
 }
 
 void forward(const ConvShape& shape, Numbers numbers, const ForwardArguments& arguments,
@@ -82,13 +87,15 @@ void forward(const ConvShape& shape, Numbers numbers, const ForwardArguments& ar
 }
 
 size_t prepared_bytes(const ConvShape& shape, Numbers numbers) {
-  return static_cast<size_t>(tiling_of(shape).weight_points() * shape.c * shape.k *
-                             bytes_of(numbers.operands()));
+  const int64_t per_word = numbers.operands() == Type::kBf16 ? 2 : 1;
+  return static_cast<size_t>(tiling_of(shape).weight_points() * weights_plane_of(shape, per_word)) *
+         sizeof(float);
 }
 
 void prepare(const ConvShape& shape, Numbers numbers, const float* weights, void* prepared,
              const Threads& threads) noexcept {
-  passes_of(shape).prepare(shape, numbers, weights, static_cast<float*>(prepared), threads);
+  passes_of(shape).prepare(shape, numbers, has_dot() && dot_allowed, weights,
+                           static_cast<float*>(prepared), threads);
 }
 
 void backward(const ConvShape& shape, Numbers numbers, const BackwardArguments& arguments,

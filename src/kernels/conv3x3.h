@@ -103,8 +103,8 @@ struct BackwardArguments {
   float* grad_weights = nullptr;  // [k,3,3,c], overwritten; null: not wanted
 };
 
-/// Gradients of both operands, by the adjoint of the forward algorithm: the transformed gradient
-/// is made once and used for both. Numbers as forward; bf16 rounds it once.
+/// Gradients of both operands, by the adjoint of the forward algorithm. Numbers as forward; bf16
+/// rounds the transformed gradient once.
 void backward(const ConvShape& shape, Numbers numbers, const BackwardArguments& arguments,
               void* workspace, const Threads& threads) noexcept;
 

@@ -258,14 +258,15 @@ void run_im2col_prepare(const ConvShape& s, Numbers numbers, const float* weight
     im2col_prepare_pass<Bf16, 2>(s, weights, to, threads);
 }
 
-template <class T, class W, class Op>
+template <class T, class Op>
 void im2col_forward_pass(const ConvShape& s, const ForwardArguments& a, float* scratch,
                          const Threads& threads) {
-  const Im2colLayout at(s, kPerWord<W> == 2 ? Type::kBf16 : Type::kFp32, Pass::kForward,
+  using W = typename Op::Operand;
+  const Im2colLayout at(s, Op::kPerWord == 2 ? Type::kBf16 : Type::kFp32, Pass::kForward,
                         threads.count);
-  const int64_t depth = ceil_div(at.depth, kPerWord<W>);
+  const int64_t depth = ceil_div(at.depth, Op::kPerWord);
   if (a.prepared == nullptr)
-    im2col_prepare_pass<W, kPerWord<W>>(s, a.weights, scratch + at.weights, threads);
+    im2col_prepare_pass<W, Op::kPerWord>(s, a.weights, scratch + at.weights, threads);
   double* sums = reinterpret_cast<double*>(scratch + at.sums);
   // Where there are fewer blocks than threads, these share the columns of each.
   const bool shared = at.count < std::min<int64_t>(ceil_div(s.k, kPanel), threads.count);
@@ -292,7 +293,7 @@ void im2col_forward_pass(const ConvShape& s, const ForwardArguments& a, float* s
                 columns.count(),
                 depth,
                 mine + at.matrix,
-                at.columns / kPerWord<W>,
+                at.columns / Op::kPerWord,
                 1,
                 weights,
                 depth * kPanel,
@@ -313,10 +314,11 @@ void im2col_forward_pass(const ConvShape& s, const ForwardArguments& a, float* s
   if (a.sum != nullptr) add_sums(sums, threads.count, s.k, a.sum, a.sum_of_squares);
 }
 
-template <class T, class W, class Op>
+template <class T, class Op>
 void im2col_backward_pass(const ConvShape& s, const BackwardArguments& a, float* scratch,
                           const Threads& threads) {
-  constexpr bool kPairs = kPerWord<W> == 2;
+  using W = typename Op::Operand;
+  constexpr bool kPairs = Op::kPerWord == 2;
   const Im2colLayout at(s, kPairs ? Type::kBf16 : Type::kFp32, Pass::kBackward, threads.count);
   float* weights = scratch + at.weights;
   if (a.grad_src != nullptr) im2col_prepare_transposed<W>(s, a.weights, weights, threads);
@@ -339,7 +341,7 @@ void im2col_backward_pass(const ConvShape& s, const BackwardArguments& a, float*
       };
       a.dst != nullptr ? read(Gradient<T, true>(a)) : read(Gradient<T, false>(a));
       if (a.grad_src != nullptr) {
-        const int64_t words = s.k / kPerWord<W>;
+        const int64_t words = s.k / Op::kPerWord;
         multiply<Op>({pixels, at.depth, words, dst, words, 1, weights, words * kPanel, 0, matrix,
                       at.columns, false});
         write_source_gradient<T>(a, s.c, my_sums, [&](const auto& grad_src) {
@@ -348,9 +350,9 @@ void im2col_backward_pass(const ConvShape& s, const BackwardArguments& a, float*
       }
       if (a.grad_weights != nullptr) {
         // By panels of columns, which the product then reads one after another.
-        const int64_t words = ceil_div(pixels, kPerWord<W>);
+        const int64_t words = ceil_div(pixels, Op::kPerWord);
         const auto put = [matrix, words](int64_t row, int64_t column, auto value) HWY_ATTR {
-          const int64_t line = column / kPanel * words + row / kPerWord<W>;
+          const int64_t line = column / kPanel * words + row / Op::kPerWord;
           store_of_pixel<W>(value, row, matrix + line * kPanel + column % kPanel);
         };
         const auto read_source = [&](const auto& source) {
@@ -378,15 +380,15 @@ void im2col_backward_pass(const ConvShape& s, const BackwardArguments& a, float*
 
 void run_im2col_forward(const ConvShape& s, Numbers numbers, bool dot, const ForwardArguments& a,
                         float* scratch, const Threads& threads) {
-  with_types(numbers, dot, [&]<class T, class W, class Op>(Types<T, W, Op>) {
-    im2col_forward_pass<T, W, Op>(s, a, scratch, threads);
+  with_types(numbers, dot, [&]<class T, class Op>(Types<T, Op>) {
+    im2col_forward_pass<T, Op>(s, a, scratch, threads);
   });
 }
 
 void run_im2col_backward(const ConvShape& s, Numbers numbers, bool dot, const BackwardArguments& a,
                          float* scratch, const Threads& threads) {
-  with_types(numbers, dot, [&]<class T, class W, class Op>(Types<T, W, Op>) {
-    im2col_backward_pass<T, W, Op>(s, a, scratch, threads);
+  with_types(numbers, dot, [&]<class T, class Op>(Types<T, Op>) {
+    im2col_backward_pass<T, Op>(s, a, scratch, threads);
   });
 }
 

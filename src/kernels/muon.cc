@@ -88,36 +88,38 @@ void multiply_symmetric(const float* left, const float* right, int64_t depth, in
   }
 }
 
-// As operands of products with words W; `space` is for those of bf16.
-template <class W>
+// As operands of products; `space` is for those of bf16.
+template <class Op>
 const float* words_of(const float* matrix, int64_t size, float* space) {
-  if constexpr (std::is_same_v<W, float>) return matrix;
-  const int64_t step = static_cast<int64_t>(lanes());
-  for (int64_t panel = 0; panel < size; panel += kPanel) {
-    const int64_t width = panel_width(size, panel);
-    for (int64_t row = 0; row < size; row += 2) {
-      const float* from = matrix + panel * size + row * width;
-      float* to = space + panel * size / 2 + row / 2 * width;
-      for (int64_t i = 0; i < width; i += step)
-        store_pair(load(from + i), load(from + width + i), to + i);
+  if constexpr (Op::kPerWord == 1) {
+    return matrix;
+  } else {
+    const int64_t step = static_cast<int64_t>(lanes());
+    for (int64_t panel = 0; panel < size; panel += kPanel) {
+      const int64_t width = panel_width(size, panel);
+      for (int64_t row = 0; row < size; row += 2) {
+        const float* from = matrix + panel * size + row * width;
+        float* to = space + panel * size / 2 + row / 2 * width;
+        for (int64_t i = 0; i < width; i += step)
+          Op::store_pair(load(from + i), load(from + width + i), to + i);
+      }
     }
+    return space;
   }
-  return space;
 }
 
 struct Norms {
   double filters, direction;
 };
 
-// Moves the momentum, and leaves the direction, momentum or Nesterov's, in words W: `panels`, words
+// Moves the momentum, and leaves the direction, momentum or Nesterov's, in words: `panels`, words
 // of neighbouring rows in panels of columns, and `turned`, words of neighbouring columns in panels
 // of rows.
-template <class W>
+template <class Op>
 Norms move_momentum(const MuonMatrix& m, const MuonRates& rates, const MuonLayout& at,
                     float* scratch) {
-  constexpr bool kFp32 = std::is_same_v<W, float>;
-  constexpr int64_t kPerWord = kFp32 ? 1 : 2;
-  const int64_t step = static_cast<int64_t>(lanes()), depth = m.columns / kPerWord;
+  using Operand = typename Op::Operand;
+  const int64_t step = static_cast<int64_t>(lanes()), depth = m.columns / Op::kPerWord;
   float *some_rows = scratch + at.some_rows, *turned = scratch + at.turned;
   float* panels = scratch + at.panels;
   const V keep = hn::Set(D(), static_cast<float>(rates.momentum));
@@ -138,16 +140,16 @@ Norms move_momentum(const MuonMatrix& m, const MuonRates& rates, const MuonLayou
         const int64_t panel = column / kPanel * kPanel, width = panel_width(m.columns, panel);
         const V upper = move(row * m.columns + column);
         const V lower = move((row + 1) * m.columns + column);
-        float* to = panels + panel * (m.rows / kPerWord) + row / kPerWord * width + column - panel;
-        if constexpr (kFp32) {
-          store(upper, to);
-          store(lower, to + width);
+        float* to = panels + (panel * m.rows + row * width) / Op::kPerWord + column - panel;
+        Operand* const beside =
+            reinterpret_cast<Operand*>(some_rows) + (row - first) * m.columns + column;
+        if constexpr (Op::kPerWord == 1) {
+          store(upper, to), store(lower, to + width);
+          store(upper, beside), store(lower, beside + m.columns);
         } else {
-          store_pair(upper, lower, to);
+          Op::store_pair(upper, lower, to);
+          Op::store(upper, beside), Op::store(lower, beside + m.columns);
         }
-        W* const beside = reinterpret_cast<W*>(some_rows) + (row - first) * m.columns + column;
-        store(upper, beside);
-        store(lower, beside + m.columns);
       }
     }
     const int64_t panel = first / kPanel * kPanel, width = panel_width(m.rows, panel);
@@ -168,18 +170,17 @@ Norms move_momentum(const MuonMatrix& m, const MuonRates& rates, const MuonLayou
   return {std::sqrt(squares.filters), std::sqrt(squares.direction)};
 }
 
-template <class W, class Op>
+template <class Op>
 void muon_matrix(const MuonMatrix& m, const MuonRates& rates, float* scratch) {
-  constexpr int64_t kPerWord = std::is_same_v<W, float> ? 1 : 2;
   const MuonLayout at(m.rows, m.columns);
-  const Norms norms = move_momentum<W>(m, rates, at, scratch);
+  const Norms norms = move_momentum<Op>(m, rates, at, scratch);
   const double scale = 1 / std::max(norms.direction, kSmallest);
 
   const int64_t size = m.rows, values = size * size;
   float *gram = scratch + at.gram, *square = scratch + at.square, *half = scratch + at.half;
   float *polynomial = scratch + at.polynomial, *product = scratch + at.product;
   const float* turned = scratch + at.turned;
-  multiply_symmetric<Op>(turned, turned, m.columns / kPerWord, size, gram);
+  multiply_symmetric<Op>(turned, turned, m.columns / Op::kPerWord, size, gram);
   const auto by_square = static_cast<float>(scale * scale);
   for (int64_t i = 0; i < values; ++i) gram[i] *= by_square;
   for (int iteration = 0; iteration < kMuonIterations; ++iteration) {
@@ -202,9 +203,9 @@ void muon_matrix(const MuonMatrix& m, const MuonRates& rates, float* scratch) {
     multiply_symmetric<Fma>(half, polynomial, size, size, gram);
   }
 
-  const float* by = words_of<W>(product, size, half);
+  const float* by = words_of<Op>(product, size, half);
   float* tile = scratch + at.tile;
-  const int64_t step = static_cast<int64_t>(lanes()), depth = size / kPerWord;
+  const int64_t step = static_cast<int64_t>(lanes()), depth = size / Op::kPerWord;
   const V factor = hn::Set(D(), static_cast<float>(std::sqrt(static_cast<double>(size)) /
                                                    std::max(norms.filters, kSmallest)));
   const V rate = hn::Set(D(), static_cast<float>(-rates.lr * scale));
@@ -222,9 +223,8 @@ void muon_matrix(const MuonMatrix& m, const MuonRates& rates, float* scratch) {
 
 void run_muon_matrix(const MuonMatrix& m, const MuonRates& rates, Type products, bool dot,
                      float* scratch) {
-  with_types({products, products}, dot, [&]<class T, class W, class Op>(Types<T, W, Op>) {
-    muon_matrix<W, Op>(m, rates, scratch);
-  });
+  with_types({products, products}, dot,
+             [&]<class T, class Op>(Types<T, Op>) { muon_matrix<Op>(m, rates, scratch); });
 }
 
 }  // namespace HWY_NAMESPACE

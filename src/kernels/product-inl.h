@@ -17,12 +17,19 @@ HWY_BEFORE_NAMESPACE();
 namespace skipway::kernels {
 namespace HWY_NAMESPACE {
 
+// A product of words: apply() adds one, store() makes operands of a vector, store_pair() makes
+// words of two, which lie `first` before `second` along the depth.
 struct Fma {
+  using Operand = float;
+  static constexpr int64_t kPerWord = 1;
   static HWY_INLINE V apply(V a, V b, V sum) { return hn::MulAdd(a, b, sum); }
+  static HWY_INLINE void store(V v, float* to) { hn::StoreU(v, D(), to); }
 };
 
 // Both products of a pair in fp32, where the processor has no instruction for them.
 struct PairByFma {
+  using Operand = Bf16;
+  static constexpr int64_t kPerWord = 2;
   static HWY_INLINE V apply(V a, V b, V sum) {
     const auto low = [](V v) {
       return hn::BitCast(D(), hn::ShiftLeft<16>(hn::BitCast(DBits(), v)));
@@ -32,14 +39,34 @@ struct PairByFma {
     };
     return hn::MulAdd(high(a), high(b), hn::MulAdd(low(a), low(b), sum));
   }
+  static HWY_INLINE void store(V v, Bf16* to) { HWY_NAMESPACE::store(v, to); }
+  static HWY_INLINE void store_pair(V first, V second, float* to) {
+    HWY_NAMESPACE::store_pair(first, second, to);
+  }
 };
 
 #if HWY_TARGET == HWY_AVX3
-// Highway 1.0.3 has no name for it. The assembler knows it whatever the compiler's target is.
+// Highway 1.0.3 has no names for them. The assembler knows them whatever the compiler's target is.
+// They round ties to even.
 struct PairByDot {
+  using Operand = Bf16;
+  static constexpr int64_t kPerWord = 2;
   static HWY_INLINE V apply(V a, V b, V sum) {
     __asm__("vdpbf16ps %2, %1, %0" : "+v"(sum.raw) : "v"(a.raw), "v"(b.raw));
     return sum;
+  }
+  static HWY_INLINE void store(V v, Bf16* to) {
+    __m256i halves;
+    __asm__("vcvtneps2bf16 %1, %0" : "=v"(halves) : "v"(v.raw));
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), halves);
+  }
+  static HWY_INLINE void store_pair(V first, V second, float* to) {
+    __m512i halves;  // all of the first, then all of the second
+    __asm__("vcvtne2ps2bf16 %1, %2, %0" : "=v"(halves) : "v"(first.raw), "v"(second.raw));
+    alignas(64) static constexpr uint16_t kInTurn[32] = {0,  16, 1,  17, 2,  18, 3,  19, 4,  20, 5,
+                                                         21, 6,  22, 7,  23, 8,  24, 9,  25, 10, 26,
+                                                         11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
+    _mm512_storeu_si512(to, _mm512_permutexvar_epi16(_mm512_load_si512(kInTurn), halves));
   }
 };
 using Dot = PairByDot;
@@ -47,21 +74,20 @@ using Dot = PairByDot;
 using Dot = PairByFma;
 #endif
 
-// Calls pass(Types<T, W, Op>) with the types of maps and of the products' operands, and the
-// product.
-template <class T, class W, class Op>
+// Calls pass(Types<T, Op>) with the type of maps and the product.
+template <class T, class Op>
 struct Types {};
 
 template <class Pass>
 void with_types(Numbers numbers, bool dot, const Pass& pass) {
   if (numbers.maps == Type::kFp32)
-    pass(Types<float, float, Fma>());
+    pass(Types<float, Fma>());
   else if (numbers.products == Type::kFp32)
-    pass(Types<Bf16, float, Fma>());
+    pass(Types<Bf16, Fma>());
   else if (dot)
-    pass(Types<Bf16, Bf16, Dot>());
+    pass(Types<Bf16, Dot>());
   else
-    pass(Types<Bf16, Bf16, PairByFma>());
+    pass(Types<Bf16, PairByFma>());
 }
 
 /// C[rows,columns] (+)= A[rows,depth] * B[depth,columns], all in words; C in fp32.

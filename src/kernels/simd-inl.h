@@ -52,6 +52,24 @@ HWY_INLINE void store_pair(V first, V second, float* to) {
   hn::StoreU(hn::BitCast(D(), pair(first, second)), D(), to);
 }
 
+// to[j][i] = from[i][j], where a row is so many values from the next.
+HWY_INLINE void transpose_4x4(const float* from, int64_t from_row, float* to, int64_t to_row) {
+#if HWY_TARGET == HWY_SCALAR
+  for (int i = 0; i < 4; ++i)
+    for (int j = 0; j < 4; ++j) to[j * to_row + i] = from[i * from_row + j];
+#else
+  const hn::FixedTag<float, 4> d;
+  const auto row0 = hn::LoadU(d, from), row1 = hn::LoadU(d, from + from_row);
+  const auto row2 = hn::LoadU(d, from + 2 * from_row), row3 = hn::LoadU(d, from + 3 * from_row);
+  const auto low01 = hn::InterleaveLower(d, row0, row1), low23 = hn::InterleaveLower(d, row2, row3);
+  const auto up01 = hn::InterleaveUpper(d, row0, row1), up23 = hn::InterleaveUpper(d, row2, row3);
+  hn::StoreU(hn::ConcatLowerLower(d, low23, low01), d, to);
+  hn::StoreU(hn::ConcatUpperUpper(d, low23, low01), d, to + to_row);
+  hn::StoreU(hn::ConcatLowerLower(d, up23, up01), d, to + 2 * to_row);
+  hn::StoreU(hn::ConcatUpperUpper(d, up23, up01), d, to + 3 * to_row);
+#endif
+}
+
 // Adds each lane to a double of its own: what many pixels left in a register goes to sums of many.
 HWY_INLINE void add_to(double* sums, V v) {
   HWY_ALIGN float values[16];

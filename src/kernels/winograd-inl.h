@@ -110,12 +110,14 @@ HWY_INLINE void tile_to_points(const Source& source, const Window<typename Sourc
   }
 }
 
-// W, the products' operand: fp32 has one layout, [point][tile][channel]. bf16: `by_channel` is
-// that, with pairs of neighbouring channels in a word; `by_tile` is [point][tile / 2][channel],
-// with pairs of neighbouring tiles. Either may be null.
-template <class W, class Source>
+// Tiles to points, as operands of a product. fp32 has one layout, [point][tile][channel]. bf16:
+// `by_channel` is that, in words of neighbouring channels; `by_tile` is [point][tile / 2][channel],
+// in words of neighbouring tiles, with zeros after an odd one. Either may be null.
+template <class Op, class Source>
 void block_to_points(const Source& source, const ConvShape& shape, const Blocks& blocks,
                      const Part& part, int64_t plane, float* by_channel, float* by_tile) {
+  using Operand = typename Op::Operand;
+  constexpr int kPoints = Source::Transform::kOut * Source::Transform::kOut;
   const int64_t channels = source.channels, step = static_cast<int64_t>(lanes());
   const Share mine = part.share(ceil_div(part.tiles, 2));
   for (int64_t tile = 2 * mine.begin; tile < std::min(2 * mine.end, part.tiles); tile += 2) {
@@ -125,71 +127,69 @@ void block_to_points(const Source& source, const ConvShape& shape, const Blocks&
         source.window(shape, Place(blocks, Source::kTile, part.first_tile + tile + (two ? 1 : 0)));
     for (int64_t channel = 0; channel < channels; channel += step) {
       const auto store_by_channel = [&](int64_t of_tile, int point, V v) HWY_ATTR {
-        W* to = reinterpret_cast<W*>(by_channel + point * plane) + of_tile * channels + channel;
-        store(v, to);
+        Op::store(v, reinterpret_cast<Operand*>(by_channel + point * plane) + of_tile * channels +
+                         channel);
       };
-      if (std::is_same_v<W, float> || by_tile == nullptr) {
-        tile_to_points(source, first, channel,
-                       [&](int point, V v) HWY_ATTR { store_by_channel(tile, point, v); });
-        if (two)
-          tile_to_points(source, second, channel,
-                         [&](int point, V v) HWY_ATTR { store_by_channel(tile + 1, point, v); });
-      } else {
-        V kept[Source::Transform::kOut * Source::Transform::kOut];
-        tile_to_points(source, first, channel, [&](int point, V v) HWY_ATTR {
-          kept[point] = v;
-          if (by_channel != nullptr) store_by_channel(tile, point, v);
-        });
-        float* pairs = by_tile + tile / 2 * channels + channel;
-        if (two) {
-          tile_to_points(source, second, channel, [&](int point, V v) HWY_ATTR {
-            store_pair(kept[point], v, pairs + point * plane);
-            if (by_channel != nullptr) store_by_channel(tile + 1, point, v);
+      if constexpr (Op::kPerWord == 2) {
+        if (by_tile != nullptr) {
+          V kept[kPoints];
+          tile_to_points(source, first, channel, [&](int point, V v) HWY_ATTR {
+            kept[point] = v;
+            if (by_channel != nullptr) store_by_channel(tile, point, v);
           });
-        } else {
-          for (int point = 0; point < Source::Transform::kOut * Source::Transform::kOut; ++point)
-            store_pair(kept[point], hn::Zero(D()), pairs + point * plane);
+          float* pairs = by_tile + tile / 2 * channels + channel;
+          const auto store_second = [&](int point, V v) HWY_ATTR {
+            Op::store_pair(kept[point], v, pairs + point * plane);
+            if (by_channel != nullptr) store_by_channel(tile + 1, point, v);
+          };
+          if (two)
+            tile_to_points(source, second, channel, store_second);
+          else
+            for (int point = 0; point < kPoints; ++point) store_second(point, hn::Zero(D()));
+          continue;
         }
       }
+      tile_to_points(source, first, channel,
+                     [&](int point, V v) HWY_ATTR { store_by_channel(tile, point, v); });
+      if (two)
+        tile_to_points(source, second, channel,
+                       [&](int point, V v) HWY_ATTR { store_by_channel(tile + 1, point, v); });
     }
   }
 }
 
 // [k,3,3,c] -> [point][panel of 64 k][c][k of the panel]: the right side of the forward products.
 // bf16: words of two neighbouring c.
-template <class S, class W>
+template <class S, class Op>
 void weights_to_points(const ConvShape& s, const float* weights, int64_t plane, float* to,
-                       Share k_groups) {
-  constexpr int64_t kGroup = 16;
-  constexpr bool kFp32 = std::is_same_v<W, float>;
+                       Share c_groups) {
   const int64_t step = static_cast<int64_t>(lanes());
   // Turned round before the transform, where there are 9 values and not 36.
-  HWY_ALIGN float turned[kGroup][9][kGroup];  // [c][tap][k]
-  for (int64_t k = k_groups.begin * kGroup; k < k_groups.end * kGroup; k += kGroup) {
-    const int64_t panel = k / kPanel * kPanel, width = std::min(kPanel, s.k - panel);
-    for (int64_t c = 0; c < s.c; c += kGroup) {
-      for (int64_t i = 0; i < kGroup; ++i)
+  HWY_ALIGN float turned[kWidest][9][kPanel];  // [c][tap][k]
+  for (int64_t panel = 0; panel < s.k; panel += kPanel) {
+    const int64_t width = std::min(kPanel, s.k - panel);
+    for (int64_t c = c_groups.begin * kWidest; c < c_groups.end * kWidest; c += kWidest) {
+      for (int64_t k = 0; k < width; k += 4)
         for (int64_t tap = 0; tap < 9; ++tap)
-          for (int64_t j = 0; j < kGroup; ++j)
-            turned[j][tap][i] = weights[((k + i) * 9 + tap) * s.c + c + j];
-      for (int64_t i = 0; i < kGroup; i += step) {
-        const auto transform = [&](int64_t j, const auto& sink) HWY_ATTR {
-          transform_2d<typename S::WeightsToPoints>(
-              [&](int row, int column) HWY_ATTR { return load(&turned[j][3 * row + column][i]); },
-              [&](int row, int column, V v)
-                  HWY_ATTR { sink(row * S::kTiling.weight_side + column, v); });
-        };
-        float* at =
-            to + panel * (kFp32 ? s.c : s.c / 2) + (kFp32 ? c : c / 2) * width + k - panel + i;
-        for (int64_t j = 0; j < kGroup; j += kFp32 ? 1 : 2) {
-          float* row = at + (kFp32 ? j : j / 2) * width;
-          if constexpr (kFp32) {
-            transform(j, [&](int point, V v) HWY_ATTR { store(v, row + point * plane); });
+          for (int64_t i = 0; i < kWidest; i += 4)
+            transpose_4x4(weights + ((panel + k) * 9 + tap) * s.c + c + i, 9 * s.c,
+                          &turned[i][tap][k], 9 * kPanel);
+      for (int64_t i = 0; i < kWidest; i += Op::kPerWord) {
+        float* row = to + (panel * s.c + (c + i) * width) / Op::kPerWord;
+        for (int64_t k = 0; k < width; k += step) {
+          const auto transform = [&](int64_t of_c, const auto& sink) HWY_ATTR {
+            transform_2d<typename S::WeightsToPoints>(
+                [&](int y, int x) HWY_ATTR { return load(&turned[of_c][3 * y + x][k]); },
+                [&](int y, int x, V v) HWY_ATTR { sink(y * S::kTiling.weight_side + x, v); });
+          };
+          if constexpr (Op::kPerWord == 1) {
+            transform(i, [&](int point, V v) HWY_ATTR { store(v, row + k + point * plane); });
           } else {
             V kept[S::kTiling.weight_points()];
-            transform(j, [&](int point, V v) HWY_ATTR { kept[point] = v; });
-            transform(j + 1, [&](int point, V v)
-                                 HWY_ATTR { store_pair(kept[point], v, row + point * plane); });
+            transform(i, [&](int point, V v) HWY_ATTR { kept[point] = v; });
+            transform(i + 1, [&](int point, V v) HWY_ATTR {
+              Op::store_pair(kept[point], v, row + k + point * plane);
+            });
           }
         }
       }
@@ -199,11 +199,10 @@ void weights_to_points(const ConvShape& s, const float* weights, int64_t plane, 
 
 // [k,3,3,c] -> [point][panel of 64 c][k][c of the panel]: the right side of the data gradient's
 // products. bf16: words of two neighbouring k.
-template <class S, class W>
+template <class S, class Op>
 void weights_to_points_transposed(const ConvShape& s, const float* weights, int64_t plane,
                                   float* to, Share k_pairs) {
   const int64_t step = static_cast<int64_t>(lanes());
-  constexpr bool kFp32 = std::is_same_v<W, float>;
   for (int64_t k = k_pairs.begin * 2; k < k_pairs.end * 2; k += 2) {
     for (int64_t c = 0; c < s.c; c += step) {
       const int64_t panel = c / kPanel * kPanel, width = std::min(kPanel, s.c - panel);
@@ -214,15 +213,15 @@ void weights_to_points_transposed(const ConvShape& s, const float* weights, int6
             [&](int row, int column, V v)
                 HWY_ATTR { sink(row * S::kTiling.weight_side + column, v); });
       };
-      float* at = to + panel * (kFp32 ? s.k : s.k / 2) + (kFp32 ? k : k / 2) * width + c - panel;
-      if constexpr (kFp32) {
+      float* at = to + (panel * s.k + k * width) / Op::kPerWord + c - panel;
+      if constexpr (Op::kPerWord == 1) {
         transform(k, [&](int point, V v) HWY_ATTR { store(v, at + point * plane); });
         transform(k + 1, [&](int point, V v) HWY_ATTR { store(v, at + point * plane + width); });
       } else {
         V kept[S::kTiling.weight_points()];
         transform(k, [&](int point, V v) HWY_ATTR { kept[point] = v; });
-        transform(k + 1,
-                  [&](int point, V v) HWY_ATTR { store_pair(kept[point], v, at + point * plane); });
+        transform(k + 1, [&](int point, V v)
+                             HWY_ATTR { Op::store_pair(kept[point], v, at + point * plane); });
       }
     }
   }
@@ -333,18 +332,18 @@ void block_from_points_adjoint(const ConvShape& s, const Blocks& blocks, const P
   }
 }
 
-// The gradient of the weights, summed over teams.
+// Some rows of the gradient of the weights, summed over teams; `from` has the first row.
 template <class S>
-void grad_weights_from_points(const ConvShape& s, const float* first_team, int64_t team_words,
-                              int teams, float* grad_weights, Share of_k) {
+void grad_weights_from_points(const ConvShape& s, const float* from, int64_t plane, int teams,
+                              int64_t team_words, int64_t first_k, int64_t end_k,
+                              float* grad_weights) {
   const int64_t step = static_cast<int64_t>(lanes());
-  for (int64_t k = of_k.begin; k < of_k.end; ++k) {
+  for (int64_t k = first_k; k < end_k; ++k, from += s.c) {
     for (int64_t c = 0; c < s.c; c += step) {
-      const float* from = first_team + k * s.c + c;
       float* to = grad_weights + k * 9 * s.c + c;
       transform_2d<typename S::WeightsFromPointsAdjoint>(
           [&](int row, int column) HWY_ATTR {
-            const float* at = from + (row * S::kTiling.weight_side + column) * s.k * s.c;
+            const float* at = from + (row * S::kTiling.weight_side + column) * plane + c;
             V sum = load(at);
             for (int team = 1; team < teams; ++team)
               sum = hn::Add(sum, load(at + team * team_words));
@@ -356,43 +355,51 @@ void grad_weights_from_points(const ConvShape& s, const float* first_team, int64
 }
 
 // The weights of a forward pass, in words of [36 points][c * k].
-template <class S, class W>
+template <class S, class Op>
 void prepare_pass(const ConvShape& s, const float* weights, float* to, const Threads& threads) {
-  const int64_t plane = s.c * s.k * static_cast<int64_t>(sizeof(W)) / 4;
+  const int64_t plane = weights_plane_of(s, Op::kPerWord);
   threads.run([&](int thread) {
-    weights_to_points<S, W>(s, weights, plane, to, Share(s.k / 16, thread, threads.count));
+    weights_to_points<S, Op>(s, weights, plane, to, Share(s.c / kWidest, thread, threads.count));
   });
 }
 
-template <class S, class T, class W, class Op>
+template <class Op>
+constexpr Type kOperands = Op::kPerWord == 1 ? Type::kFp32 : Type::kBf16;
+
+// The patches of the source, behind BatchNorm and ReLU if the arguments say so.
+template <class S, class T, class Op, class Arguments>
+void src_to_points(const ConvShape& s, const Arguments& a, const Blocks& blocks, const Part& part,
+                   int64_t plane, float* by_channel, float* by_tile) {
+  const auto read = [&](const auto& patches) {
+    block_to_points<Op>(patches, s, blocks, part, plane, by_channel, by_tile);
+  };
+  a.src_scale != nullptr ? read(Patches<S, T, true>(a, s.c)) : read(Patches<S, T, false>(a, s.c));
+}
+
+template <class S, class T, class Op>
 void forward_pass(const ConvShape& s, const ForwardArguments& a, float* scratch,
                   const Threads& threads) {
-  constexpr int64_t kPerWord = std::is_same_v<W, float> ? 1 : 2;
-  constexpr Type kOperands = kPerWord == 1 ? Type::kFp32 : Type::kBf16;
-  const Blocks blocks(s, Pass::kForward, threads.count);
-  const Workspace at(s, kOperands, Pass::kForward, threads.count);
+  const Blocks blocks(s, kOperands<Op>, Sweep::kForward, threads.count);
+  const Workspace at(s, kOperands<Op>, Sweep::kForward, threads.count);
   const float* weights = static_cast<const float*>(a.prepared);
   if (weights == nullptr) {
-    prepare_pass<S, W>(s, a.weights, scratch + at.weights, threads);
+    prepare_pass<S, Op>(s, a.weights, scratch + at.weights, threads);
     weights = scratch + at.weights;
   }
   double* sums = reinterpret_cast<double*>(scratch + at.sums);
   std::fill(sums, sums + threads.count * 2 * s.k, 0.0);
   const auto read_src = [&](const Part& part) {
-    float* src = scratch + part.team * at.team_words + at.src;
-    const auto read = [&](const auto& patches) {
-      block_to_points<W>(patches, s, blocks, part, at.src_plane, src, nullptr);
-    };
-    a.src_scale != nullptr ? read(Patches<S, T, true>(a, s.c)) : read(Patches<S, T, false>(a, s.c));
+    src_to_points<S, T, Op>(s, a, blocks, part, at.src_plane,
+                            scratch + part.team * at.team_words + at.src, nullptr);
   };
   const auto write_dst = [&](const Part& part) {
-    const float* src = scratch + part.team * at.team_words + at.src;
-    float* products = scratch + part.team * at.team_words + at.products;
+    float* memory = scratch + part.team * at.team_words;
     const Columns columns = part.columns(s.k);
-    multiply_points<S, Op>(part.tiles, s.c / kPerWord, columns, src, at.src_plane, weights,
-                           at.weights_plane, products, at.product_plane, s.k);
+    multiply_points<S, Op>(part.tiles, s.c / Op::kPerWord, columns, memory + at.src, at.src_plane,
+                           weights, at.weights_plane, memory + at.products, at.product_plane, s.k);
     const auto write = [&](auto pass) {
-      pass(s, blocks, part, columns, products, at.product_plane, a, sums + part.thread * 2 * s.k);
+      pass(s, blocks, part, columns, memory + at.products, at.product_plane, a,
+           sums + part.thread * 2 * s.k);
     };
     if (a.sum != nullptr)
       write(block_from_points<S, T, true, false>);
@@ -405,38 +412,36 @@ void forward_pass(const ConvShape& s, const ForwardArguments& a, float* scratch,
   if (a.sum != nullptr) add_sums(sums, threads.count, s.k, a.sum, a.sum_of_squares);
 }
 
-template <class S, class T, class W, class Op>
-void backward_pass(const ConvShape& s, const BackwardArguments& a, float* scratch,
-                   const Threads& threads) {
-  constexpr int64_t kPerWord = std::is_same_v<W, float> ? 1 : 2;
-  constexpr bool kPairs = kPerWord == 2;
-  constexpr Type kOperands = kPairs ? Type::kBf16 : Type::kFp32;
-  const Blocks blocks(s, Pass::kBackward, threads.count);
-  const Workspace at(s, kOperands, Pass::kBackward, threads.count);
+template <class S, class T, class Op>
+void backward_sweep(const ConvShape& s, const BackwardArguments& a, Sweep sweep, float* scratch,
+                    const Threads& threads) {
+  constexpr bool kPairs = Op::kPerWord == 2;
+  const Blocks blocks(s, kOperands<Op>, sweep, threads.count);
+  const Workspace at(s, kOperands<Op>, sweep, threads.count);
   float* weights = scratch + at.weights;
   double* sums = reinterpret_cast<double*>(scratch + at.sums);
-  std::fill(sums, sums + threads.count * 2 * s.c, 0.0);
-  if (a.grad_src != nullptr) {
+  if (to_source(sweep)) {
+    std::fill(sums, sums + threads.count * 2 * s.c, 0.0);
     threads.run([&](int thread) {
-      weights_to_points_transposed<S, W>(s, a.weights, at.weights_plane, weights,
-                                         Share(s.k / 2, thread, threads.count));
+      weights_to_points_transposed<S, Op>(s, a.weights, at.weights_plane, weights,
+                                          Share(s.k / 2, thread, threads.count));
     });
   }
   const auto read_grad_dst = [&](const Part& part) {
     float* memory = scratch + part.team * at.team_words;
-    float* by_channel = kPairs && a.grad_src == nullptr ? nullptr : memory + at.dst;
-    float* by_tile = kPairs && a.grad_weights != nullptr ? memory + at.dst_pairs : nullptr;
     const auto read = [&](const auto& gradient) {
-      block_to_points<W>(gradient, s, blocks, part, at.dst_plane, by_channel, by_tile);
+      block_to_points<Op>(gradient, s, blocks, part, at.dst_plane,
+                          to_source(sweep) || !kPairs ? memory + at.dst : nullptr,
+                          to_weights(sweep) && kPairs ? memory + at.dst_pairs : nullptr);
     };
     a.dst != nullptr ? read(GradientTiles<S, T, true>(a, s.k))
                      : read(GradientTiles<S, T, false>(a, s.k));
   };
   const auto write_grad_src = [&](const Part& part) {
-    if (a.grad_src == nullptr) return;
+    if (!to_source(sweep)) return;
     float* memory = scratch + part.team * at.team_words;
     const Columns columns = part.columns(s.c);
-    multiply_points<S, Op>(part.tiles, s.k / kPerWord, columns, memory + at.dst, at.dst_plane,
+    multiply_points<S, Op>(part.tiles, s.k / Op::kPerWord, columns, memory + at.dst, at.dst_plane,
                            weights, at.weights_plane, memory + at.products, at.product_plane, s.c);
     write_source_gradient<T>(a, s.c, sums + part.thread * 2 * s.c, [&](const auto& grad_src) {
       block_from_points_adjoint<S>(s, blocks, part, columns, memory + at.products, at.product_plane,
@@ -444,37 +449,53 @@ void backward_pass(const ConvShape& s, const BackwardArguments& a, float* scratc
     });
   };
   const auto read_src = [&](const Part& part) {
-    if (a.grad_weights == nullptr) return;
+    if (!to_weights(sweep)) return;
     float* src = scratch + part.team * at.team_words + at.src;
-    const auto read = [&](const auto& patches) {
-      block_to_points<W>(patches, s, blocks, part, at.src_plane, kPairs ? nullptr : src,
-                         kPairs ? src : nullptr);
-    };
-    a.src_scale != nullptr ? read(Patches<S, T, true>(a, s.c)) : read(Patches<S, T, false>(a, s.c));
+    src_to_points<S, T, Op>(s, a, blocks, part, at.src_plane, kPairs ? nullptr : src,
+                            kPairs ? src : nullptr);
   };
   const auto add_grad_weights = [&](const Part& part) {
-    if (a.grad_weights == nullptr) return;
+    if (!to_weights(sweep)) return;
     float* memory = scratch + part.team * at.team_words;
-    const float* dst = memory + (kPairs ? at.dst_pairs : at.dst);
+    float* sum = memory + at.grad_weights + part.rank * at.thread_grad_weights;
     const Columns rows = part.columns(s.k);
-    bool begun[S::kTiling.weight_points()] = {};
-    for (int64_t point = 0; point < S::kTiling.points(); ++point) {
-      const int64_t of_weights = S::weight_point(point);
-      multiply<Op>({rows.count(), s.c, ceil_div(part.tiles, kPerWord),
-                    dst + point * at.dst_plane + rows.begin, 1, s.k,
-                    memory + at.src + point * at.src_plane, kPanel, s.c,
-                    memory + at.grad_weights + of_weights * s.c * s.k + rows.begin * s.c, s.c,
-                    !part.first || begun[of_weights]});
-      begun[of_weights] = true;
+    const int64_t at_once = blocks.shared ? kSharedRows : s.k;
+    for (int64_t row = rows.begin; row < rows.end; row += at_once) {
+      const int64_t end = std::min(row + at_once, rows.end);
+      bool begun[S::kTiling.weight_points()] = {};
+      for (int64_t point = 0; point < S::kTiling.points(); ++point) {
+        const int64_t of_weights = S::weight_point(point);
+        multiply<Op>({end - row, s.c, ceil_div(part.tiles, Op::kPerWord),
+                      memory + at.dst_pairs + point * at.dst_plane + row, 1, s.k,
+                      memory + at.src + point * at.src_plane, kPanel, s.c,
+                      sum + of_weights * at.grad_weights_plane, s.c,
+                      !part.first || begun[of_weights]});
+        begun[of_weights] = true;
+      }
+      if (blocks.shared)
+        grad_weights_from_points<S>(s, sum, at.grad_weights_plane, 1, 0, row, end, a.grad_weights);
     }
   };
   for_each_block(blocks, threads, read_grad_dst, write_grad_src, read_src, add_grad_weights);
-  if (a.sum != nullptr) add_sums(sums, threads.count, s.c, a.sum, a.sum_with_src);
-  if (a.grad_weights == nullptr) return;
+  if (to_source(sweep) && a.sum != nullptr)
+    add_sums(sums, threads.count, s.c, a.sum, a.sum_with_src);
+  if (!to_weights(sweep) || blocks.shared) return;
   threads.run([&](int thread) {
-    grad_weights_from_points<S>(s, scratch + at.grad_weights, at.team_words, blocks.teams,
-                                a.grad_weights, Share(s.k, thread, threads.count));
+    const Share of_k(s.k, thread, threads.count);
+    grad_weights_from_points<S>(s, scratch + at.grad_weights + of_k.begin * s.c,
+                                at.grad_weights_plane, blocks.teams, at.team_words, of_k.begin,
+                                of_k.end, a.grad_weights);
   });
+}
+
+template <class S, class T, class Op>
+void backward_pass(const ConvShape& s, const BackwardArguments& a, float* scratch,
+                   const Threads& threads) {
+  const auto sweep = [&](Sweep which) { backward_sweep<S, T, Op>(s, a, which, scratch, threads); };
+  if (a.grad_src != nullptr && a.grad_weights != nullptr && gradients_go_together(s))
+    return sweep(Sweep::kBothGradients);
+  if (a.grad_weights != nullptr) sweep(Sweep::kWeightsGradient);
+  if (a.grad_src != nullptr) sweep(Sweep::kSourceGradient);
 }
 
 /// The passes of a scheme, with this instruction set.
@@ -483,19 +504,20 @@ const SchemePasses& scheme_passes() {
   static const SchemePasses passes = {
       [](const ConvShape& s, Numbers numbers, bool dot, const ForwardArguments& a, float* scratch,
          const Threads& threads) {
-        with_types(numbers, dot, [&]<class T, class W, class Op>(Types<T, W, Op>) {
-          forward_pass<S, T, W, Op>(s, a, scratch, threads);
+        with_types(numbers, dot, [&]<class T, class Op>(Types<T, Op>) {
+          forward_pass<S, T, Op>(s, a, scratch, threads);
         });
       },
-      [](const ConvShape& s, Numbers numbers, const float* weights, float* to,
+      [](const ConvShape& s, Numbers numbers, bool dot, const float* weights, float* to,
          const Threads& threads) {
-        (numbers.operands() == Type::kFp32 ? prepare_pass<S, float>
-                                           : prepare_pass<S, Bf16>)(s, weights, to, threads);
+        with_types(numbers, dot, [&]<class T, class Op>(Types<T, Op>) {
+          prepare_pass<S, Op>(s, weights, to, threads);
+        });
       },
       [](const ConvShape& s, Numbers numbers, bool dot, const BackwardArguments& a, float* scratch,
          const Threads& threads) {
-        with_types(numbers, dot, [&]<class T, class W, class Op>(Types<T, W, Op>) {
-          backward_pass<S, T, W, Op>(s, a, scratch, threads);
+        with_types(numbers, dot, [&]<class T, class Op>(Types<T, Op>) {
+          backward_pass<S, T, Op>(s, a, scratch, threads);
         });
       }};
   return passes;

@@ -38,24 +38,51 @@ constexpr int64_t tiles_of_block(const ConvShape& s) {
 // Planes of a power of two would all begin in one set of the cache.
 constexpr int64_t kPlanePadding = 16;
 constexpr int64_t kWidest = 16;  // lanes
+// Of transformed weights, in words.
+constexpr int64_t weights_plane_of(const ConvShape& s, int64_t per_word) {
+  return s.c * s.k / per_word + kPlanePadding;
+}
+// Where threads share a block, so many k of the weights' gradient at a time go back to weights
+// while they are in the cache. Eight times the six rows of a product.
+constexpr int64_t kSharedRows = 48;
 
-// How a pass cuts its work: into blocks of tiles; those of a backward pass hold whole images, so
-// that the overlapping patches of a gradient are one thread's own. Each thread has blocks of its
-// own; but where a layer's weights are more than its maps, there is one block and threads share its
-// channels, so that each reads its share of the weights only.
+// What goes over all tiles once.
+enum class Sweep { kForward, kSourceGradient, kWeightsGradient, kBothGradients };
+constexpr bool to_source(Sweep sweep) {
+  return sweep == Sweep::kSourceGradient || sweep == Sweep::kBothGradients;
+}
+constexpr bool to_weights(Sweep sweep) {
+  return sweep == Sweep::kWeightsGradient || sweep == Sweep::kBothGradients;
+}
+
+// Whether one sweep makes both gradients, and transforms the result's gradient once for both: where
+// a thread's sums for the weights are at most 2.5 MB. With more, what all of it needs leaves the
+// caches, which costs more than a second transform.
+constexpr bool gradients_go_together(const ConvShape& s) {
+  return tiling_of(s).weight_points() * s.c * s.k <= 640 << 10;
+}
+
+// How a sweep cuts its work: into blocks of tiles; those of the source's gradient hold whole
+// images, so that overlapping patches are one thread's own. Each thread has blocks of its own; but
+// where a layer's weights, or all threads' sums for their gradient, are more than its maps, there
+// is one block and threads share its channels, so that each has its share of the weights only.
 struct Blocks {
   int64_t rows, columns;      // tiles of an image
   int64_t all, tiles, count;  // tiles in all and of a block; blocks
   bool shared;
   int teams;  // that work at blocks of their own: threads, or one of them all
 
-  Blocks(const ConvShape& s, Pass pass, int threads) {
+  Blocks(const ConvShape& s, Type operands, Sweep sweep, int threads) {
     const Tiling tiling = tiling_of(s);
     rows = ceil_div(s.out_h(), tiling.tile), columns = ceil_div(s.out_w(), tiling.tile);
     all = s.n * rows * columns;
+    const int64_t weights = tiling.weight_points() * s.c * s.k;
+    const int64_t maps = tiling.points() * all * std::max(s.c, s.k);
     shared = std::min(s.c, s.k) >= threads * kPanel &&
-             tiling.weight_points() * s.c * s.k >= tiling.points() * all * std::max(s.c, s.k);
-    const int64_t together = pass == Pass::kBackward ? rows * columns : 2;
+             (sweep == Sweep::kWeightsGradient
+                  ? threads * weights * bytes_of(Type::kFp32) > maps * bytes_of(operands)
+                  : weights >= maps);
+    const int64_t together = to_source(sweep) ? rows * columns : 2;
     const int64_t wanted = shared ? all : std::min(tiles_of_block(s), ceil_div(all, threads));
     tiles = ceil_div(wanted, together) * together;
     count = ceil_div(all, tiles);
@@ -105,45 +132,47 @@ void for_each_block(const Blocks& blocks, const Threads& threads, const Phases&.
 
 // Scratch memory in words of four bytes. A plane holds one point of all tiles, or of the weights.
 struct Workspace {
-  int64_t weights_plane, src_plane, dst_plane, product_plane;
+  int64_t weights_plane, src_plane, dst_plane, product_plane, grad_weights_plane;
   int64_t weights, sums, strips, strip_words;           // of all; two sums and a strip a thread
-  int64_t src, dst, dst_pairs, products, grad_weights;  // of each team
+  int64_t src, dst, dst_pairs, products, grad_weights;  // of each team, whose threads have
+  int64_t thread_grad_weights;                          // so many words of the last each
   int64_t team_words, total_words;
 
-  Workspace(const ConvShape& s, Type operands, Pass pass, int threads) {
-    const Blocks blocks(s, pass, threads);
+  Workspace(const ConvShape& s, Type operands, Sweep sweep, int threads) {
+    const Blocks blocks(s, operands, sweep, threads);
     const int64_t tiles = ceil_div(blocks.tiles, 2) * 2;
     const Tiling tiling = tiling_of(s);
     const int64_t points = tiling.points(), weight_points = tiling.weight_points();
     const int64_t per_word = operands == Type::kBf16 ? 2 : 1;
-    const bool back = pass == Pass::kBackward;
     int64_t used = 0;
-    const auto take = [&used](int64_t words) {
+    const auto take = [&used](bool wanted, int64_t words) {
       const int64_t begin = used;
-      used += ceil_div(words, kWidest) * kWidest;
+      used += wanted ? ceil_div(words, kWidest) * kWidest : 0;
       return begin;
     };
-    weights_plane = s.c * s.k / per_word;
+    const bool forward = sweep == Sweep::kForward;
+    const bool source = to_source(sweep), of_weights = to_weights(sweep);
+    const int64_t result_channels = forward ? s.k : s.c;
+    weights_plane = weights_plane_of(s, per_word);
     src_plane = tiles * s.c / per_word + kPlanePadding;
     dst_plane = tiles * s.k / per_word + kPlanePadding;
-    product_plane = tiles * (back ? s.c : s.k) + kPlanePadding;
+    product_plane = tiles * result_channels + kPlanePadding;
+    grad_weights_plane = (blocks.shared ? std::min(kSharedRows, s.k) : s.k) * s.c + kPlanePadding;
+    thread_grad_weights = weight_points * grad_weights_plane;
     strip_words =
         tiling.patch * (tiling.step * blocks.columns + tiling.patch - tiling.step) * kWidest;
-    weights = take(weight_points * weights_plane);
-    sums = take(threads * 2 * (back ? s.c : s.k) * 2);  // doubles
-    strips = take(back ? threads * strip_words : 0);
+    weights = take(forward || source, weight_points * weights_plane);
+    sums = take(forward || source, threads * 2 * result_channels * 2);  // doubles
+    strips = take(source, threads * strip_words);
     const int64_t of_all = used;
     used = 0;
-    src = take(points * src_plane);
-    products = take(points * product_plane);
-    dst = dst_pairs = grad_weights = 0;
-    if (back) {
-      dst = take(points * dst_plane);
-      dst_pairs = per_word == 2 ? take(points * dst_plane) : dst;
-      grad_weights = take(weight_points * s.c * s.k);
-    }
+    src = take(forward || of_weights, points * src_plane);
+    dst = take(source || (of_weights && per_word == 1), points * dst_plane);
+    dst_pairs = per_word == 1 ? dst : take(of_weights, points * dst_plane);
+    products = take(forward || source, points * product_plane);
+    grad_weights = take(of_weights, thread_grad_weights * (blocks.shared ? threads : 1));
     team_words = used;
-    for (int64_t* offset : {&src, &products, &dst, &dst_pairs, &grad_weights}) *offset += of_all;
+    for (int64_t* offset : {&src, &dst, &dst_pairs, &products, &grad_weights}) *offset += of_all;
     total_words = of_all + blocks.teams * team_words;
   }
 };
@@ -152,8 +181,8 @@ struct Workspace {
 struct SchemePasses {
   void (*forward)(const ConvShape& shape, Numbers numbers, bool dot,
                   const ForwardArguments& arguments, float* scratch, const Threads& threads);
-  void (*prepare)(const ConvShape& shape, Numbers numbers, const float* weights, float* to,
-                  const Threads& threads);
+  void (*prepare)(const ConvShape& shape, Numbers numbers, bool dot, const float* weights,
+                  float* to, const Threads& threads);
   void (*backward)(const ConvShape& shape, Numbers numbers, bool dot,
                    const BackwardArguments& arguments, float* scratch, const Threads& threads);
 };
