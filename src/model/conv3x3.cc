@@ -290,7 +290,21 @@ at::Tensor infer(const FoldedConv& conv, const ConvShape& shape, const at::Tenso
   return dst;
 }
 
-// The shorter of two runs; of one, where that takes twice `best_s` already.
+// The shortest of three runs, after one that touches memory for the first time; of one, where that
+// takes twice `best_s` already.
+template <class Run>
+double shortest_s(const Run& run, double best_s = std::numeric_limits<double>::infinity()) {
+  run();
+  double shortest = std::numeric_limits<double>::infinity();
+  for (int i = 0; i < 3; ++i) {
+    const Stopwatch watch;
+    run();
+    shortest = std::min(shortest, watch.seconds());
+    if (shortest > 2 * best_s) break;
+  }
+  return shortest;
+}
+
 double measure_method_s(ConvMethod method, const ConvShape& s, Type type, bool training,
                         double best_s) {
   const auto options = at::TensorOptions().dtype(type == Type::kBf16 ? at::kBFloat16 : at::kFloat);
@@ -315,15 +329,7 @@ double measure_method_s(ConvMethod method, const ConvShape& s, Type type, bool t
     convolve_backward(method, s, src, {}, unit.weight, dst, dst, &coefficients, grad_src, false,
                       nullptr);
   };
-  if (!training) run();  // prepares the weights
-  double shortest = std::numeric_limits<double>::infinity();
-  for (int i = 0; i < 2; ++i) {
-    const Stopwatch watch;
-    run();
-    shortest = std::min(shortest, watch.seconds());
-    if (shortest > 2 * best_s) break;
-  }
-  return shortest;
+  return shortest_s(run, best_s);
 }
 
 // Muon's step in KernelChoice::chosen(): the type of its products.
@@ -343,13 +349,8 @@ double measure_muon_s(Type products) {
        momentum.mutable_data_ptr<float>()}};
   const at::Tensor memory =
       at::empty({static_cast<int64_t>(kernels::muon_workspace_bytes(matrices, 1))}, at::kByte);
-  double shortest = std::numeric_limits<double>::infinity();
-  for (int i = 0; i < 2; ++i) {
-    const Stopwatch watch;
-    kernels::muon_step(matrices, {}, products, memory.mutable_data_ptr(), {});
-    shortest = std::min(shortest, watch.seconds());
-  }
-  return shortest;
+  return shortest_s(
+      [&] { kernels::muon_step(matrices, {}, products, memory.mutable_data_ptr(), {}); });
 }
 
 // What the forward pass of a convolution with BatchNorm leaves for the backward pass.
