@@ -364,7 +364,9 @@ void prepare_pass(const ConvShape& s, const float* weights, float* to, const Thr
 }
 
 template <class Op>
-constexpr Type kOperands = Op::kPerWord == 1 ? Type::kFp32 : Type::kBf16;
+Workspace workspace_of(const ConvShape& s, Sweep sweep, const Threads& threads) {
+  return {s, Op::kPerWord == 1 ? Type::kFp32 : Type::kBf16, sweep, threads.count};
+}
 
 // The patches of the source, behind BatchNorm and ReLU if the arguments say so.
 template <class S, class T, class Op, class Arguments>
@@ -379,8 +381,8 @@ void src_to_points(const ConvShape& s, const Arguments& a, const Blocks& blocks,
 template <class S, class T, class Op>
 void forward_pass(const ConvShape& s, const ForwardArguments& a, float* scratch,
                   const Threads& threads) {
-  const Blocks blocks(s, kOperands<Op>, Sweep::kForward, threads.count);
-  const Workspace at(s, kOperands<Op>, Sweep::kForward, threads.count);
+  const Workspace at = workspace_of<Op>(s, Sweep::kForward, threads);
+  const Blocks& blocks = at.blocks;
   const float* weights = static_cast<const float*>(a.prepared);
   if (weights == nullptr) {
     prepare_pass<S, Op>(s, a.weights, scratch + at.weights, threads);
@@ -416,8 +418,8 @@ template <class S, class T, class Op>
 void backward_sweep(const ConvShape& s, const BackwardArguments& a, Sweep sweep, float* scratch,
                     const Threads& threads) {
   constexpr bool kPairs = Op::kPerWord == 2;
-  const Blocks blocks(s, kOperands<Op>, sweep, threads.count);
-  const Workspace at(s, kOperands<Op>, sweep, threads.count);
+  const Workspace at = workspace_of<Op>(s, sweep, threads);
+  const Blocks& blocks = at.blocks;
   float* weights = scratch + at.weights;
   double* sums = reinterpret_cast<double*>(scratch + at.sums);
   if (to_source(sweep)) {

@@ -130,16 +130,18 @@ void for_each_block(const Blocks& blocks, const Threads& threads, const Phases&.
   });
 }
 
-// Scratch memory in words of four bytes. A plane holds one point of all tiles, or of the weights.
+// The blocks of a sweep, and its scratch memory in words of four bytes. A plane holds one point of
+// all tiles, or of the weights.
 struct Workspace {
+  Blocks blocks;
   int64_t weights_plane, src_plane, dst_plane, product_plane, grad_weights_plane;
   int64_t weights, sums, strips, strip_words;           // of all; two sums and a strip a thread
   int64_t src, dst, dst_pairs, products, grad_weights;  // of each team, whose threads have
   int64_t thread_grad_weights;                          // so many words of the last each
   int64_t team_words, total_words;
 
-  Workspace(const ConvShape& s, Type operands, Sweep sweep, int threads) {
-    const Blocks blocks(s, operands, sweep, threads);
+  Workspace(const ConvShape& s, Type operands, Sweep sweep, int threads)
+      : blocks(s, operands, sweep, threads) {
     const int64_t tiles = ceil_div(blocks.tiles, 2) * 2;
     const Tiling tiling = tiling_of(s);
     const int64_t points = tiling.points(), weight_points = tiling.weight_points();
