@@ -36,7 +36,7 @@ class E2eData : public testing::Test {
   json train(const std::string& data, std::vector<std::string> more = {}) {
     std::vector<std::string> args = {"train", "--data",      data,       "--batch",  "16",
                                      "--lr",  "0.01",        "--epochs", "1",        "--precision",
-                                     "fp32",  "--optimizer", "sgd",      "--kernel", "winograd"};
+                                     "fp32",  "--optimizer", "sgd",      "--kernel", kTestKernel};
     args.insert(args.end(), more.begin(), more.end());
     return run(args);
   }

@@ -26,7 +26,7 @@ class E2ePlan : public testing::Test {
   }
   ProgramResult run(std::vector<std::string> args) {
     for (const char* word :
-         {"--data", "photos", "--batch", "8", "--precision", "fp32", "--kernel", "winograd"})
+         {"--data", "photos", "--batch", "8", "--precision", "fp32", "--kernel", kTestKernel})
       args.emplace_back(word);
     return run_program(args, options_);
   }

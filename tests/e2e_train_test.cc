@@ -29,9 +29,9 @@ class E2eTrain : public testing::Test {
   }
   ProgramResult run(const std::vector<std::string>& args) { return run_program(args, options_); }
   ProgramResult train(std::vector<std::string> more, const std::string& epochs = "2") {
-    std::vector<std::string> args = {"train",    "--data",   "photos",  "--batch", "8",
-                                     "--epochs", epochs,     "--lr",    "0.01",    "--precision",
-                                     "fp32",     "--kernel", "winograd"};
+    std::vector<std::string> args = {"train",    "--data",   "photos",   "--batch", "8",
+                                     "--epochs", epochs,     "--lr",     "0.01",    "--precision",
+                                     "fp32",     "--kernel", kTestKernel};
     args.insert(args.end(), more.begin(), more.end());
     return run(args);
   }
@@ -79,7 +79,7 @@ TEST_F(E2eTrain, Airbench94TakesItsRecipeAndEvalItsSixViews) {
   write_small_part(folder_ / "large/test", kClasses, 4, 32, 100);
   const ProgramResult result =
       run({"train", "--model", "airbench94", "--data", "large", "--batch", "8", "--epochs", "2",
-           "--lr", "0.01", "--precision", "fp32", "--kernel", "winograd", "--json"});
+           "--lr", "0.01", "--precision", "fp32", "--kernel", kTestKernel, "--json"});
   ASSERT_EQ(result.exit_code, 0) << result.err;
   const json object = json::parse(result.out);
   EXPECT_EQ(object.at("recipe"), "airbench94");

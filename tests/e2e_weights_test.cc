@@ -42,8 +42,8 @@ class E2eWeights : public testing::Test {
   }
 
   ProgramResult train(std::vector<std::string> more) {
-    std::vector<std::string> args = {"train", "--data",   "photos",   "--batch",     "8",   "--lr",
-                                     "0.01",  "--kernel", "winograd", "--precision", "fp32"};
+    std::vector<std::string> args = {"train", "--data",   "photos",    "--batch",     "8",   "--lr",
+                                     "0.01",  "--kernel", kTestKernel, "--precision", "fp32"};
     args.insert(args.end(), more.begin(), more.end());
     return run(args);
   }

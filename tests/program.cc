@@ -61,8 +61,11 @@ Child start(const std::vector<std::string>& args, const ProgramOptions& options)
   argument_texts.insert(argument_texts.end(), args.begin(), args.end());
   const std::string folder = std::filesystem::absolute(options.working_directory).string();
   std::map<std::string, std::string> variables = options.environment;  // insert keeps what is there
-  variables.insert(
-      {{"HOME", folder}, {"PATH", "/usr/bin:/bin"}, {"TERM", "xterm"}, {"OMP_NUM_THREADS", "1"}});
+  variables.insert({{"HOME", folder},
+                    {"PATH", "/usr/bin:/bin"},
+                    {"TERM", "xterm"},
+                    {"OMP_NUM_THREADS", "1"},
+                    {"GOMP_SPINCOUNT", "10000"}});
   std::vector<std::string> variable_texts;
   for (const auto& [name, value] : variables) variable_texts.push_back(name + "=" + value);
   const std::vector<char*> arguments = pointers(argument_texts);

@@ -11,7 +11,8 @@ namespace skipway {
 struct ProgramOptions {
   std::filesystem::path working_directory = ".";
   /// Added to, or in place of: HOME (the working directory), PATH, TERM=xterm, OMP_NUM_THREADS=1,
-  /// so that a test sees nothing of the machine's owner. Nothing else is inherited.
+  /// GOMP_SPINCOUNT as ./skipway sets it, so that a test sees nothing of the machine's owner.
+  /// Nothing else is inherited.
   std::map<std::string, std::string> environment;
   std::string input;                    // of stdin; at most a pipe's buffer, 64 kB
   std::optional<int> terminal_columns;  // all three streams are one terminal this wide

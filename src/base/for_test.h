@@ -19,6 +19,10 @@ constexpr bool kSanitized = true;
 constexpr bool kSanitized = false;
 #endif
 
+/// For whole runs, which need the same kernels each time, so none that are measured. Sanitizers
+/// slow down Skipway's own, of which the tests of kernels and models are enough; not LibTorch's.
+constexpr const char* kTestKernel = kSanitized ? "torch" : "winograd";
+
 /// A new folder below testing::TempDir(), removed with all it holds at the end.
 class TemporaryFolder {
  public:
