@@ -74,9 +74,13 @@ size_t workspace_bytes(const ConvShape& shape, Numbers numbers, Pass pass, int t
   const auto words = [&](Sweep sweep) {
     return Workspace(shape, numbers.operands(), sweep, threads).total_words;
   };
-  int64_t most = words(pass == Pass::kForward ? Sweep::kForward : Sweep::kBothGradients);
-  if (pass == Pass::kBackward && !gradients_go_together(shape))
+  int64_t most = 0;
+  if (pass == Pass::kForward) {
+    most = words(Sweep::kForward);
+  } else {  // whichever gradients are asked for
     most = std::max(words(Sweep::kSourceGradient), words(Sweep::kWeightsGradient));
+    if (gradients_go_together(shape)) most = std::max(most, words(Sweep::kBothGradients));
+  }
   return static_cast<size_t>(most) * sizeof(float);
 }
 
@@ -87,8 +91,8 @@ void forward(const ConvShape& shape, Numbers numbers, const ForwardArguments& ar
 }
 
 size_t prepared_bytes(const ConvShape& shape, Numbers numbers) {
-  const int64_t per_word = numbers.operands() == Type::kBf16 ? 2 : 1;
-  return static_cast<size_t>(tiling_of(shape).weight_points() * weights_plane_of(shape, per_word)) *
+  return static_cast<size_t>(tiling_of(shape).weight_points() *
+                             weights_plane_of(shape, numbers.operands())) *
          sizeof(float);
 }
 

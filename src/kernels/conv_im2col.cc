@@ -33,7 +33,7 @@ struct Im2colLayout {
 
   Im2colLayout(const ConvShape& s, Type operands, Pass pass, int threads) {
     const bool back = pass == Pass::kBackward;
-    const int64_t per_word = operands == Type::kBf16 ? 2 : 1;
+    const int64_t per_word = values_of_word(operands);
     pixels_of_image = s.out_h() * s.out_w();
     images = std::clamp<int64_t>(ceil_div(back ? kPixelsBackward : kPixelsForward, pixels_of_image),
                                  1, std::max<int64_t>(1, ceil_div(s.n, threads)));
@@ -71,10 +71,6 @@ HWY_BEFORE_NAMESPACE();
 namespace skipway::kernels {
 namespace HWY_NAMESPACE {
 
-// Values of one word of products' operands W.
-template <class W>
-constexpr int64_t kPerWord = std::is_same_v<W, float> ? 1 : 2;
-
 inline void store(float value, float* to) { *to = value; }
 inline void store(float value, Bf16* to) {
   const Bf16 half = narrowed(value);
@@ -83,18 +79,18 @@ inline void store(float value, Bf16* to) {
 
 // Stores values of a pixel into words of neighbouring pixels, `to`, row after row: those of an even
 // one with zeros for the next.
-template <class W>
+template <class Op>
 HWY_INLINE void store_of_pixel(V v, int64_t pixel, float* to) {
-  if constexpr (std::is_same_v<W, float>)
+  if constexpr (Op::kPerWord == 1)
     store(v, to);
   else if (pixel % 2 == 0)
     store_pair(v, hn::Zero(D()), to);
   else
     hn::StoreU(hn::Or(load(to), hn::BitCast(D(), pair(hn::Zero(D()), v))), D(), to);
 }
-template <class W>
+template <class Op>
 HWY_INLINE void store_of_pixel(float value, int64_t pixel, float* to) {
-  if constexpr (std::is_same_v<W, float>) {
+  if constexpr (Op::kPerWord == 1) {
     store(value, to);
   } else {
     Bf16* const halves = reinterpret_cast<Bf16*>(to);
@@ -147,7 +143,7 @@ void copy_inputs(ConvShape s, Source<T, kNormalise> source, int64_t first_image,
 
 // The gradient of some pixels: `rows`, words of neighbouring channels, and `pairs`, of neighbouring
 // pixels. In fp32 they are the same; in bf16 either may be null.
-template <class W, class T, bool kBatchNorm>
+template <class Op, class T, bool kBatchNorm>
 void copy_gradient(const Gradient<T, kBatchNorm>& gradient, int64_t k, int64_t first_pixel,
                    int64_t pixels, float* rows, float* pairs) {
   const int64_t step = static_cast<int64_t>(lanes());
@@ -155,9 +151,9 @@ void copy_gradient(const Gradient<T, kBatchNorm>& gradient, int64_t k, int64_t f
   for (int64_t pixel = 0; pixel < pixels; ++pixel)
     for (int64_t c = 0; c < k; c += step) {
       const V v = gradient.at(grad + pixel * k + c, c);
-      if (rows != nullptr) store(v, reinterpret_cast<W*>(rows) + pixel * k + c);
-      if (kPerWord<W> == 2 && pairs != nullptr)
-        store_of_pixel<W>(v, pixel, pairs + pixel / 2 * k + c);
+      if (rows != nullptr) store(v, reinterpret_cast<typename Op::Operand*>(rows) + pixel * k + c);
+      if (Op::kPerWord == 2 && pairs != nullptr)
+        store_of_pixel<Op>(v, pixel, pairs + pixel / 2 * k + c);
     }
 }
 
@@ -228,19 +224,19 @@ void im2col_prepare_pass(const ConvShape& s, const float* weights, void* to,
 }
 
 // [k,depth] -> [panel of 64 of the depth][k][column of the panel], in words of neighbouring k.
-template <class W>
+template <class Op>
 void im2col_prepare_transposed(const ConvShape& s, const float* weights, float* to,
                                const Threads& threads) {
   const int64_t step = static_cast<int64_t>(lanes());
-  const int64_t depth = s.size * s.size * s.c, rows = s.k / kPerWord<W>;
+  const int64_t depth = s.size * s.size * s.c, rows = s.k / Op::kPerWord;
   threads.run([&](int thread) {
     const Share share(rows, thread, threads.count);
     for (int64_t row = share.begin; row < share.end; ++row)
       for (int64_t column = 0; column < depth; column += step) {
         const int64_t panel = column / kPanel * kPanel, width = std::min(kPanel, depth - panel);
-        const float* from = weights + row * kPerWord<W> * depth + column;
+        const float* from = weights + row * Op::kPerWord * depth + column;
         float* out = to + panel * rows + row * width + column - panel;
-        if constexpr (std::is_same_v<W, float>)
+        if constexpr (Op::kPerWord == 1)
           store(load(from), out);
         else
           store_pair(load(from), load(from + depth), out);
@@ -262,8 +258,7 @@ template <class T, class Op>
 void im2col_forward_pass(const ConvShape& s, const ForwardArguments& a, float* scratch,
                          const Threads& threads) {
   using W = typename Op::Operand;
-  const Im2colLayout at(s, Op::kPerWord == 2 ? Type::kBf16 : Type::kFp32, Pass::kForward,
-                        threads.count);
+  const Im2colLayout at(s, Op::kOperands, Pass::kForward, threads.count);
   const int64_t depth = ceil_div(at.depth, Op::kPerWord);
   if (a.prepared == nullptr)
     im2col_prepare_pass<W, Op::kPerWord>(s, a.weights, scratch + at.weights, threads);
@@ -317,11 +312,10 @@ void im2col_forward_pass(const ConvShape& s, const ForwardArguments& a, float* s
 template <class T, class Op>
 void im2col_backward_pass(const ConvShape& s, const BackwardArguments& a, float* scratch,
                           const Threads& threads) {
-  using W = typename Op::Operand;
   constexpr bool kPairs = Op::kPerWord == 2;
-  const Im2colLayout at(s, kPairs ? Type::kBf16 : Type::kFp32, Pass::kBackward, threads.count);
+  const Im2colLayout at(s, Op::kOperands, Pass::kBackward, threads.count);
   float* weights = scratch + at.weights;
-  if (a.grad_src != nullptr) im2col_prepare_transposed<W>(s, a.weights, weights, threads);
+  if (a.grad_src != nullptr) im2col_prepare_transposed<Op>(s, a.weights, weights, threads);
   const int workers = static_cast<int>(std::min<int64_t>(threads.count, at.count));
   double* sums = reinterpret_cast<double*>(scratch + at.sums);
   threads.run([&](int thread) {
@@ -335,9 +329,9 @@ void im2col_backward_pass(const ConvShape& s, const BackwardArguments& a, float*
       const int64_t image = block * at.images, images = std::min(at.images, s.n - image);
       const int64_t pixels = images * at.pixels_of_image;
       const auto read = [&](const auto& gradient) {
-        copy_gradient<W>(gradient, s.k, image * at.pixels_of_image, pixels,
-                         kPairs && a.grad_src == nullptr ? nullptr : dst,
-                         a.grad_weights == nullptr ? nullptr : dst_pairs);
+        copy_gradient<Op>(gradient, s.k, image * at.pixels_of_image, pixels,
+                          kPairs && a.grad_src == nullptr ? nullptr : dst,
+                          a.grad_weights == nullptr ? nullptr : dst_pairs);
       };
       a.dst != nullptr ? read(Gradient<T, true>(a)) : read(Gradient<T, false>(a));
       if (a.grad_src != nullptr) {
@@ -353,7 +347,7 @@ void im2col_backward_pass(const ConvShape& s, const BackwardArguments& a, float*
         const int64_t words = ceil_div(pixels, Op::kPerWord);
         const auto put = [matrix, words](int64_t row, int64_t column, auto value) HWY_ATTR {
           const int64_t line = column / kPanel * words + row / Op::kPerWord;
-          store_of_pixel<W>(value, row, matrix + line * kPanel + column % kPanel);
+          store_of_pixel<Op>(value, row, matrix + line * kPanel + column % kPanel);
         };
         const auto read_source = [&](const auto& source) {
           copy_inputs(s, source, image, images, at.columns, put);

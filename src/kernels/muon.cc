@@ -143,13 +143,11 @@ Norms move_momentum(const MuonMatrix& m, const MuonRates& rates, const MuonLayou
         float* to = panels + (panel * m.rows + row * width) / Op::kPerWord + column - panel;
         Operand* const beside =
             reinterpret_cast<Operand*>(some_rows) + (row - first) * m.columns + column;
-        if constexpr (Op::kPerWord == 1) {
+        if constexpr (Op::kPerWord == 1)
           store(upper, to), store(lower, to + width);
-          store(upper, beside), store(lower, beside + m.columns);
-        } else {
+        else
           Op::store_pair(upper, lower, to);
-          Op::store(upper, beside), Op::store(lower, beside + m.columns);
-        }
+        Op::store(upper, beside), Op::store(lower, beside + m.columns);
       }
     }
     const int64_t panel = first / kPanel * kPanel, width = panel_width(m.rows, panel);

@@ -3,12 +3,17 @@
 #include <algorithm>
 #include <cstdint>
 
+#include "kernels/conv3x3.h"
+
 namespace skipway::kernels {
 
 /// Columns of a matrix that lie together, row by row: four vectors of AVX-512.
 constexpr int64_t kPanel = 64;
 
 constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+/// Operands in a word of four bytes.
+constexpr int64_t values_of_word(Type operands) { return 4 / bytes_of(operands); }
 
 /// What one of `threads` threads does of `count` equal pieces.
 struct Share {

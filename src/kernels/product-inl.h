@@ -21,7 +21,8 @@ namespace HWY_NAMESPACE {
 // words of two, which lie `first` before `second` along the depth.
 struct Fma {
   using Operand = float;
-  static constexpr int64_t kPerWord = 1;
+  static constexpr Type kOperands = Type::kFp32;
+  static constexpr int64_t kPerWord = values_of_word(kOperands);
   static HWY_INLINE V apply(V a, V b, V sum) { return hn::MulAdd(a, b, sum); }
   static HWY_INLINE void store(V v, float* to) { hn::StoreU(v, D(), to); }
 };
@@ -29,7 +30,8 @@ struct Fma {
 // Both products of a pair in fp32, where the processor has no instruction for them.
 struct PairByFma {
   using Operand = Bf16;
-  static constexpr int64_t kPerWord = 2;
+  static constexpr Type kOperands = Type::kBf16;
+  static constexpr int64_t kPerWord = values_of_word(kOperands);
   static HWY_INLINE V apply(V a, V b, V sum) {
     const auto low = [](V v) {
       return hn::BitCast(D(), hn::ShiftLeft<16>(hn::BitCast(DBits(), v)));
@@ -50,7 +52,8 @@ struct PairByFma {
 // They round ties to even.
 struct PairByDot {
   using Operand = Bf16;
-  static constexpr int64_t kPerWord = 2;
+  static constexpr Type kOperands = Type::kBf16;
+  static constexpr int64_t kPerWord = values_of_word(kOperands);
   static HWY_INLINE V apply(V a, V b, V sum) {
     __asm__("vdpbf16ps %2, %1, %0" : "+v"(sum.raw) : "v"(a.raw), "v"(b.raw));
     return sum;

@@ -357,15 +357,10 @@ void grad_weights_from_points(const ConvShape& s, const float* from, int64_t pla
 // The weights of a forward pass, in words of [36 points][c * k].
 template <class S, class Op>
 void prepare_pass(const ConvShape& s, const float* weights, float* to, const Threads& threads) {
-  const int64_t plane = weights_plane_of(s, Op::kPerWord);
+  const int64_t plane = weights_plane_of(s, Op::kOperands);
   threads.run([&](int thread) {
     weights_to_points<S, Op>(s, weights, plane, to, Share(s.c / kWidest, thread, threads.count));
   });
-}
-
-template <class Op>
-Workspace workspace_of(const ConvShape& s, Sweep sweep, const Threads& threads) {
-  return {s, Op::kPerWord == 1 ? Type::kFp32 : Type::kBf16, sweep, threads.count};
 }
 
 // The patches of the source, behind BatchNorm and ReLU if the arguments say so.
@@ -381,7 +376,7 @@ void src_to_points(const ConvShape& s, const Arguments& a, const Blocks& blocks,
 template <class S, class T, class Op>
 void forward_pass(const ConvShape& s, const ForwardArguments& a, float* scratch,
                   const Threads& threads) {
-  const Workspace at = workspace_of<Op>(s, Sweep::kForward, threads);
+  const Workspace at(s, Op::kOperands, Sweep::kForward, threads.count);
   const Blocks& blocks = at.blocks;
   const float* weights = static_cast<const float*>(a.prepared);
   if (weights == nullptr) {
@@ -418,7 +413,7 @@ template <class S, class T, class Op>
 void backward_sweep(const ConvShape& s, const BackwardArguments& a, Sweep sweep, float* scratch,
                     const Threads& threads) {
   constexpr bool kPairs = Op::kPerWord == 2;
-  const Workspace at = workspace_of<Op>(s, sweep, threads);
+  const Workspace at(s, Op::kOperands, sweep, threads.count);
   const Blocks& blocks = at.blocks;
   float* weights = scratch + at.weights;
   double* sums = reinterpret_cast<double*>(scratch + at.sums);

@@ -39,8 +39,8 @@ constexpr int64_t tiles_of_block(const ConvShape& s) {
 constexpr int64_t kPlanePadding = 16;
 constexpr int64_t kWidest = 16;  // lanes
 // Of transformed weights, in words.
-constexpr int64_t weights_plane_of(const ConvShape& s, int64_t per_word) {
-  return s.c * s.k / per_word + kPlanePadding;
+constexpr int64_t weights_plane_of(const ConvShape& s, Type operands) {
+  return s.c * s.k / values_of_word(operands) + kPlanePadding;
 }
 // Where threads share a block, so many k of the weights' gradient at a time go back to weights
 // while they are in the cache. Eight times the six rows of a product.
@@ -145,7 +145,7 @@ struct Workspace {
     const int64_t tiles = ceil_div(blocks.tiles, 2) * 2;
     const Tiling tiling = tiling_of(s);
     const int64_t points = tiling.points(), weight_points = tiling.weight_points();
-    const int64_t per_word = operands == Type::kBf16 ? 2 : 1;
+    const int64_t per_word = values_of_word(operands);
     int64_t used = 0;
     const auto take = [&used](bool wanted, int64_t words) {
       const int64_t begin = used;
@@ -155,7 +155,7 @@ struct Workspace {
     const bool forward = sweep == Sweep::kForward;
     const bool source = to_source(sweep), of_weights = to_weights(sweep);
     const int64_t result_channels = forward ? s.k : s.c;
-    weights_plane = weights_plane_of(s, per_word);
+    weights_plane = weights_plane_of(s, operands);
     src_plane = tiles * s.c / per_word + kPlanePadding;
     dst_plane = tiles * s.k / per_word + kPlanePadding;
     product_plane = tiles * result_channels + kPlanePadding;
