@@ -19,7 +19,7 @@ namespace {
 
 constexpr int64_t kStemChannels = 64;
 
-struct ConvShape {
+struct ConvLayer {
   int64_t in, out, kernel, stride, padding;
 
   int64_t parameters() const { return out * in * kernel * kernel; }
@@ -28,12 +28,12 @@ struct ConvShape {
 
 struct BlockShape {
   std::string name;  // layer1.0
-  std::vector<ConvShape> convs;
-  std::optional<ConvShape> downsample;
+  std::vector<ConvLayer> convs;
+  std::optional<ConvLayer> downsample;
 };
 
 struct NetShape {
-  ConvShape stem;
+  ConvLayer stem;
   bool max_pool;
   std::vector<BlockShape> blocks;
   int64_t features;
@@ -55,7 +55,7 @@ const std::vector<Family>& families() {
   return all;
 }
 
-ConvShape conv_shape(int64_t in, int64_t out, int64_t kernel, int64_t stride) {
+ConvLayer conv_shape(int64_t in, int64_t out, int64_t kernel, int64_t stride) {
   return {in, out, kernel, stride, kernel / 2};
 }
 
@@ -121,7 +121,7 @@ ResNet::ResNet(const ModelSpec& spec, uint64_t seed, at::Device device) : Model(
   Initialiser init(seed);
 
   const auto make_unit = [&](const std::string& conv, const std::string& bn,
-                             const ConvShape& shape) {
+                             const ConvLayer& shape) {
     ConvBnUnit unit;
     unit.weight = add_parameter(conv + ".weight", init.conv(shape.out, shape.in, shape.kernel));
     unit.stride = shape.stride;
@@ -275,7 +275,7 @@ ModelCost resnet_cost(const ModelSpec& spec, int64_t bytes_per_value) {
   int64_t values = 3 * spec.image_size * spec.image_size;  // kept, of bytes_per_value each
   int64_t index_bytes = 0;
   // Adds a convolution and its BatchNorm; gives the side of the result.
-  const auto add_unit = [&](const ConvShape& conv, int64_t size) {
+  const auto add_unit = [&](const ConvLayer& conv, int64_t size) {
     const int64_t side = conv.output_size(size);
     cost.parameters += conv.parameters() + 2 * conv.out;
     cost.macs += conv.parameters() * side * side;
@@ -294,7 +294,7 @@ ModelCost resnet_cost(const ModelSpec& spec, int64_t bytes_per_value) {
   }
   for (const BlockShape& block : net.blocks) {
     int64_t side = size;
-    for (const ConvShape& conv : block.convs) {
+    for (const ConvLayer& conv : block.convs) {
       side = add_unit(conv, side);
       add_relu(conv.out, side);
     }

@@ -16,6 +16,7 @@
 
 #include "base/error.h"
 #include "base/files.h"
+#include "record/complaint.h"
 
 namespace skipway {
 namespace {
@@ -33,21 +34,6 @@ constexpr std::pair<at::ScalarType, std::string_view> kTypes[] = {
     {at::kDouble, "F64"}, {at::kFloat, "F32"}, {at::kHalf, "F16"},  {at::kBFloat16, "BF16"},
     {at::kLong, "I64"},   {at::kInt, "I32"},   {at::kShort, "I16"}, {at::kChar, "I8"},
     {at::kByte, "U8"},    {at::kBool, "BOOL"}};
-
-// Raises kCheckpoint about one file.
-class Complaint {
- public:
-  explicit Complaint(const fs::path& path) : path_(path.string()) {}
-
-  template <typename... Args>
-  [[noreturn]] void operator()(fmt::format_string<Args...> format, Args&&... args) const {
-    fail(ErrorKind::kCheckpoint, "safetensors", "{} in {}",
-         fmt::format(format, std::forward<Args>(args)...), path_);
-  }
-
- private:
-  std::string path_;
-};
 
 // One tensor as the header describes it, checked.
 struct Entry {
@@ -165,7 +151,7 @@ std::string write_safetensors(const fs::path& path, const NamedTensors& tensors,
 }
 
 SafetensorsFile read_safetensors(const fs::path& path) {
-  const Complaint complain(path);
+  const Complaint complain(ErrorKind::kCheckpoint, "safetensors", path);
   std::error_code code;
   const uint64_t file_bytes = fs::file_size(path, code);
   if (code) complain("expected a file, got \"{}\"", code.message());

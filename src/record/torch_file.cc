@@ -20,6 +20,7 @@
 
 #include "base/error.h"
 #include "base/files.h"
+#include "record/complaint.h"
 #include "record/pickle.h"
 
 namespace skipway {
@@ -56,21 +57,6 @@ const std::set<std::string>& known_globals() {
   }();
   return names;
 }
-
-// Raises kData about one file.
-class Complaint {
- public:
-  explicit Complaint(const fs::path& path) : path_(path.string()) {}
-
-  template <typename... Args>
-  [[noreturn]] void operator()(fmt::format_string<Args...> format, Args&&... args) const {
-    fail(ErrorKind::kData, "torch file", "{} in {}",
-         fmt::format(format, std::forward<Args>(args)...), path_);
-  }
-
- private:
-  std::string path_;
-};
 
 // Bytes of a storage by its key; a copy, so that elements lie at multiples of their size.
 using Storages = std::map<std::string, at::Tensor>;
@@ -451,7 +437,7 @@ class ZipWriter {
 }  // namespace
 
 NamedTensors read_torch_file(const fs::path& path) {
-  const Complaint complain(path);
+  const Complaint complain(ErrorKind::kData, "torch file", path);
   const std::string bytes = read_file(path);
   if (bytes.starts_with("PK")) return read_new_form(bytes, path, complain);
   if (bytes.starts_with("\x80\x02")) return read_old_form(bytes, path, complain);
