@@ -6,6 +6,8 @@
 #include <string>
 #include <vector>
 
+#include "base/for_test.h"
+
 namespace skipway {
 
 struct ProgramOptions {
@@ -14,11 +16,11 @@ struct ProgramOptions {
   /// GOMP_SPINCOUNT as ./skipway sets it, so that a test sees nothing of the machine's owner.
   /// Nothing else is inherited.
   std::map<std::string, std::string> environment;
-  std::string input;                    // of stdin; at most a pipe's buffer, 64 kB
-  std::optional<int> terminal_columns;  // all three streams are one terminal this wide
-  std::optional<int> stdout_file;       // an open file that takes the place of the pipe
-  double time_limit_s = 120;            // then SIGKILL
-  std::string signal_at_text;           // when this has been shown, `signal` is sent, once
+  std::string input;                             // of stdin; at most a pipe's buffer, 64 kB
+  std::optional<int> terminal_columns;           // all three streams are one terminal this wide
+  std::optional<int> stdout_file;                // an open file that takes the place of the pipe
+  double time_limit_s = kSanitized ? 540 : 120;  // then SIGKILL
+  std::string signal_at_text;                    // when this has been shown, `signal` is sent, once
   int signal = 0;
 };
 

@@ -17,7 +17,7 @@ Image image_grid(const at::Tensor& images, int64_t columns, int64_t scale, int64
          "expected images [n,h,w,3], a column and a scale of at least 1, got [{}], {} and {}",
          fmt::join(images.sizes(), ","), columns, scale);
   }
-  constexpr uint8_t kGrey = 128;
+  constexpr uint8_t kMiddleGrey = 128;
   const int64_t count = images.size(0);
   const int64_t across = std::min(columns, count);
   const int64_t down = (count + across - 1) / across;
@@ -27,7 +27,7 @@ Image image_grid(const at::Tensor& images, int64_t columns, int64_t scale, int64
   const int64_t width = cells.size(2);
 
   Image grid{down * (height + gap) - gap, across * (width + gap) - gap, {}};
-  grid.rgb.assign(static_cast<size_t>(grid.height * grid.width * 3), kGrey);
+  grid.rgb.assign(static_cast<size_t>(grid.height * grid.width * 3), kMiddleGrey);
   at::Tensor canvas = at::from_blob(grid.rgb.data(), {grid.height, grid.width, 3}, at::kByte);
   for (int64_t i = 0; i < count; ++i) {
     canvas.narrow(0, i / across * (height + gap), height)

@@ -25,6 +25,7 @@ Config config() {
   c.batch = 8;
   c.precision = "fp32";
   c.kernel = "torch";
+  c.optimizer = "sgd";
   c.eval_batch = 8;
   return c;
 }
