@@ -55,7 +55,7 @@ const std::vector<Family>& families() {
   return all;
 }
 
-ConvLayer conv_shape(int64_t in, int64_t out, int64_t kernel, int64_t stride) {
+ConvLayer conv_layer(int64_t in, int64_t out, int64_t kernel, int64_t stride) {
   return {in, out, kernel, stride, kernel / 2};
 }
 
@@ -76,7 +76,7 @@ NetShape net_shape(const ModelSpec& spec) {
   const auto& [name, depths, bottleneck] = *found;
   const bool imagenet = resolve_stem(spec.stem, spec.image_size) == "imagenet";
 
-  NetShape net{conv_shape(3, kStemChannels, imagenet ? 7 : 3, imagenet ? 2 : 1), imagenet, {}, 0};
+  NetShape net{conv_layer(3, kStemChannels, imagenet ? 7 : 3, imagenet ? 2 : 1), imagenet, {}, 0};
   int64_t channels = kStemChannels;
   for (int stage = 0; stage < 4; ++stage) {
     const int64_t width = kStemChannels << stage;
@@ -85,12 +85,12 @@ NetShape net_shape(const ModelSpec& spec) {
       const int64_t stride = stage > 0 && i == 0 ? 2 : 1;
       BlockShape block{fmt::format("layer{}.{}", stage + 1, i), {}, {}};
       if (bottleneck) {
-        block.convs = {conv_shape(channels, width, 1, 1), conv_shape(width, width, 3, stride),
-                       conv_shape(width, out, 1, 1)};
+        block.convs = {conv_layer(channels, width, 1, 1), conv_layer(width, width, 3, stride),
+                       conv_layer(width, out, 1, 1)};
       } else {
-        block.convs = {conv_shape(channels, width, 3, stride), conv_shape(width, width, 3, 1)};
+        block.convs = {conv_layer(channels, width, 3, stride), conv_layer(width, width, 3, 1)};
       }
-      if (stride != 1 || channels != out) block.downsample = conv_shape(channels, out, 1, stride);
+      if (stride != 1 || channels != out) block.downsample = conv_layer(channels, out, 1, stride);
       net.blocks.push_back(std::move(block));
       channels = out;
     }
@@ -287,7 +287,7 @@ ModelCost resnet_cost(const ModelSpec& spec, int64_t bytes_per_value) {
   int64_t size = add_unit(net.stem, spec.image_size);
   add_relu(net.stem.out, size);
   if (net.max_pool) {
-    size = conv_shape(0, 0, 3, 2).output_size(size);
+    size = conv_layer(0, 0, 3, 2).output_size(size);
     const int64_t pooled = net.stem.out * size * size;
     values += pooled;
     index_bytes += pooled * static_cast<int64_t>(sizeof(int64_t));

@@ -1,4 +1,4 @@
-// What every reader of a file says when it is not as expected: the message, and which file.
+// What the readers of weights say when a file is not as expected: the message, and which file.
 #pragma once
 #include <fmt/format.h>
 
