@@ -17,13 +17,18 @@
 int main(int argc, char** argv) {
   using namespace skipway;
   int64_t batch_size = 128, side = 32, threads = 2, warmup = 2, steps = 8;
-  std::string precision_word = "bf16", model_name = "resnet18", kernel = "auto";
+  std::string precision_word = "bf16", kernel = "auto";
+  ModelSpec spec;
+  AugmentOptions augment;
+  augment.flip = Flip::kRandom;
+  augment.crop_pad = 4;
   bool inference = false, muon = false;
   CLI::App app("Times training steps, or forward passes");
   app.add_flag("--inference", inference);
   app.add_option("--batch", batch_size);
   app.add_option("--precision", precision_word);
-  app.add_option("--model", model_name);
+  app.add_option("--model", spec.name);
+  app.add_option("--attention", spec.attention);
   app.add_option("--kernel", kernel);
   app.add_option("--side", side);
   app.add_flag("--muon", muon);
@@ -35,8 +40,6 @@ int main(int argc, char** argv) {
   at::set_num_threads(static_cast<int>(threads));
   prepare_allocator();
   const at::ScalarType precision = resolve_precision(precision_word, at::kCPU, kernel);
-  ModelSpec spec;
-  spec.name = model_name;
   const std::unique_ptr<Model> model = make_model(spec, 0);
   model->kernels() = KernelChoice(kernel);
   Optimizer optimizer(model->parameters(), {.nesterov = true, .muon_lr = muon ? 1.0 : 0});
@@ -46,8 +49,7 @@ int main(int argc, char** argv) {
   Split split;
   split.images = at::randint(0, 256, {batch_size * (warmup + steps), 32, 32, 3}, at::kByte);
   split.labels = at::randint(0, 10, {batch_size * (warmup + steps)}, at::kLong);
-  Batches batches(split, batch_size, {.flip = Flip::kRandom, .crop_pad = 4},
-                  {{0.5, 0.5, 0.5}, {0.25, 0.25, 0.25}}, 0, precision);
+  Batches batches(split, batch_size, augment, {{0.5, 0.5, 0.5}, {0.25, 0.25, 0.25}}, 0, precision);
 
   nlohmann::json times_s = nlohmann::json::array();
   for (int64_t step = 0; step < warmup + steps; ++step) {
