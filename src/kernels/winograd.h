@@ -1,6 +1,8 @@
 // How the passes of the Winograd convolutions cut their work and lay out their memory; no
 // arithmetic. For src/kernels alone.
 #pragma once
+#include <unistd.h>
+
 #include <algorithm>
 
 #include "kernels/conv3x3.h"
@@ -32,8 +34,16 @@ constexpr Tiling tiling_of(const ConvShape& s) {
 // 64 tiles of 64 channels at 36 points are 590 KB in fp32: two such buffers and the transformed
 // weights stay in 2 MB. With more channels they do not, and more tiles read the weights less often.
 // A tile of stride 2 is 2.25 times as large.
-constexpr int64_t tiles_of_block(const ConvShape& s) {
-  return std::max(s.c, s.k) <= 64 || s.stride == 2 ? 64 : 128;
+constexpr int64_t tiles_of_block(const ConvShape& s, bool small_cache) {
+  const int64_t channels = std::max(s.c, s.k);
+  if (small_cache && channels > 64 && channels <= 128) return 32;
+  return channels <= 64 || s.stride == 2 ? 64 : 128;
+}
+// Whether the second-level cache of a core is below 1 MB. There blocks of 128 channels are as large
+// as those of 64.
+inline bool has_small_cache() {
+  static const long bytes = sysconf(_SC_LEVEL2_CACHE_SIZE);  // 0 or -1 where it is not known
+  return bytes > 0 && bytes < 1 << 20;
 }
 // Planes of a power of two would all begin in one set of the cache.
 constexpr int64_t kPlanePadding = 16;
@@ -83,7 +93,8 @@ struct Blocks {
                   ? threads * weights * bytes_of(Type::kFp32) > maps * bytes_of(operands)
                   : weights >= maps);
     const int64_t together = to_source(sweep) ? rows * columns : 2;
-    const int64_t wanted = shared ? all : std::min(tiles_of_block(s), ceil_div(all, threads));
+    const int64_t wanted =
+        shared ? all : std::min(tiles_of_block(s, has_small_cache()), ceil_div(all, threads));
     tiles = ceil_div(wanted, together) * together;
     count = ceil_div(all, tiles);
     teams = shared ? 1 : static_cast<int>(std::min<int64_t>(threads, count));
