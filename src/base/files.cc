@@ -15,23 +15,23 @@
 namespace skipway {
 namespace {
 
-// A file descriptor that closes itself; the path is removed unless keep() was called.
+// The path is removed unless it was renamed.
 class TemporaryFile {
  public:
-  explicit TemporaryFile(fs::path path) : path_(std::move(path)) {
-    descriptor_ = open(path_.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
-    if (descriptor_ < 0) fail_with_errno("could not create");
+  explicit TemporaryFile(fs::path path)
+      : path_(std::move(path)),
+        file_(open(path_.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666)) {
+    if (file_.get() < 0) fail_with_errno("could not create");
   }
   ~TemporaryFile() {
-    if (descriptor_ >= 0) close(descriptor_);
-    if (!kept_) unlink(path_.c_str());
+    if (!renamed_) unlink(path_.c_str());
   }
   TemporaryFile(const TemporaryFile&) = delete;
   TemporaryFile& operator=(const TemporaryFile&) = delete;
 
   void write_all(std::string_view bytes) {
     while (!bytes.empty()) {
-      const ssize_t written = write(descriptor_, bytes.data(), bytes.size());
+      const ssize_t written = write(file_.get(), bytes.data(), bytes.size());
       if (written < 0 && errno == EINTR) continue;
       if (written < 0) fail_with_errno("could not write");
       bytes.remove_prefix(static_cast<size_t>(written));
@@ -39,10 +39,10 @@ class TemporaryFile {
   }
 
   void rename_to(const fs::path& target) {
-    if (fsync(descriptor_) != 0 && errno != EINVAL) fail_with_errno("could not flush");
+    if (fsync(file_.get()) != 0 && errno != EINVAL) fail_with_errno("could not flush");
     if (rename(path_.c_str(), target.c_str()) != 0)
       fail_with_errno("could not rename to its final name");
-    kept_ = true;
+    renamed_ = true;
   }
 
  private:
@@ -53,8 +53,8 @@ class TemporaryFile {
   }
 
   fs::path path_;
-  int descriptor_ = -1;
-  bool kept_ = false;
+  Descriptor file_;
+  bool renamed_ = false;
 };
 
 }  // namespace

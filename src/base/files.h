@@ -1,10 +1,13 @@
 // Files: read whole, write so that a final name always holds a whole file, and hash.
 #pragma once
+#include <unistd.h>
+
 #include <cstddef>
 #include <filesystem>
 #include <span>
 #include <string>
 #include <string_view>
+#include <utility>
 
 namespace skipway {
 
@@ -32,6 +35,25 @@ fs::path expand_user(const std::string& path);
 
 /// $SKIPWAY_DATA, else $HOME/.cache/skipway/data.
 fs::path data_directory();
+
+/// A file descriptor that closes itself; below zero it stands for none, as open() returns it.
+class Descriptor {
+ public:
+  Descriptor() = default;
+  explicit Descriptor(int value) : value_(value) {}
+  ~Descriptor() {
+    if (value_ >= 0) close(value_);
+  }
+  Descriptor(Descriptor&& other) noexcept : value_(std::exchange(other.value_, -1)) {}
+  Descriptor& operator=(Descriptor&& other) noexcept {
+    std::swap(value_, other.value_);
+    return *this;
+  }
+  int get() const { return value_; }
+
+ private:
+  int value_ = -1;
+};
 
 enum class HashKind { kMd5, kSha256 };
 

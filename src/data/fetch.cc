@@ -29,25 +29,6 @@ namespace {
 constexpr int kAttemptsPerMirror = 3;
 constexpr double kProgressInterval_s = 0.1;
 
-// An open file or folder, closed at the end of its scope.
-class Descriptor {
- public:
-  Descriptor() = default;
-  explicit Descriptor(int value) : value_(value) {}
-  ~Descriptor() {
-    if (value_ >= 0) close(value_);
-  }
-  Descriptor(Descriptor&& other) noexcept : value_(std::exchange(other.value_, -1)) {}
-  Descriptor& operator=(Descriptor&& other) noexcept {
-    std::swap(value_, other.value_);
-    return *this;
-  }
-  int get() const { return value_; }
-
- private:
-  int value_ = -1;
-};
-
 [[noreturn]] void fail_disk(std::string_view what, const fs::path& path, int code) {
   fail(ErrorKind::kDisk, "fetch",
        "{} {}: {}; free some space or set SKIPWAY_DATA to another folder", what, path.string(),

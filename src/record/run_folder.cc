@@ -43,11 +43,8 @@ bool make_folder(const fs::path& path) {
 // log.txt made by O_EXCL marks a folder as taken, so that of two runs that are given the same empty
 // folder at the same moment one is refused.
 bool claim(const fs::path& log_txt) {
-  const int descriptor = open(log_txt.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
-  if (descriptor >= 0) {
-    close(descriptor);
-    return true;
-  }
+  const Descriptor file(::open(log_txt.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666));
+  if (file.get() >= 0) return true;
   if (errno == EEXIST) return false;
   fail(ErrorKind::kDisk, "run", "could not write {}: {}; choose another folder with --run-dir",
        log_txt.string(), std::strerror(errno));
@@ -79,14 +76,6 @@ std::vector<std::string> nearby_runs(const fs::path& path) {
   while (found.size() > 5) found.erase(found.begin());
   return {found.begin(), found.end()};
 }
-
-// Closes itself.
-struct Descriptor {
-  int value;
-  ~Descriptor() {
-    if (value >= 0) close(value);
-  }
-};
 
 // Where the last whole line of a file ends [bytes]; what follows was cut off by a crash.
 off_t end_of_whole_lines(int descriptor) {
@@ -153,16 +142,16 @@ RunFolder RunFolder::open(const fs::path& path) {
 
 void RunFolder::append_metrics(const Json& line) const {
   const std::string text = line.dump(-1, ' ', false, Json::error_handler_t::replace) + "\n";
-  const Descriptor file{
-      ::open(metrics_jsonl().c_str(), O_RDWR | O_CREAT | O_APPEND | O_CLOEXEC, 0666)};
-  if (file.value >= 0) {
-    const off_t end = end_of_whole_lines(file.value);
-    if (ftruncate(file.value, end) == 0) {
-      const ssize_t written = write(file.value, text.data(), text.size());
+  const Descriptor file(
+      ::open(metrics_jsonl().c_str(), O_RDWR | O_CREAT | O_APPEND | O_CLOEXEC, 0666));
+  if (file.get() >= 0) {
+    const off_t end = end_of_whole_lines(file.get());
+    if (ftruncate(file.get(), end) == 0) {
+      const ssize_t written = write(file.get(), text.data(), text.size());
       if (written == static_cast<ssize_t>(text.size())) return;
       const int reason = written < 0 ? errno : ENOSPC;
       // Takes the part of a line away; where even that fails, the next append does it.
-      [[maybe_unused]] const int undone = ftruncate(file.value, end);
+      [[maybe_unused]] const int undone = ftruncate(file.get(), end);
       errno = reason;
     }
   }

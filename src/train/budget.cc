@@ -47,9 +47,8 @@ double Budget::cost_left(double step, size_t part, double total) const {
 
 double Budget::left_s(int64_t step, size_t part, int64_t total) const {
   return seconds_of_cost() *
-             (cost_left(static_cast<double>(step), part, static_cast<double>(total)) +
-              reserve_cost_) +
-         reserve_s_;
+             cost_left(static_cast<double>(step), part, static_cast<double>(total)) +
+         reserve_left_s();
 }
 
 int64_t Budget::total_steps(int64_t step, size_t part, double now_s) const {

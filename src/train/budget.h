@@ -34,6 +34,8 @@ class Budget {
     reserve_cost_ = cost;
     reserve_s_ = seconds;
   }
+  /// The first of them measured anew [s], at the speed of the recent steps.
+  void observe_reserve(double seconds) { reserve_cost_ = seconds / seconds_of_cost(); }
   /// Steps of the run in all, as it looks after `step` steps, in `part`, at `now_s`. At least
   /// `step`. Before the first observation: INT64_MAX.
   int64_t total_steps(int64_t step, size_t part, double now_s) const;
@@ -41,6 +43,8 @@ class Budget {
   double step_s(size_t part) const { return parts_[part].cost * seconds_of_cost(); }
   /// Until the end of a run of `total` steps, what comes after training included [s].
   double left_s(int64_t step, size_t part, int64_t total) const;
+  /// The part of left_s() that comes after training [s].
+  double reserve_left_s() const { return seconds_of_cost() * reserve_cost_ + reserve_s_; }
 
  private:
   double seconds_of_cost() const;  // mean of the recent steps

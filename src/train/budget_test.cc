@@ -83,6 +83,17 @@ TEST(Budget, PartsEndWithinTwoPercentWhenACoreIsTakenAway) {
               18);
 }
 
+TEST(Budget, AReserveMeasuredAgainKeepsItsSeconds) {
+  Budget budget = Budget::of_seconds(900);
+  budget.set_reserve(20, 1);
+  budget.observe_step(0, 2);
+  EXPECT_DOUBLE_EQ(budget.reserve_left_s(), 41);
+  budget.observe_reserve(30);
+  EXPECT_DOUBLE_EQ(budget.reserve_left_s(), 31);
+  EXPECT_EQ(budget.total_steps(0, 0, 100), 385);  // (900 - 100 - 31) / 2, rounded
+  EXPECT_DOUBLE_EQ(budget.left_s(380, 0, 385), 41);
+}
+
 TEST(Budget, NeverAsksForStepsWhenTimeIsUp) {
   Budget budget = Budget::of_seconds(60);
   budget.observe_step(0, 1);

@@ -43,6 +43,15 @@ Budget make_budget(const Config& config, const std::vector<Stage>& stages,
       parts);
 }
 
+double measure_last_evaluation_s(const Config& config, Learner& learner,
+                                 const Split& evaluation_split, double step_s) {
+  const double batch_norm_steps =
+      std::ceil(static_cast<double>(config.batch_norm_images) / static_cast<double>(config.batch));
+  return learner.measure_evaluation_s(evaluation_split,
+                                      evaluate_options(config, learner.precision, config.tta)) +
+         batch_norm_steps * kForwardShare * step_s;
+}
+
 Plan make_plan(const Config& config, Learner& learner, const Split& evaluation_split, double passes,
                size_t stage, int64_t step) {
   Plan plan;
@@ -67,12 +76,8 @@ Plan make_plan(const Config& config, Learner& learner, const Split& evaluation_s
     if (plan.stages.size() != plan.steps_s.size()) measure();
   }
   learner.batches.set_augmentation(augment_options(config, rule_for(plan.passes)));
-  const double batch_norm_steps =
-      std::ceil(static_cast<double>(config.batch_norm_images) / static_cast<double>(config.batch));
   plan.evaluation_s =
-      learner.measure_evaluation_s(evaluation_split,
-                                   evaluate_options(config, learner.precision, config.tta)) +
-      batch_norm_steps * kForwardShare * plan.steps_s.back();
+      measure_last_evaluation_s(config, learner, evaluation_split, plan.steps_s.back());
   plan.budget = make_budget(config, plan.stages, steps_per_epoch);
   plan.budget.set_costs(plan.steps_s);  // seconds, for as long as the machine stays as fast
   plan.budget.set_reserve(plan.evaluation_s, kSaveReserve_s);

@@ -328,6 +328,7 @@ void Trainer::record_step(const Gradient& gradient, double lr, double step_s) {
       step_images_per_s_.push_back(static_cast<double>(images) / step_s);
     }
     total_steps_ = budget_.total_steps(progress_.step, progress_.stage, run_wall_s());
+    measure_evaluation_again();
   }
   const StepReport report = step_report();
   if (progress_.step % kTensorBoardEvery == 0) {
@@ -337,6 +338,19 @@ void Trainer::record_step(const Gradient& gradient, double lr, double step_s) {
     tensorboard_.add_scalar("train/images_per_s", report.images_per_s, progress_.step);
   }
   if (hooks_.on_step) hooks_.on_step(report);
+}
+
+// How long the evaluation takes beside a step was measured when the run began, in a moment that may
+// have been a good or a bad one. Shortly before the end it is measured again.
+void Trainer::measure_evaluation_again() {
+  if (!budget_.by_time() || evaluation_measured_again_ ||
+      budget_.left_s(progress_.step, progress_.stage, total_steps_) >
+          1.5 * budget_.reserve_left_s())
+    return;
+  evaluation_measured_again_ = true;
+  budget_.observe_reserve(measure_last_evaluation_s(config_, learner_, evaluation_split_,
+                                                    budget_.step_s(stages_.size() - 1)));
+  total_steps_ = budget_.total_steps(progress_.step, progress_.stage, run_wall_s());
 }
 
 void Trainer::enter_stage() {

@@ -111,6 +111,7 @@ class Trainer {
   void record_step(const Gradient& gradient, double lr, double step_s);
   void end_epoch(std::optional<Evaluation> evaluation);
   void plan();
+  void measure_evaluation_again();
   void enter_stage();
   Evaluation evaluate_now(bool tta);
   std::optional<Evaluation> evaluate_if_due();
@@ -165,6 +166,7 @@ class Trainer {
   double saved_at_s_ = 0;
   std::vector<double> step_images_per_s_;  // of this process, warm-up left out
   int64_t steps_of_process_ = 0;
+  bool evaluation_measured_again_ = false;
 };
 
 }  // namespace skipway
