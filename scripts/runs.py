@@ -1,0 +1,49 @@
+"""What the scripts that train many times share."""
+import json
+import math
+import os
+import pathlib
+import shutil
+import statistics
+import subprocess
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+PROGRAM = os.environ.get("SKIPWAY", str(ROOT / "skipway"))
+
+
+def output_of(command):
+    """What the program prints. Ctrl-C reaches it as well, and it is given the time to save its state."""
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as program:
+        try:
+            output, _ = program.communicate()
+        except KeyboardInterrupt:
+            program.wait()
+            raise
+    if program.returncode != 0:
+        raise subprocess.CalledProcessError(program.returncode, command)
+    return output
+
+
+def train(result, seed, arguments):
+    """The JSON object of `skipway train ARGUMENTS --seed SEED`, which stays in `result`, beside the run's folder. What is there is not run
+    again; a run that was stopped goes on."""
+    if not result.exists():
+        run = result.with_suffix("")
+        run.parent.mkdir(parents=True, exist_ok=True)
+        if (run / "last.safetensors").exists():
+            command = ["resume", str(run)]
+        else:
+            shutil.rmtree(run, ignore_errors=True)  # stopped before there was a state to go on from
+            command = ["train", *arguments, "--seed", str(seed), "--run-dir", str(run)]
+        part = result.with_suffix(".part")
+        part.write_text(output_of([PROGRAM, *command, "--json", "--quiet"]))
+        part.rename(result)
+    return json.loads(result.read_text())
+
+
+def mean_and_error(values):
+    """The mean, and its standard error; that of a single value, and both where a value is not known, are not a number."""
+    if any(map(math.isnan, values)):
+        return math.nan, math.nan
+    error = statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else math.nan
+    return statistics.mean(values), error
