@@ -111,14 +111,14 @@ void normalise_part(int64_t begin, int64_t end, int64_t c, const void* src, cons
         [&](int64_t offset, int64_t, int j) HWY_ATTR {
           const V v = hn::MulAdd(by_add[j], load(add + offset),
                                  hn::MulAdd(a[j], load(from + offset), b[j]));
-          store(hn::Max(v, floor), to + offset);
+          store(at_least(floor, v), to + offset);
         },
         close);
   } else {
     sweep(
         begin, end, c, open,
         [&](int64_t offset, int64_t, int j) HWY_ATTR {
-          store(hn::Max(hn::MulAdd(a[j], load(from + offset), b[j]), floor), to + offset);
+          store(at_least(floor, hn::MulAdd(a[j], load(from + offset), b[j])), to + offset);
         },
         close);
   }

@@ -2,6 +2,8 @@
 
 #include <gtest/gtest.h>
 
+#include <cmath>
+
 #include "kernels/maps_for_test.h"
 
 namespace skipway::kernels {
@@ -54,6 +56,21 @@ TEST_P(BatchNorm, NormaliseScalesShiftsAddsAndRectifies) {
       }
     }
   }
+}
+
+TEST_P(BatchNorm, NanStaysNan) {
+  std::vector<float> bad = src, dst(count);
+  bad[1] = NAN;
+  for (const Residual& residual : {Residual{}, Residual{other.data()}}) {
+    for (const bool relu : {false, true}) {
+      normalise(map, bad.data(), a.data(), b.data(), residual, relu, dst.data(), threads);
+      EXPECT_TRUE(std::isnan(dst[1])) << relu;
+      EXPECT_FALSE(std::isnan(dst[0])) << relu;
+    }
+  }
+  std::vector<double> sum(c), squares(c);
+  channel_sums(map, bad.data(), sum.data(), squares.data(), threads);
+  EXPECT_TRUE(std::isnan(sum[1]) && std::isnan(squares[1]));
 }
 
 TEST_P(BatchNorm, BackwardSumsGateTheGradient) {

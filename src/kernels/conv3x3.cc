@@ -36,10 +36,10 @@ const SchemePasses& passes_of(const ConvShape& s) {
 }  // namespace
 
 std::string refusal(const ConvShape& s) {
+  if (s.c % 16 != 0 || s.k % 16 != 0) return "channels that are no multiple of 16";
   if (s.size != 3 || s.padding != 1) return "no 3x3 window with a padding of 1";
   if (s.stride != 1 && s.stride != 2) return "a stride other than 1 and 2";
   if (s.n < 1 || s.h < 1 || s.w < 1) return "an empty map";
-  if (s.c % 16 != 0 || s.k % 16 != 0) return "channels that are no multiple of 16";
   return "";
 }
 
@@ -85,7 +85,7 @@ size_t workspace_bytes(const ConvShape& shape, Numbers numbers, Pass pass, int t
 }
 
 void forward(const ConvShape& shape, Numbers numbers, const ForwardArguments& arguments,
-             void* workspace, const Threads& threads) noexcept {
+             void* workspace, const Threads& threads) {
   passes_of(shape).forward(shape, numbers, has_dot() && dot_allowed, arguments,
                            static_cast<float*>(workspace), threads);
 }
@@ -97,13 +97,13 @@ size_t prepared_bytes(const ConvShape& shape, Numbers numbers) {
 }
 
 void prepare(const ConvShape& shape, Numbers numbers, const float* weights, void* prepared,
-             const Threads& threads) noexcept {
+             const Threads& threads) {
   passes_of(shape).prepare(shape, numbers, has_dot() && dot_allowed, weights,
                            static_cast<float*>(prepared), threads);
 }
 
 void backward(const ConvShape& shape, Numbers numbers, const BackwardArguments& arguments,
-              void* workspace, const Threads& threads) noexcept {
+              void* workspace, const Threads& threads) {
   passes_of(shape).backward(shape, numbers, has_dot() && dot_allowed, arguments,
                             static_cast<float*>(workspace), threads);
 }

@@ -193,7 +193,7 @@ void finish_pixels(const ForwardArguments& a, int64_t k, Columns channels, int64
     for (int64_t pixel = 0; pixel < pixels; ++pixel) {
       V v = hn::Add(load(products + pixel * k + c), bias);
       if (a.residual != nullptr) v = hn::Add(v, load(residual + pixel * k + c));
-      if (a.relu) v = hn::Max(v, hn::Zero(D()));
+      if (a.relu) v = relu(v);
       sum = hn::Add(sum, v);
       sum_of_squares = hn::MulAdd(v, v, sum_of_squares);
       store(v, dst + pixel * k + c);
@@ -406,7 +406,7 @@ size_t im2col_workspace_bytes(const ConvShape& shape, Numbers numbers, Pass pass
 }
 
 void im2col_forward(const ConvShape& shape, Numbers numbers, const ForwardArguments& arguments,
-                    void* workspace, const Threads& threads) noexcept {
+                    void* workspace, const Threads& threads) {
   HWY_DYNAMIC_DISPATCH(run_im2col_forward)
   (shape, numbers, has_dot(), arguments, static_cast<float*>(workspace), threads);
 }
@@ -418,12 +418,12 @@ size_t im2col_prepared_bytes(const ConvShape& shape, Numbers numbers) {
 }
 
 void im2col_prepare(const ConvShape& shape, Numbers numbers, const float* weights, void* prepared,
-                    const Threads& threads) noexcept {
+                    const Threads& threads) {
   HWY_DYNAMIC_DISPATCH(run_im2col_prepare)(shape, numbers, weights, prepared, threads);
 }
 
 void im2col_backward(const ConvShape& shape, Numbers numbers, const BackwardArguments& arguments,
-                     void* workspace, const Threads& threads) noexcept {
+                     void* workspace, const Threads& threads) {
   HWY_DYNAMIC_DISPATCH(run_im2col_backward)
   (shape, numbers, has_dot(), arguments, static_cast<float*>(workspace), threads);
 }

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <cmath>
 #include <cstddef>
 #include <tuple>
 #include <vector>
@@ -178,6 +179,27 @@ TEST_P(ConvIm2col, AddsToTheGradientThatIsThere) {
   std::vector<float> want = alone.values_now();
   for (size_t i = 0; i < want.size(); ++i) want[i] += src.wide[i];
   EXPECT_LE(relative_error(added.values_now(), want), type == Type::kFp32 ? 0 : 4e-3);
+}
+
+// A run that diverges has to show it: no ReLU may make a number of what is none.
+TEST_P(ConvIm2col, NanPassesEveryRelu) {
+  std::vector<float> bad = weights, scale(static_cast<size_t>(s.c), 1.0f), zero(scale.size());
+  Stored dst(type, out_pixels * s.k);
+  ForwardArguments a;
+  a.src = src.data(), a.weights = bad.data(), a.dst = dst.data(), a.relu = true;
+  const auto count_nan = [&] {
+    run_forward(a);
+    const std::vector<float> got = dst.values_now();
+    return std::count_if(got.begin(), got.end(), [](float v) { return std::isnan(v); });
+  };
+  EXPECT_EQ(count_nan(), 0);
+  const int64_t middle = (s.size * s.size / 2) * s.c;  // of one filter
+  bad[static_cast<size_t>(middle)] = NAN;
+  EXPECT_EQ(count_nan(), out_pixels);
+  if (s.c % 16 != 0) return;  // images have no BatchNorm before them
+  bad = weights, scale[3] = NAN;
+  a.weights = bad.data(), a.src_scale = scale.data(), a.src_shift = zero.data(), a.relu = false;
+  EXPECT_EQ(count_nan(), out_pixels * s.k);
 }
 
 INSTANTIATE_TEST_SUITE_P(

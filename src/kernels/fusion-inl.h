@@ -27,7 +27,7 @@ struct Source {
   HWY_INLINE V at(const T* from, int64_t channel) const {
     const V value = load(from);
     if constexpr (!kNormalise) return value;
-    return hn::Max(hn::MulAdd(load(scale + channel), value, load(shift + channel)), hn::Zero(D()));
+    return relu(hn::MulAdd(load(scale + channel), value, load(shift + channel)));
   }
 };
 

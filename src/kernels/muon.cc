@@ -257,7 +257,7 @@ size_t muon_workspace_bytes(const std::vector<MuonMatrix>& matrices, int threads
 }
 
 void muon_step(const std::vector<MuonMatrix>& matrices, const MuonRates& rates, Type products,
-               void* workspace, const Threads& threads) noexcept {
+               void* workspace, const Threads& threads) {
   // The largest first, each to the thread that has least to do.
   std::vector<MuonMatrix> sorted = matrices;
   std::stable_sort(sorted.begin(), sorted.end(), [](const MuonMatrix& a, const MuonMatrix& b) {

@@ -40,7 +40,7 @@ size_t muon_workspace_bytes(const std::vector<MuonMatrix>& matrices, int threads
 /// matrix some thousand times where a singular value is near 0.003, as of square matrices; 1e-5 and
 /// 0.3 % where there are twice as many columns as rows. Same bits for any number of threads.
 void muon_step(const std::vector<MuonMatrix>& matrices, const MuonRates& rates, Type products,
-               void* workspace, const Threads& threads) noexcept;
+               void* workspace, const Threads& threads);
 
 constexpr double kMuonA = 3.4445, kMuonB = -4.7750, kMuonC = 2.0315;
 constexpr int kMuonIterations = 4;

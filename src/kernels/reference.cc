@@ -1,6 +1,5 @@
 #include "kernels/reference.h"
 
-#include <algorithm>
 #include <vector>
 
 #include "kernels/bf16.h"
@@ -19,6 +18,8 @@ double load(T from) {
 void store(double value, float& to) { to = static_cast<float>(value); }
 void store(double value, Bf16& to) { to = narrowed(static_cast<float>(value)); }
 
+double relu(double value) { return value < 0 ? 0 : value; }  // NaN stays NaN
+
 int64_t inputs(const ConvShape& s) { return s.h * s.w * s.c; }  // of an image
 int64_t outputs(const ConvShape& s) { return s.out_h() * s.out_w() * s.k; }
 
@@ -36,7 +37,7 @@ Values input_values(const ConvShape& s, const Arguments& a) {
   const auto c = static_cast<size_t>(s.c);
   if (a.src_scale != nullptr) {
     for (size_t i = 0; i < values.size(); ++i)
-      values[i] = std::max(0.0, load(a.src_scale[i % c]) * values[i] + load(a.src_shift[i % c]));
+      values[i] = relu(load(a.src_scale[i % c]) * values[i] + load(a.src_shift[i % c]));
   }
   return values;
 }
@@ -101,7 +102,7 @@ void forward_of(const ConvShape& s, const ForwardArguments& a, const Threads& th
         if (a.bias != nullptr) value += load(a.bias[i % s.k]);
         if (a.residual != nullptr)
           value += load(static_cast<const T*>(a.residual)[image * outputs(s) + i]);
-        if (a.relu) value = std::max(0.0, value);
+        if (a.relu) value = relu(value);
         store(value, dst[i]);
         mine[i % s.k] += value;
         mine[s.k + i % s.k] += value * value;

@@ -42,6 +42,17 @@ HWY_INLINE void store(V v, Bf16* to) {
   hn::StoreU(hn::TruncateTo(DHalf(), hn::ShiftRight<16>(rounded_up_half(v))), DHalf(), to);
 }
 
+// max(floor, v), where a NaN in v stays one: x86 gives the second operand then, Highway's plain C++
+// the one that is a number.
+HWY_INLINE V at_least(V floor, V v) {
+#if HWY_TARGET == HWY_EMU128 || HWY_TARGET == HWY_SCALAR
+  return hn::IfThenElse(hn::Lt(v, floor), floor, v);
+#else
+  return hn::Max(floor, v);
+#endif
+}
+HWY_INLINE V relu(V v) { return at_least(hn::Zero(D()), v); }
+
 // A pair of bf16 in each lane: `first` in the lower half, as a little-endian machine reads two
 // neighbours.
 HWY_INLINE Bits pair(V first, V second) {

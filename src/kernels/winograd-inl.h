@@ -263,7 +263,7 @@ void block_from_points(const ConvShape& s, const Blocks& blocks, const Part& par
         if constexpr (kInference) {
           v = hn::Add(v, bias);
           if (residual != nullptr) v = hn::Add(v, load(residual + offset));
-          if (a.relu) v = hn::Max(v, hn::Zero(D()));
+          if (a.relu) v = relu(v);
         }
         if constexpr (kSums) {
           sum = hn::Add(sum, v);

@@ -77,8 +77,8 @@ at::Tensor Airbench::convolve(const at::Tensor& src, const at::Tensor& weight) {
 }
 
 at::Tensor Airbench::norm_gelu(const at::Tensor& src, const Norm& norm, bool training) const {
-  return at::gelu(at::batch_norm(src, norm.weight, norm.bias, norm.running_mean, norm.running_var,
-                                 training, momentum_, kNormEps, /*cudnn_enabled=*/true));
+  return at::gelu(apply_batch_norm(src, norm.weight, norm.bias, norm.running_mean, norm.running_var,
+                                   training, momentum_, kNormEps));
 }
 
 at::Tensor Airbench::forward(const at::Tensor& images, bool training) {

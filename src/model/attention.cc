@@ -94,10 +94,10 @@ at::Tensor Attention::pixel_gate(const at::Tensor& src, bool training) {
                                    src.amax(1, /*keepdim=*/true).to(type)},
                                   1);
   if (training) num_batches_tracked_.add_(1);
-  return at::batch_norm(at::conv2d(maps, spatial_weight_, /*bias=*/{}, /*stride=*/1,
-                                   /*padding=*/kSpatialSize / 2),
-                        gamma_, beta_, running_mean_, running_var_, training, momentum_,
-                        kBatchNormEps, /*cudnn_enabled=*/true)
+  return apply_batch_norm(at::conv2d(maps, spatial_weight_, /*bias=*/{}, /*stride=*/1,
+                                     /*padding=*/kSpatialSize / 2),
+                          gamma_, beta_, running_mean_, running_var_, training, momentum_,
+                          kBatchNormEps)
       .sigmoid();
 }
 

@@ -16,6 +16,7 @@
 #include <utility>
 
 #include "base/clock.h"
+#include "base/log.h"
 #include "kernels/batch_norm.h"
 #include "kernels/muon.h"
 #include "kernels/reference.h"
@@ -28,8 +29,9 @@ struct FoldedConv {
   std::vector<int64_t> versions;  // of the tensors that it was made of
   at::ScalarType type;
   ConvMethod method;
-  at::Tensor weights;  // as the method wants them
-  at::Tensor bias;     // [k]
+  size_t prepared_bytes;  // tells the tiles of small maps from those of others
+  at::Tensor weights;     // as the method wants them
+  at::Tensor bias;        // [k]
 };
 
 namespace {
@@ -106,12 +108,16 @@ struct OwnKernel {
     else
       kernels::forward(shape, numbers, a, scratch, all_threads());
   }
+  // Of what prepare() makes; none where the method takes the weights as they are.
+  size_t prepared_bytes() const {
+    if (method == ConvMethod::kTorch || method == ConvMethod::kReference) return 0;
+    return is_im2col() ? kernels::im2col_prepared_bytes(shape, numbers)
+                       : kernels::prepared_bytes(shape, numbers);
+  }
   // What a forward pass may be given instead of the weights.
   at::Tensor prepare(const at::Tensor& weights) const {
     if (method == ConvMethod::kReference) return weights;
-    const size_t bytes = is_im2col() ? kernels::im2col_prepared_bytes(shape, numbers)
-                                     : kernels::prepared_bytes(shape, numbers);
-    const at::Tensor prepared = at::empty({static_cast<int64_t>(bytes)}, at::kByte);
+    const at::Tensor prepared = at::empty({static_cast<int64_t>(prepared_bytes())}, at::kByte);
     if (is_im2col())
       kernels::im2col_prepare(shape, numbers, weights.const_data_ptr<float>(),
                               prepared.mutable_data_ptr(), all_threads());
@@ -226,7 +232,8 @@ std::vector<ConvMethod> candidates(const ConvShape& s, Type type, const std::str
   if (is_3x3) methods.push_back(ConvMethod::kWinograd);
   if (word == "winograd" && is_3x3) return methods;
   if (is_3x3 && in_bf16) methods.push_back(ConvMethod::kWinogradBf16);
-  // Other channels have no gradient of the source; only the stem has others.
+  // Other channels have no gradient of the source, which conv_chain_supports() sees to; only the
+  // stem has others.
   if (s.c % 16 == 0 || s.c == 3) {
     methods.push_back(ConvMethod::kIm2col);
     if (in_bf16) methods.push_back(ConvMethod::kIm2colBf16);
@@ -238,7 +245,7 @@ std::vector<ConvMethod> candidates(const ConvShape& s, Type type, const std::str
 }
 
 // Which values of its tensors a unit has: LibTorch counts the changes that its own operations make,
-// batch_statistics() those of the running statistics.
+// the optimizer those of its steps, batch_statistics() those of the running statistics.
 std::vector<int64_t> versions(const ConvBnUnit& unit) {
   std::vector<int64_t> all;
   for (const at::Tensor* tensor :
@@ -250,8 +257,10 @@ std::vector<int64_t> versions(const ConvBnUnit& unit) {
 const FoldedConv& folded(ConvBnUnit& unit, const ConvShape& shape, at::ScalarType type,
                          ConvMethod method) {
   std::vector<int64_t> now = versions(unit);
+  const OwnKernel kernel(shape, type == at::kFloat ? Type::kFp32 : Type::kBf16, method);
+  const size_t bytes = kernel.prepared_bytes();
   if (unit.folded != nullptr && unit.folded->versions == now && unit.folded->type == type &&
-      unit.folded->method == method)
+      unit.folded->method == method && unit.folded->prepared_bytes == bytes)
     return *unit.folded;
   const at::Tensor scale = unit.gamma / (unit.running_var + unit.eps).sqrt();
   const at::Tensor weights =
@@ -259,11 +268,8 @@ const FoldedConv& folded(ConvBnUnit& unit, const ConvShape& shape, at::ScalarTyp
   const at::Tensor bias = unit.beta - unit.running_mean * scale;
   const bool torch = method == ConvMethod::kTorch;
   unit.folded = std::make_shared<const FoldedConv>(
-      FoldedConv{std::move(now), type, method,
-                 torch ? weights.to(type)
-                       : OwnKernel(shape, type == at::kFloat ? Type::kFp32 : Type::kBf16, method)
-                             .prepare(weights),
-                 torch ? bias.to(type) : bias});
+      FoldedConv{std::move(now), type, method, bytes,
+                 torch ? weights.to(type) : kernel.prepare(weights), torch ? bias.to(type) : bias});
   return *unit.folded;
 }
 
@@ -386,7 +392,7 @@ at::Tensor batch_statistics(const ConvBnUnit& unit, int64_t pixels, const TwoSum
   for (int64_t i = 0; i < channels; ++i) {
     const auto at = static_cast<size_t>(i);
     const double mean = sums.sum[at] / n;
-    const double variance = std::max(0.0, sums.with_other[at] / n - mean * mean);
+    const double variance = std::max(sums.with_other[at] / n - mean * mean, 0.0);
     const double inverse_std = 1 / std::sqrt(variance + unit.eps);
     const double scale = static_cast<double>(gamma[i]) * inverse_std;
     row[i] = static_cast<float>(mean);
@@ -397,8 +403,9 @@ at::Tensor batch_statistics(const ConvBnUnit& unit, int64_t pixels, const TwoSum
       running = static_cast<float>((1 - unit.momentum) * static_cast<double>(running) +
                                    unit.momentum * value);
     };
+    if (pixels == 1) continue;  // as apply_batch_norm()
     move_towards(running_mean[i], mean);
-    move_towards(running_var[i], n > 1 ? variance * n / (n - 1) : variance);
+    move_towards(running_var[i], variance * n / (n - 1));
   }
   return statistics;
 }
@@ -674,6 +681,8 @@ ConvMethod KernelChoice::method(const ConvShape& s, Type type, bool training) {
     }
   }
   chosen = name_of(best);
+  if (best == ConvMethod::kTorch && methods.size() == 1 && word_ != "torch")
+    log_info("kernel: LibTorch's for {}: {}", key, kernels::refusal(s));
   return best;
 }
 
@@ -690,8 +699,10 @@ kernels::Type KernelChoice::muon_products() {
 
 std::string KernelChoice::in_use() const {
   std::string best = "torch", set = kernels::instruction_sets().front();
-  for (const auto& [shape, method] : chosen_)
+  for (const auto& [shape, method] : chosen_) {
+    if (method == "reference") return method;  // the only one then, and without an instruction set
     if (method != "torch" && shape != kMuon) best = "winograd";
+  }
   // The instruction set of the products: those in fp32 do not use the bf16 instruction.
   const bool in_bf16 = std::any_of(chosen_.begin(), chosen_.end(), [](const auto& entry) {
     return entry.second.ends_with("-bf16");
@@ -729,7 +740,8 @@ bool conv_chain_supports(const ConvChain& chain, const at::Tensor& src) {
   const auto fits = [](const ConvBnUnit& unit) {
     return unit.weight.scalar_type() == at::kFloat && unit.weight.size(0) % 16 == 0;
   };
-  return src.is_cpu() && std::all_of(chain.units.begin(), chain.units.end(), fits) &&
+  const bool source_fits = !src.requires_grad() || src.size(1) % 16 == 0;
+  return src.is_cpu() && source_fits && std::all_of(chain.units.begin(), chain.units.end(), fits) &&
          (!chain.downsample || fits(*chain.downsample));
 }
 

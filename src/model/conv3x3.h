@@ -43,7 +43,7 @@ class KernelChoice {
   /// first call with auto, some hundredths of a second, else fp32.
   kernels::Type muon_products();
 
-  /// "winograd/avx512": the best of what is in use and its instruction set.
+  /// "winograd/avx512": the best of what is in use and its instruction set; or "reference".
   std::string in_use() const;
   /// Shape as text -> method as text, and "muon" -> its type; to keep, and to take back. Unknown
   /// methods are measured anew.
@@ -84,7 +84,8 @@ struct ConvChain {
 /// measured, with the kernels that `word` allows, in some 0.2 s.
 bool bf16_is_faster(const std::string& word);
 
-/// Whether conv_chain() can take it: CPU, fp32 parameters, output channels in multiples of 16.
+/// Whether conv_chain() can take it: CPU, fp32 parameters, output channels in multiples of 16; of a
+/// source that requires a gradient, its channels too.
 bool conv_chain_supports(const ConvChain& chain, const at::Tensor& src);
 
 /// Chooses the kernels of a training step before there are maps that would lie beside those of the

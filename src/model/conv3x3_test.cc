@@ -9,6 +9,7 @@
 #include <functional>
 
 #include "base/for_test.h"
+#include "base/log.h"
 #include "base/tensors.h"
 #include "model/device.h"
 
@@ -235,6 +236,61 @@ TEST(ConvChain, InferenceFollowsChangedWeights) {
   }
 }
 
+// Maps of 2x2 have tiles of their own, so other transformed weights.
+TEST(ConvChain, InferenceFollowsTheSizeOfTheMap) {
+  const ConvChain made = make_chain(kBlocks[0]);
+  const at::NoGradGuard no_grad;
+  for (const char* word : {"winograd", "torch", "reference"}) {
+    ConvChain chain = made;
+    KernelChoice kernels(word);
+    for (const int64_t side : {2, 4, 2}) {
+      const at::Tensor src = at::randn({3, 32, side, side});
+      EXPECT_LT(relative_error(conv_chain(chain, src, false, kernels),
+                               by_libtorch(chain, src, /*training=*/false)),
+                1e-5)
+          << word << ", " << side;
+    }
+  }
+}
+
+TEST(ConvChain, NanInTheWeightsShowsInResultsAndStatistics) {
+  for (const char* word : {"winograd", "torch", "reference"}) {
+    ConvChain chain = make_chain(kBlocks[0]);
+    {
+      const at::NoGradGuard no_grad;
+      chain.units[0].weight[0][0][1][1] = NAN;
+    }
+    KernelChoice kernels(word);
+    const at::Tensor src = at::randn({2, 32, 6, 6});
+    for (const bool training : {false, true})
+      EXPECT_TRUE(conv_chain(chain, src, training, kernels).isnan().all().item<bool>())
+          << word << ", " << training;
+    EXPECT_TRUE(std::isnan(chain.units[0].running_var[0].item<float>())) << word;
+  }
+}
+
+TEST(ConvChain, RefusesAGradientOfImages) {
+  ConvChain stem;
+  stem.units = {make_unit(3, 64, 3, 1)};
+  const at::Tensor images = at::randn({2, 3, 8, 8});
+  EXPECT_TRUE(conv_chain_supports(stem, images));
+  EXPECT_FALSE(conv_chain_supports(stem, images.clone().set_requires_grad(true)));
+  EXPECT_TRUE(conv_chain_supports(make_chain(kBlocks[0]),
+                                  at::randn({2, 32, 8, 8}).set_requires_grad(true)));
+}
+
+TEST(KernelChoice, SaysOnceWhyAShapeGoesToLibTorch) {
+  std::vector<std::string> lines;
+  const int sink = add_log_sink([&](LogLevel, std::string_view line) { lines.emplace_back(line); });
+  KernelChoice kernels("winograd");
+  for (const int64_t channels : {20, 20, 32})
+    kernels.method({2, 8, 8, channels, 32, 3, 1, 1}, kernels::Type::kFp32, true);
+  remove_log_sink(sink);
+  ASSERT_EQ(lines.size(), 1u);
+  EXPECT_NE(lines[0].find("20 to 32 channels"), std::string::npos) << lines[0];
+  EXPECT_NE(lines[0].find("no multiple of 16"), std::string::npos) << lines[0];
+}
+
 TEST(KernelChoice, MeasuresOnceAndKeepsTheAnswer) {
   KernelChoice kernels("auto");
   const kernels::ConvShape shape{2, 8, 8, 32, 32, 3, 1, 1};
@@ -243,6 +299,7 @@ TEST(KernelChoice, MeasuresOnceAndKeepsTheAnswer) {
   KernelChoice resumed("auto");
   resumed.restore(kernels.chosen());
   EXPECT_EQ(resumed.method(shape, kernels::Type::kFp32, true), method);
+  EXPECT_TRUE(resumed.measured_s().empty());
 }
 
 TEST(KernelChoice, WinogradMultipliesInFp32) {
@@ -266,6 +323,8 @@ TEST(KernelChoice, NamesTheInstructionSetOfTheProducts) {
     EXPECT_EQ(in_use(method), "winograd/" + best);
   for (const char* method : {"winograd", "im2col"})
     EXPECT_EQ(in_use(method), "winograd/" + (best == "avx512_bf16" ? "avx512" : best));
+  EXPECT_EQ(in_use("torch").substr(0, 6), "torch/");
+  EXPECT_EQ(in_use("reference"), "reference");
 }
 
 }  // namespace

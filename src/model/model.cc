@@ -145,6 +145,15 @@ ModelSpec spec_from_metadata(const std::map<std::string, std::string>& metadata,
   return spec;
 }
 
+at::Tensor apply_batch_norm(const at::Tensor& src, const at::Tensor& gamma, const at::Tensor& beta,
+                            const at::Tensor& running_mean, const at::Tensor& running_var,
+                            bool training, double momentum, double eps) {
+  const bool moves = !training || src.numel() > src.size(1);
+  return at::batch_norm(src, gamma, beta, moves ? running_mean : at::Tensor(),
+                        moves ? running_var : at::Tensor(), training, momentum, eps,
+                        /*cudnn_enabled=*/true);
+}
+
 at::Tensor Model::add_parameter(const std::string& name, at::Tensor values) {
   // Written into the layout, not converted to it: a 1x1 convolution's weights would keep their
   // strides, and its gradient would then have others.
@@ -187,11 +196,14 @@ void Model::load_state(const NamedTensors& state, const std::string& where) {
     if (!known.contains(name)) faults.push_back(fmt::format("unexpected {}", name));
   }
   if (!faults.empty()) {
+    constexpr size_t kShown = 10;
+    const size_t shown = std::min(kShown, faults.size());
     fail(ErrorKind::kCheckpoint, "model",
          "expected the weights of {} ({} stem, attention {}, {} classes), got others at {}; {} "
-         "differences: {}",
+         "differences: {}{}; --model, --stem, --attention or --classes says what the file holds",
          spec_.name, spec_.stem, spec_.attention, spec_.num_classes, where, faults.size(),
-         fmt::join(faults, "; "));
+         fmt::join(faults.begin(), faults.begin() + static_cast<std::ptrdiff_t>(shown), "; "),
+         shown < faults.size() ? fmt::format("; and {} more", faults.size() - shown) : "");
   }
   const at::NoGradGuard no_grad;
   for (auto& [name, tensor] : state_) tensor.copy_(given.at(name));

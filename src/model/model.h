@@ -100,6 +100,12 @@ class Model {
   NamedTensors state_;  // both, in the order in which they were added
 };
 
+/// at::batch_norm, but a batch with one value of each channel leaves the running statistics as they
+/// are in training: it has no variance, of which LibTorch would make NaN.
+at::Tensor apply_batch_norm(const at::Tensor& src, const at::Tensor& gamma, const at::Tensor& beta,
+                            const at::Tensor& running_mean, const at::Tensor& running_var,
+                            bool training, double momentum, double eps);
+
 /// The model that `spec.name` names, with new weights: a function of `seed` alone. Errors: kUsage
 /// for an unknown name or stem, or sizes below one.
 std::unique_ptr<Model> make_model(const ModelSpec& spec, uint64_t seed,

@@ -216,6 +216,31 @@ TEST(ResNet, TrainingUpdatesStatisticsAndEvaluationLeavesThem) {
   EXPECT_GT(mean.abs().max().item<float>(), 0);
 }
 
+// LibTorch divides the variance by the number of values less one.
+TEST(ResNet, OneValueOfAChannelLeavesTheStatistics) {
+  for (const char* attention : {"none", "cbam"})
+    for (const char* word : {"torch", "winograd", "reference"}) {
+      ResNet model(with_attention(tiny_spec(), attention), 1);
+      model.kernels() = KernelChoice(word);
+      model.forward(random_images(1, 8), /*training=*/true);  // maps of 1x1 at the end
+      for (const auto& [name, tensor] : model.buffers()) {
+        EXPECT_TRUE(tensor.isfinite().all().item<bool>()) << name << ", " << word;
+        if (name.starts_with("layer4.1.") && name.ends_with("running_var")) {
+          EXPECT_TRUE(tensor.equal(at::ones_like(tensor))) << name << ", " << word;
+        }
+      }
+    }
+}
+
+TEST(ResNet, FrozenBatchNormMeasuresNoKernels) {
+  ResNet model(tiny_spec(), 1);
+  model.kernels() = KernelChoice("auto");
+  model.set_frozen(/*backbone=*/false, /*batch_norm=*/true);
+  model.forward(random_images(2, 8), /*training=*/true);
+  EXPECT_TRUE(model.kernels().measured_s().empty());
+  EXPECT_TRUE(model.kernels().in_use().starts_with("torch/"));
+}
+
 TEST(ResNet, Bf16KeepsStatisticsGradientsAndLogitsInFp32) {
   ResNet model(tiny_spec(), 1), exact(tiny_spec(), 1);
   model.kernels() = KernelChoice("winograd");  // as in training

@@ -179,8 +179,8 @@ at::Tensor ResNet::apply(ConvChain& chain, const at::Tensor& src, bool training)
 
   const auto conv_bn = [&](const ConvBnUnit& unit, const at::Tensor& x) {
     const at::Tensor products = at::conv2d(x, unit.weight, /*bias=*/{}, unit.stride, unit.padding);
-    return at::batch_norm(products, unit.gamma, unit.beta, unit.running_mean, unit.running_var,
-                          training, unit.momentum, unit.eps, /*cudnn_enabled=*/true);
+    return apply_batch_norm(products, unit.gamma, unit.beta, unit.running_mean, unit.running_var,
+                            training, unit.momentum, unit.eps);
   };
   at::Tensor residual = chain.residual ? src : at::Tensor();
   if (chain.downsample) residual = conv_bn(*chain.downsample, src);
@@ -214,7 +214,9 @@ void ResNet::choose_kernels(int64_t images, int64_t height, int64_t width) {
 }
 
 at::Tensor ResNet::forward(const at::Tensor& images, bool training) {
-  if (training && kernels_.word() == "auto" && images.size(2) != chosen_height_ &&
+  // With frozen BatchNorm alone LibTorch trains, see apply().
+  const bool has_kernel = frozen_backbone_ || !frozen_batch_norm_;
+  if (training && has_kernel && kernels_.word() == "auto" && images.size(2) != chosen_height_ &&
       conv_chain_supports(stem_, images)) {
     choose_kernels(images.size(0), images.size(2), images.size(3));
     chosen_height_ = images.size(2);

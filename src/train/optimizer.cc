@@ -6,8 +6,10 @@
 #include <ATen/ops/_foreach_norm.h>
 #include <ATen/ops/_fused_sgd.h>
 #include <ATen/ops/empty_like.h>
+#include <ATen/ops/isfinite.h>
 #include <ATen/ops/linalg_vector_norm.h>
 #include <ATen/ops/stack.h>
+#include <ATen/ops/where.h>
 #include <ATen/ops/zeros.h>
 #include <ATen/ops/zeros_like.h>
 #include <c10/core/GradMode.h>
@@ -83,8 +85,10 @@ at::Tensor Optimizer::clip_gradients() {
   if (gradients.empty()) return at::zeros({});
   const at::Tensor norm = at::linalg_vector_norm(at::stack(at::_foreach_norm(gradients)));
   if (options_.clip_grad_norm > 0) {
-    at::_foreach_mul_(gradients,
-                      norm.add(kClipEps).reciprocal_().mul_(options_.clip_grad_norm).clamp_max_(1));
+    const at::Tensor factor =
+        norm.add(kClipEps).reciprocal_().mul_(options_.clip_grad_norm).clamp_max_(1);
+    // A NaN would spread to all gradients, and hide from which layer it comes.
+    at::_foreach_mul_(gradients, at::where(norm.isfinite(), factor, 1));
   }
   return norm;
 }
@@ -92,6 +96,9 @@ at::Tensor Optimizer::clip_gradients() {
 void Optimizer::step(double lr, const at::Tensor& skip, kernels::Type muon_products) {
   at::NoGradGuard no_grad;
   for (Group& group : groups_) {
+    // Neither step counts its changes, and folded weights (model/conv3x3.cc) ask for the count.
+    for (const at::Tensor& parameter : group.parameters)
+      if (parameter.grad().defined()) parameter.unsafeGetTensorImpl()->bump_version();
     if (group.muon)
       step_muon(group, lr * group.lr_factor, skip, muon_products);
     else

@@ -28,9 +28,9 @@ class Optimizer {
  public:
   Optimizer(const NamedTensors& parameters, const OptimizerOptions& options);
   /// The gradients' 2-norm over all parameters together, before any change; where it is above
-  /// clip_grad_norm, all gradients are scaled to it, as torch.nn.utils.clip_grad_norm_ does. To be
-  /// called between backward pass and step. Shapes: -> fp32 [] on the parameters' device, which is
-  /// not waited for.
+  /// clip_grad_norm, all gradients are scaled to it, as torch.nn.utils.clip_grad_norm_ does, but
+  /// stay as they are where it is not finite. To be called between backward pass and step.
+  /// Shapes: -> fp32 [] on the parameters' device, which is not waited for.
   at::Tensor clip_gradients();
   /// One update from the parameters' gradients, which are then set to undefined. `lr` of this step.
   /// `skip`: one fp32 number on the parameters' device; where it is 1, nothing else changes, and

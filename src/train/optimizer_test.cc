@@ -2,12 +2,14 @@
 #include "train/optimizer.h"
 
 #include <ATen/ATen.h>
+#include <ATen/core/grad_mode.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include <cmath>
 
 #include "base/error.h"
+#include "model/resnet.h"
 
 namespace skipway {
 namespace {
@@ -161,6 +163,56 @@ TEST(Optimizer, OneGradientThatIsNotFiniteShowsInTheNorm) {
       parameters[i].second.mutable_grad() = gradient_of(parameters[i].second, 0, i);
     parameters[2].second.mutable_grad()[1][2][0][0] = bad;
     EXPECT_FALSE(std::isfinite(sgd.clip_gradients().item<float>()));
+  }
+}
+
+// So that the search for the layer that it comes from finds that one alone.
+TEST(Optimizer, ANormThatIsNotFiniteLeavesTheGradients) {
+  for (const float bad : {INFINITY, NAN}) {
+    NamedTensors parameters = make_parameters();
+    Optimizer sgd(parameters, {.clip_grad_norm = 1});
+    for (size_t i = 0; i < parameters.size(); ++i)
+      parameters[i].second.mutable_grad() = gradient_of(parameters[i].second, 0, i);
+    parameters[2].second.mutable_grad()[1][2][0][0] = bad;
+    EXPECT_FALSE(std::isfinite(sgd.clip_gradients().item<float>()));
+    for (size_t i = 0; i < parameters.size(); ++i) {
+      if (i == 2) continue;
+      EXPECT_TRUE(at::equal(parameters[i].second.grad(), gradient_of(parameters[i].second, 0, i)))
+          << parameters[i].first;
+    }
+  }
+}
+
+// Frozen BatchNorm trains on LibTorch's operations, which know nothing of the folded weights.
+TEST(Optimizer, ItsStepsReachTheFoldedWeightsOfInference) {
+  ModelSpec spec;
+  spec.image_size = 8;
+  const at::Tensor images = noise({4, 3, 8, 8}, 1), labels = at::arange(4);
+  for (const double muon_lr : {0.0, 1.0}) {
+    std::vector<at::Tensor> before, after;
+    for (const char* word : {"winograd", "torch"}) {
+      ResNet model(spec, 1);
+      model.set_batch_norm_momentum(1);  // statistics of these images, to be frozen
+      model.forward(images, /*training=*/true);
+      model.kernels() = KernelChoice(word);
+      model.set_frozen(/*backbone=*/false, /*batch_norm=*/true);
+      Optimizer optimizer(model.parameters(), {.muon_lr = muon_lr});
+      const auto infer = [&] {
+        const at::NoGradGuard no_grad;
+        return model.forward(images, /*training=*/false);
+      };
+      before.push_back(infer());
+      for (int step = 0; step < 2; ++step) {
+        at::cross_entropy_loss(model.forward(images, /*training=*/true), labels).backward();
+        optimizer.step(/*lr=*/0.003);
+      }
+      after.push_back(infer());
+    }
+    const auto difference = [](const at::Tensor& a, const at::Tensor& b) {
+      return ((a - b).norm() / b.norm()).item<double>();
+    };
+    EXPECT_GT(difference(after[1], before[1]), 1e-2) << "muon_lr " << muon_lr;
+    EXPECT_LT(difference(after[0], after[1]), 1e-3) << "muon_lr " << muon_lr;
   }
 }
 
