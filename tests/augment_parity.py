@@ -33,9 +33,9 @@ def operation(name, values):
     if name in ("autocontrast", "equalize"):
         return getattr(functional, name)
     if name == "rotate_nearest":
-        return lambda x: functional.rotate(x, first, fill=GREY)
+        return lambda x: functional.rotate(x, first, fill=values[1:] or GREY)
     if name == "rotate_bilinear":
-        return lambda x: functional.rotate(x, first, BILINEAR, fill=GREY)
+        return lambda x: functional.rotate(x, first, BILINEAR, fill=values[1:] or GREY)
     if name == "resized_crop":
         top, left, h, w = (int(value) for value in values)
         return lambda x: functional.resized_crop(x, top, left, h, w, list(x.shape[-2:]), BILINEAR)

@@ -14,6 +14,7 @@
 #include <functional>
 #include <map>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "base/for_test.h"
@@ -68,6 +69,12 @@ Cases geometry_cases() {
       warp(image, rotation(x), Sampling::kBilinear);
     };
   }
+  for (const char* sampling : {"nearest", "bilinear"})
+    cases[fmt::format("rotate_{} 30 0 120 255", sampling)] = [sampling](Pixels image) {
+      warp(image, rotation(30),
+           std::string_view(sampling) == "nearest" ? Sampling::kNearest : Sampling::kBilinear,
+           {0, 120, 255});
+    };
   for (const Rectangle& r :
        {Rectangle{2, 3, 23, 21}, Rectangle{0, 0, 5, 28}, Rectangle{9, 7, 1, 1}}) {
     const std::string place = fmt::format("{} {} {} {}", r.top, r.left, r.h, r.w);

@@ -192,6 +192,7 @@ TEST_F(E2eCommandLine, DoctorExaminesTheMachine) {
   EXPECT_THAT(names, testing::IsSupersetOf({"device", "driver", "libtorch", "cores", "memory",
                                             "runs", "data folder", "data", "step"}));
   EXPECT_TRUE(object.at("environment").is_object());
+  EXPECT_THAT(run({"doctor"}, {{"SKIPWAY_KERNEL", "torch"}}).out, HasSubstr("kernel torch/"));
 }
 
 TEST_F(E2eCommandLine, DoctorFailsWithAFixWhereNothingCanBeWritten) {

@@ -124,8 +124,13 @@ TEST_F(E2eTrain, AnInterruptSavesAndAResumeGoesOn) {
   const json whole = json::parse(train({"--json"}, "5").out);
   options_.signal_at_text = "epoch   2.00";
   options_.signal = SIGINT;
-  const ProgramResult stopped = train({}, "5");
+  const ProgramResult stopped = train({"--json"}, "5");
   EXPECT_EQ(stopped.exit_code, 130) << stopped.err;
+  const json object = json::parse(stopped.out);
+  EXPECT_EQ(object.at("schema"), "skipway.train/1");
+  EXPECT_EQ(object.at("ok"), false);
+  EXPECT_EQ(object.at("stopped"), true);
+  EXPECT_EQ(object.at("run"), "runs/002");
   EXPECT_THAT(stopped.err, HasSubstr("skipway resume runs/002"));
   EXPECT_FALSE(std::filesystem::exists(folder_ / "runs/002/model.safetensors"));
   EXPECT_EQ(run({"predict", "runs/002", "photos/test"}).exit_code, 0);  // by its last checkpoint
@@ -151,6 +156,21 @@ TEST_F(E2eTrain, ATreeWithoutTestPartIsDividedAndEvaluatedOnTheSamePart) {
     EXPECT_EQ(evaluated.at("n"), 3);
     EXPECT_NEAR(evaluated.at("accuracy").at("plain"), trained.at("accuracy").at("last"), 1e-6);
   }
+
+  // From another folder too, in which the same word means other images.
+  write_small_part(folder_ / "elsewhere/tree", kClasses, 2, 16, 100);
+  options_.working_directory = folder_ / "elsewhere";
+  for (const std::vector<std::string>& data :
+       std::vector<std::vector<std::string>>{{}, {"--data", "../tree"}}) {
+    std::vector<std::string> args = {"eval", "../runs/001", "--json"};
+    args.insert(args.end(), data.begin(), data.end());
+    const ProgramResult evaluated = run(args);
+    EXPECT_EQ(json::parse(evaluated.out).at("n"), 3);
+    EXPECT_THAT(evaluated.err, Not(HasSubstr("too high")));
+  }
+  const ProgramResult other = run({"eval", "../runs/001", "--data", "tree", "--json"});
+  EXPECT_EQ(json::parse(other.out).at("n"), 6);
+  EXPECT_THAT(other.err, HasSubstr("too high"));
 }
 
 }  // namespace

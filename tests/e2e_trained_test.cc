@@ -6,6 +6,7 @@
 #include <gtest/gtest.h>
 
 #include <fstream>
+#include <map>
 #include <nlohmann/json.hpp>
 
 #include "base/files.h"
@@ -84,11 +85,13 @@ class E2eTrained : public testing::Test {
   ProgramResult run(std::vector<std::string> args) {
     ProgramOptions options;
     options.working_directory = folder_ / ".";
+    options.environment = environment_;
     args.insert(args.end(), {"--precision", "fp32", "--device", "cpu", "--threads", "1"});
     return run_program(args, options);
   }
 
   TemporaryFolder folder_;
+  std::map<std::string, std::string> environment_;
   ResNet model_;
   std::vector<at::Tensor> images_;
   at::Tensor probabilities_, labels_;
@@ -200,6 +203,26 @@ TEST_F(E2eTrained, EvalFailsUnderTheGivenAccuracyAfterPrintingIt) {
   EXPECT_EQ(json::parse(failed.out).at("ok"), false);
   EXPECT_EQ(json::parse(failed.out).at("accuracy").at("plain"), 0.75);
   EXPECT_THAT(failed.err, HasSubstr("--fail-under"));
+}
+
+TEST_F(E2eTrained, KernelsAreTheRunsUnlessAFlagOrAVariableSaysOtherwise) {
+  sort_images(0);
+  environment_["SKIPWAY_KERNEL"] = "";
+  const auto eval = [&](std::vector<std::string> more) {
+    std::vector<std::string> args = {"eval", "run", "--data", "sorted", "--no-tta"};
+    args.insert(args.end(), more.begin(), more.end());
+    return run(args);
+  };
+  EXPECT_THAT(eval({}).err, HasSubstr("kernel torch"));
+  EXPECT_THAT(eval({"--kernel", "winograd"}).err, HasSubstr("kernel winograd"));
+  environment_["SKIPWAY_KERNEL"] = "winograd";
+  EXPECT_THAT(eval({}).err, HasSubstr("kernel winograd"));
+  EXPECT_THAT(eval({"--kernel", "torch"}).err, HasSubstr("kernel torch"));
+  environment_["SKIPWAY_KERNEL"] = "fast";
+  for (const auto& result : {eval({}), run({"predict", "run", image_path(0).string()})}) {
+    EXPECT_EQ(result.exit_code, 2);
+    EXPECT_THAT(result.err, HasSubstr("SKIPWAY_KERNEL"));
+  }
 }
 
 TEST_F(E2eTrained, EvalMatchesClassesByName) {

@@ -1,10 +1,12 @@
 // `import`, `export` and `train --weights` as a person or a script runs them. How much weights from
 // elsewhere help is not judged here.
 #include <ATen/ATen.h>
+#include <ATen/core/grad_mode.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <signal.h>
 
+#include <limits>
 #include <nlohmann/json.hpp>
 
 #include "base/for_test.h"
@@ -138,6 +140,32 @@ TEST_F(E2eWeights, ExportAndImportAreInverse) {
   // A file of Skipway's own says all that is to be known of it.
   ASSERT_EQ(run({"import", "a/resnet18.safetensors", "--out", "b"}).exit_code, 0);
   EXPECT_EQ(read_file(folder_ / "a/model.safetensors"), read_file(folder_ / "b/model.safetensors"));
+}
+
+TEST_F(E2eWeights, AttentionComesOutAndInAgain) {
+  ModelSpec spec = model_->spec();
+  spec.attention = "se";
+  save_model(RunFolder::create(folder_ / "a"), *make_model(spec, 5));
+  ASSERT_EQ(run({"export", "a", "--to", "pth"}).exit_code, 0);
+  const ProgramResult imported =
+      run({"import", "a/resnet18.pth", "--model", "resnet18", "--out", "b"});
+  ASSERT_EQ(imported.exit_code, 0) << imported.err;
+  EXPECT_THAT(imported.out, HasSubstr("attention se"));
+}
+
+TEST_F(E2eWeights, WeightsThatAreNotFiniteAreSaidToBe) {
+  const at::NoGradGuard no_grad;
+  at::Tensor(model_->parameters().front().second).fill_(std::numeric_limits<float>::quiet_NaN());
+  write_torch_file(folder_ / "weights.pth", model_->state());
+  const ProgramResult imported = import({"--out", "run"});
+  EXPECT_EQ(imported.exit_code, 7);
+  EXPECT_THAT(imported.err, AllOf(HasSubstr("conv1.weight"), HasSubstr("weights.pth")));
+  EXPECT_EQ(train({"--weights", "weights.pth", "--epochs", "1"}).exit_code, 7);
+
+  // What a run has comes out as it is.
+  save_model(RunFolder::create(folder_ / "a"), *model_);
+  const ProgramResult exported = run({"export", "a", "--to", "pth"});
+  EXPECT_EQ(exported.exit_code, 0) << exported.err;
 }
 
 TEST_F(E2eWeights, AFrozenBackboneIsTheOneThatCame) {

@@ -213,6 +213,9 @@ Config unusual_config() {
   c.jitter_saturation = 0.5;
   c.jitter_hue = 0.1;
   c.rotate_degrees = 12;
+  c.rotate_fill = "1,2,3";
+  c.warmup_start = 0.1;
+  c.whiten_bias_epochs = 2;
   c.resized_crop_area = "0.4,0.9";
   c.resized_crop_ratio = "0.8,1.2";
   c.erase_probability = 0.25;

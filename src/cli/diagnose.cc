@@ -25,6 +25,7 @@ RunRecord read_record(const RunFolder& run) {
     if (env.is_object()) record.env = std::move(env);
   }
   if (fs::exists(run.log_txt())) record.log = read_file(run.log_txt());
+  record.trouble = fs::exists(run.trouble());
   return record;
 }
 

@@ -22,6 +22,7 @@
 #include "base/process.h"
 #include "cli/commands.h"
 #include "cli/terminal.h"
+#include "cli/trained_model.h"
 #include "data/known.h"
 #include "model/device.h"
 #include "model/resnet.h"
@@ -157,13 +158,13 @@ Check check_data(const std::string& name) {
           fmt::format("skipway data fetch {}", name)};
 }
 
-Check check_step(at::Device device) {
+Check check_step(at::Device device, const std::string& kernel) {
   constexpr int64_t kImages = 8;
   try {
     ModelSpec spec;
     ResNet model(spec, /*seed=*/0, device);
-    model.kernels() = KernelChoice("auto");  // as in training
-    const at::ScalarType precision = resolve_precision("auto", device);
+    model.kernels() = KernelChoice(kernel);  // as in training
+    const at::ScalarType precision = resolve_precision("auto", device, kernel);
     const auto options = at::TensorOptions().device(device);
     const at::Tensor images = at::linspace(-1, 1, kImages * 3 * 32 * 32, options)
                                   .view({kImages, 3, 32, 32})
@@ -196,7 +197,7 @@ Check check_step(at::Device device) {
   }
 }
 
-std::vector<Check> examine(const std::string& device_name) {
+std::vector<Check> examine(const std::string& device_name, const std::string& kernel) {
   std::optional<at::Device> device;
   std::vector<Check> checks = {check_device(device_name, device)};
   checks.push_back(check_driver(device));
@@ -208,7 +209,7 @@ std::vector<Check> examine(const std::string& device_name) {
   checks.push_back(check_disk("data folder", data_directory(), "point SKIPWAY_DATA elsewhere"));
   checks.push_back(check_data("cifar10"));
   checks.push_back(check_data("fashion-mnist"));
-  if (device) checks.push_back(check_step(*device));
+  if (device) checks.push_back(check_step(*device, kernel));
   return checks;
 }
 
@@ -237,8 +238,8 @@ void print_as_json(const std::vector<Check>& checks, bool ok) {
               {"environment", environment()}});
 }
 
-int doctor(const std::string& device, bool json) {
-  const std::vector<Check> checks = examine(device);
+int doctor(const std::string& device, const std::string& kernel, bool json) {
+  const std::vector<Check> checks = examine(device, kernel_word(kernel));
   const bool ok = std::none_of(checks.begin(), checks.end(),
                                [](const Check& check) { return check.state == State::kFailure; });
   if (json)
@@ -252,15 +253,17 @@ int doctor(const std::string& device, bool json) {
 
 void add_doctor(CLI::App& program, Run& chosen) {
   struct Flags {
-    std::string device = "auto";
+    std::string device = "auto", kernel;
     bool json = false;
   };
   auto flags = std::make_shared<Flags>();
   CLI::App* command = program.add_subcommand("doctor", "Is this machine ready to train?");
   command->add_option("--device", flags->device, "auto, cpu or cuda:N")->capture_default_str();
+  add_kernel_flag(*command, flags->kernel);
   command->add_flag("--json", flags->json, "one JSON object on stdout");
-  command->callback(
-      [flags, &chosen] { chosen = [flags] { return doctor(flags->device, flags->json); }; });
+  command->callback([flags, &chosen] {
+    chosen = [flags] { return doctor(flags->device, flags->kernel, flags->json); };
+  });
 }
 
 }  // namespace skipway

@@ -51,6 +51,11 @@ Dataset load_test_data(const EvalFlags& flags, const RunFolder& run,
   options.whole_tree_is_test = !config || !is_same_data(data, config->data);
   if (config) options.seed = config->seed;
   Dataset dataset = load_data(data, options, flags.model.quiet);
+  if (config && options.whole_tree_is_test && dataset.train.size() == 0)
+    log_warning(
+        "all images of {} are evaluated; where the model was trained on some of them, its "
+        "accuracy is too high",
+        dataset.source);
   if (dataset.test.size() == 0)
     fail(ErrorKind::kData, "eval", "expected a test part, got none in {}; give --data another one",
          dataset.source);
@@ -148,8 +153,9 @@ int eval(const EvalFlags& flags) {
   const ModelSpec& spec = trained.model->spec();
   Dataset dataset = load_test_data(flags, run, trained.config, spec.image_size);
   dataset.test.labels = labels_of_model(dataset, spec);
-  log_info("evaluating {} of {} on {} images of {}, {}", spec.name, run.path().string(),
-           dataset.test.size(), dataset.source, precision_name(trained.options.precision));
+  log_info("evaluating {} of {} on {} images of {}, {}, kernel {}", spec.name, run.path().string(),
+           dataset.test.size(), dataset.source, precision_name(trained.options.precision),
+           trained.model->kernels().word());
   trained.options.tta = flags.tta;
   const Evaluation evaluation = evaluate(*trained.model, dataset.test, trained.options);
   clear_status();

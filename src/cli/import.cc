@@ -56,6 +56,7 @@ int import_weights(const ImportFlags& flags) {
   const ModelSpec spec = spec_of(weights, flags);
   const std::unique_ptr<Model> model = make_model(spec, /*seed=*/0);
   model->load_state(weights.tensors, weights.where);
+  model->kernels() = KernelChoice("auto");
   const RunFolder run = RunFolder::create(flags.out);
   const std::string sha256 = save_model(run, *model);
   if (flags.json) {
@@ -64,6 +65,7 @@ int import_weights(const ImportFlags& flags) {
                 {"run", run.path().string()},
                 {"model", spec.name},
                 {"stem", spec.stem},
+                {"attention", spec.attention},
                 {"classes", spec.num_classes},
                 {"input_size", spec.image_size},
                 {"mean", spec.normalisation.mean},
@@ -72,9 +74,10 @@ int import_weights(const ImportFlags& flags) {
     return 0;
   }
   const bool given = flags.mean != "auto";
-  print_result(fmt::format("{}: {}, {} stem, {} classes, images of {} x {}", run.path().string(),
-                           spec.name, spec.stem, spec.num_classes, spec.image_size,
-                           spec.image_size));
+  print_result(fmt::format("{}: {}, {} stem{}, {} classes, images of {} x {}", run.path().string(),
+                           spec.name, spec.stem,
+                           spec.attention == "none" ? "" : ", attention " + spec.attention,
+                           spec.num_classes, spec.image_size, spec.image_size));
   print_result(fmt::format(
       "mean {:.4g}, std {:.4g}: {}", fmt::join(spec.normalisation.mean, ","),
       fmt::join(spec.normalisation.std, ","),

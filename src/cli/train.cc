@@ -14,6 +14,7 @@
 #include "cli/data_loading.h"
 #include "cli/terminal.h"
 #include "data/dataset.h"
+#include "data/known.h"
 #include "model/device.h"
 #include "record/run_folder.h"
 #include "report/report.h"
@@ -131,9 +132,22 @@ void show_result(const TrainResult& r) {
   print_result(fmt::format("again    skipway train --config {}/config.toml", r.run));
 }
 
+// A folder or file as it is found from any other folder too; the run's config.toml keeps it.
+std::string found_from_anywhere(const std::string& data) {
+  if (data == "auto" || find_known_dataset(data) != nullptr) return data;
+  return fs::absolute(expand_user(data)).lexically_normal().string();
+}
+
 int finish(const RunFolder& run, const TrainResult& result, bool json) {
   clear_status();
   if (result.stop_signal) {
+    if (json)
+      print_json({{"schema", "skipway.train/1"},
+                  {"ok", false},
+                  {"stopped", true},
+                  {"signal", result.stop_signal},
+                  {"run", result.run},
+                  {"epochs", result.epochs}});
     print_line(
         fmt::format("stopped after {:.2f} epochs, state saved; go on with: skipway resume {}",
                     result.epochs, result.run));
@@ -152,6 +166,7 @@ int train(const std::vector<std::string>& words) {
   Arguments arguments = parse_arguments(words);
   take_settings_of_weights(arguments);
   Config& config = arguments.config;
+  config.data = found_from_anywhere(config.data);
   Dataset dataset = prepare(config, arguments.quiet);
   if (config.precision == "auto") {
     // The run's config.toml holds the answer, so that a resumed run computes as the first did.

@@ -3,11 +3,15 @@
 
 #include <ATen/Parallel.h>
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <algorithm>
+#include <cstdlib>
 #include <utility>
 
+#include "base/error.h"
 #include "base/files.h"
+#include "base/process.h"
 #include "cli/arguments.h"
 #include "cli/terminal.h"
 #include "model/device.h"
@@ -23,10 +27,30 @@ std::optional<Config> config_of(const RunFolder& run) {
 
 }  // namespace
 
+void add_kernel_flag(CLI::App& command, std::string& kernel) {
+  command
+      .add_option("--kernel", kernel,
+                  "auto, winograd, torch or reference, as for train [SKIPWAY_KERNEL, else auto]")
+      ->type_name("NAME")
+      ->check(CLI::IsMember(KernelChoice::words()).description(""));
+}
+
+std::string kernel_word(const std::string& given) {
+  if (!given.empty()) return given;
+  const char* variable = std::getenv("SKIPWAY_KERNEL");
+  const std::string word = variable != nullptr ? variable : "";
+  if (word.empty()) return "auto";
+  if (std::ranges::find(KernelChoice::words(), word) == KernelChoice::words().end())
+    fail(ErrorKind::kUsage, "arguments", "expected one of {}, got '{}' at SKIPWAY_KERNEL",
+         fmt::join(KernelChoice::words(), ", "), word);
+  return word;
+}
+
 void add_model_flags(CLI::App& command, ModelFlags& flags) {
   command.add_option("--device", flags.device, "auto, cpu or cuda:N")->capture_default_str();
   command.add_option("--precision", flags.precision, "fp32 or bf16; auto: the run's own")
       ->capture_default_str();
+  add_kernel_flag(command, flags.kernel);
   command.add_option("--threads", flags.threads, "threads; 0: all cores this process may use")
       ->type_name("N")
       ->check(CLI::Range(0, 4096).description(""))
@@ -40,16 +64,20 @@ void add_model_flags(CLI::App& command, ModelFlags& flags) {
 }
 
 TrainedModel load_trained_model(const RunFolder& run, const ModelFlags& flags) {
-  if (flags.threads > 0) at::set_num_threads(static_cast<int>(flags.threads));
+  at::set_num_threads(static_cast<int>(flags.threads > 0 ? flags.threads : usable_cores()));
   const at::Device device = resolve_device(flags.device);
   std::optional<Config> config = config_of(run);
+  std::unique_ptr<Model> model = load_saved_model(run, device);
+  // Given none, the run's own word; auto keeps the kernels that came with the model.
+  std::string kernel = kernel_word(flags.kernel);
+  if (kernel == "auto" && config) kernel = config->kernel;
+  if (kernel != "auto") model->kernels() = KernelChoice(kernel);
   // Given none, the type that the run trained in, so that its accuracy comes out again.
   const std::string precision =
       flags.precision == "auto" && config ? config->precision : flags.precision;
   EvaluateOptions options;
-  options.precision = resolve_precision(precision, device);
+  options.precision = resolve_precision(precision, device, model->kernels().word());
   options.shift = config && config->tta_shift;
-  std::unique_ptr<Model> model = load_saved_model(run, device);
   // As many pixels as 500 CIFAR images have, which saturate two cores in some 300 MB.
   const int64_t side = model->spec().image_size;
   options.batch =

@@ -15,11 +15,18 @@ namespace skipway {
 struct ModelFlags {
   std::string device = "auto";
   std::string precision = "auto";
+  std::string kernel;   // empty: not given
   int64_t threads = 0;  // 0: all cores this process may use
   int64_t batch = 0;    // 0: by the image size
   bool json = false;
   bool quiet = false;
 };
+
+/// --kernel; kernel_word() says what it means.
+void add_kernel_flag(CLI::App& command, std::string& kernel);
+/// `given` by the flag, else SKIPWAY_KERNEL, else "auto". Errors: kUsage for a variable of another
+/// word.
+std::string kernel_word(const std::string& given);
 
 void add_model_flags(CLI::App& command, ModelFlags& flags);
 

@@ -101,7 +101,7 @@ void change_image(Pixels image, const AugmentOptions& o, uint64_t seed, int64_t 
   if (o.rotate > 0) {
     const double share = 2 * rng_for(AugmentUse::kRotate).uniform() - 1;
     // Nearest moves edges by up to half a pixel, which is much at 32 pixels a side.
-    warp(image, rotation(o.rotate * share), Sampling::kBilinear);
+    warp(image, rotation(o.rotate * share), Sampling::kBilinear, o.rotate_fill);
   }
   if (o.rand_augment.ops > 0)
     rand_augment(image, o.rand_augment, rng_for(AugmentUse::kRandAugment));
@@ -170,7 +170,7 @@ AugmentOptions parse_augment(const std::string& words, const AugmentOptions& giv
   if (has("flip")) options.flip = given.flip;
   if (has("crop")) options.crop_pad = given.crop_pad;
   if (has("resized-crop")) options.resized_crop = given.resized_crop;
-  if (has("rotate")) options.rotate = given.rotate;
+  if (has("rotate")) options.rotate = given.rotate, options.rotate_fill = given.rotate_fill;
   if (has("randaugment")) options.rand_augment = given.rand_augment;
   if (has("jitter")) options.jitter = given.jitter;
   if (has("erase"))
@@ -191,7 +191,8 @@ std::vector<std::string> augment_warnings(const AugmentOptions& options, int64_t
     // Beyond 45 degrees the corners come back in.
     const double worst = std::min(options.rotate, 45.0);
     warnings.push_back(fmt::format(
-        "rotating {} x {} pixels by up to {:g} degrees makes up to {:.0f} % of an image grey, "
+        "rotating {} x {} pixels by up to {:g} degrees fills up to {:.0f} % of an image from "
+        "outside, "
         "against {:.0f} % at {:g}, and shows objects at angles that test images hardly have; "
         "--rotate-degrees {:g} or less is safer",
         image_size, image_size, options.rotate, percent(worst), percent(kMuchRotation),

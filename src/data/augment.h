@@ -26,6 +26,7 @@ struct AugmentOptions {
   CropFill crop_fill = CropFill::kZero;
   std::optional<RectangleRange> resized_crop;
   double rotate = 0;  // largest angle to either side [degrees]; 0: none
+  Colour rotate_fill = kGreyColour;
   RandAugmentOptions rand_augment;
   JitterOptions jitter;
   double erase_probability = 0;  // 0: none

@@ -277,8 +277,8 @@ TEST(AugmentWarnings, SayWhatMuchRotationDoesToSmallImages) {
   const auto warnings = augment_warnings(options, 32);
   ASSERT_EQ(warnings.size(), 1u);
   using testing::AllOf, testing::HasSubstr;
-  EXPECT_THAT(warnings[0], AllOf(HasSubstr("% of an image grey"), HasSubstr("--rotate-degrees 15"),
-                                 testing::Not(HasSubstr("\n"))));
+  EXPECT_THAT(warnings[0], AllOf(HasSubstr("% of an image from outside"),
+                                 HasSubstr("--rotate-degrees 15"), testing::Not(HasSubstr("\n"))));
   EXPECT_TRUE(augment_warnings(options, 224).empty());
   options.resized_crop->least_area = 0.08;
   EXPECT_THAT(augment_warnings(options, 32), testing::Contains(HasSubstr("9 x 9 of 32 x 32")));
@@ -292,6 +292,9 @@ TEST(ParseAugment, TakesWhatItsWordsName) {
   EXPECT_EQ(both.cutout, 0);
   EXPECT_FALSE(both.jitter.any() || both.mix.any() || both.resized_crop);
   EXPECT_EQ(parse_augment("cutout", everything()).cutout, 12);
+  AugmentOptions filled = everything();
+  filled.rotate_fill = {1, 2, 3};
+  EXPECT_EQ(parse_augment("rotate", filled).rotate_fill, filled.rotate_fill);
   EXPECT_EQ(parse_augment("mixup", everything()).mix.mixup_alpha, 0.2);
   EXPECT_EQ(parse_augment("mixup", everything()).mix.cutmix_alpha, 0);
   const AugmentOptions all = parse_augment(kAllWords, everything());

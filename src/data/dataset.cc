@@ -237,6 +237,12 @@ void log_gaps(const Dataset& dataset) {
   for (size_t c = 0; c < rows.size(); ++c) {
     if (rows[c].empty()) empty.push_back(dataset.classes[c]);
   }
+  if (dataset.classes.size() == 1) {
+    log_warning(
+        "all images are of one class, '{}', so there is nothing to tell apart; put each class in a "
+        "folder of its own",
+        dataset.classes.front());
+  }
   if (!empty.empty()) {
     log_warning("{} of {} classes have no images to train on, among them '{}'", empty.size(),
                 dataset.classes.size(), empty.front());

@@ -99,6 +99,14 @@ TEST(Dataset, LoadsAFolderUnderItsName) {
   EXPECT_EQ(dataset.image_size, 8);
 }
 
+TEST(Dataset, OneClassAloneGivesAWarning) {
+  const Folders folders;
+  folders.add("all", 4);
+  const LogLines log;
+  EXPECT_EQ(load_dataset(folders.data.path(), folders.options()).classes.size(), 1u);
+  EXPECT_THAT(log.text(), HasSubstr("warning: all images are of one class, 'all'"));
+}
+
 TEST(Dataset, AFolderIsDecodedOnce) {
   const Folders folders;
   folders.add("train/cat", 3);

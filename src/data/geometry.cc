@@ -32,22 +32,21 @@ bool inside(Pixels image, int64_t y, int64_t x) {
   return y >= 0 && y < image.h && x >= 0 && x < image.w;
 }
 
-void read_nearest(Pixels from, float y, float x, uint8_t* to) {
+void read_nearest(Pixels from, float y, float x, const Colour& fill, uint8_t* to) {
   const auto row = static_cast<int64_t>(std::nearbyint(y));
   const auto column = static_cast<int64_t>(std::nearbyint(x));
   if (inside(from, row, column))
     std::copy_n(from.data + 3 * (row * from.w + column), 3, to);
   else
-    std::fill_n(to, 3, kGrey);
+    std::copy_n(fill.data(), 3, to);
 }
 
-void read_bilinear(Pixels from, float y, float x, uint8_t* to) {
+void read_bilinear(Pixels from, float y, float x, const Colour& fill, uint8_t* to) {
   const float top = std::floor(y), left = std::floor(x);
   const float down = y - top, right = x - left;
   const auto row = static_cast<int64_t>(top), column = static_cast<int64_t>(left);
-  static constexpr uint8_t kOutside[3] = {kGrey, kGrey, kGrey};
   const auto pixel = [&](int64_t py, int64_t px) {
-    return inside(from, py, px) ? from.data + 3 * (py * from.w + px) : kOutside;
+    return inside(from, py, px) ? from.data + 3 * (py * from.w + px) : fill.data();
   };
   const uint8_t *a = pixel(row, column), *b = pixel(row, column + 1), *c = pixel(row + 1, column),
                 *d = pixel(row + 1, column + 1);
@@ -59,7 +58,7 @@ void read_bilinear(Pixels from, float y, float x, uint8_t* to) {
 }
 
 template <typename Read>
-void warp_with(Pixels image, const Affine& affine, Read&& read) {
+void warp_with(Pixels image, const Affine& affine, const Colour& fill, Read&& read) {
   std::vector<uint8_t> before(image.data, image.data + image.bytes());
   const Pixels from{before.data(), image.h, image.w};
   const double middle_y = static_cast<double>(image.h - 1) / 2;
@@ -70,7 +69,7 @@ void warp_with(Pixels image, const Affine& affine, Read&& read) {
     for (int64_t column = 0; column < image.w; ++column, to += 3) {
       const double x = static_cast<double>(column) - middle_x;
       read(from, static_cast<float>(affine.yx * x + affine.yy * y + affine.y0 + middle_y),
-           static_cast<float>(affine.xx * x + affine.xy * y + affine.x0 + middle_x), to);
+           static_cast<float>(affine.xx * x + affine.xy * y + affine.x0 + middle_x), fill, to);
     }
   }
 }
@@ -87,11 +86,11 @@ Affine rotation(double degrees) {
   return {.xx = cosine, .xy = -sine, .x0 = 0, .yx = sine, .yy = cosine, .y0 = 0};
 }
 
-void warp(Pixels image, const Affine& affine, Sampling sampling) {
+void warp(Pixels image, const Affine& affine, Sampling sampling, const Colour& fill) {
   if (sampling == Sampling::kNearest)
-    warp_with(image, affine, read_nearest);
+    warp_with(image, affine, fill, read_nearest);
   else
-    warp_with(image, affine, read_bilinear);
+    warp_with(image, affine, fill, read_bilinear);
 }
 
 Rectangle draw_rectangle(const RectangleRange& range, int64_t h, int64_t w, Rng& rng) {

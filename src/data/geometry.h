@@ -1,5 +1,5 @@
 // What moves the pixels of an image. Definitions are those of torchvision.transforms.functional on
-// tensors; what comes from outside the image is grey.
+// tensors; what comes from outside the image is grey where nothing else is said.
 #pragma once
 #include <vector>
 
@@ -19,9 +19,9 @@ struct Affine {
 
 /// Counter-clockwise about the middle.
 Affine rotation(double degrees);
-/// Replaces the image by what `affine` reads from it. Bilinear: grey weighs what lies outside;
-/// torchvision weighs the inside twice there, which makes a dark rim.
-void warp(Pixels image, const Affine& affine, Sampling sampling);
+/// Replaces the image by what `affine` reads from it; outside of it lies `fill`. Bilinear: the two
+/// are mixed at the rim; torchvision weighs the inside twice there, which makes a dark rim.
+void warp(Pixels image, const Affine& affine, Sampling sampling, const Colour& fill = kGreyColour);
 
 struct Rectangle {
   int64_t top = 0, left = 0, h = 0, w = 0;

@@ -45,6 +45,14 @@ TEST(Warp, OutsideIsGrey) {
   EXPECT_EQ(values, std::vector<uint8_t>(values.size(), kGrey));
 }
 
+TEST(Warp, OutsideIsTheFillThatIsGiven) {
+  for (const Sampling sampling : {Sampling::kNearest, Sampling::kBilinear}) {
+    std::vector<uint8_t> values(3 * kSide * kSide, 255);
+    warp(pixels(values), {.x0 = kSide}, sampling, {1, 2, 3});
+    for (size_t i = 0; i < values.size(); ++i) EXPECT_EQ(values[i], 1 + i % 3);
+  }
+}
+
 TEST(Rectangles, KeepToAreaRatioAndImage) {
   const RectangleRange range{
       .least_area = 0.3, .most_area = 0.8, .least_ratio = 0.5, .most_ratio = 2};

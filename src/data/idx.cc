@@ -96,9 +96,12 @@ Split read_split(const fs::path& folder, const std::string& part) {
 }
 
 std::vector<std::string> class_names(const fs::path& folder, int64_t highest_label) {
-  std::string path = fs::absolute(folder).string();
-  std::ranges::transform(path, path.begin(), [](unsigned char c) { return std::tolower(c); });
-  if (path.find("fashion") != std::string::npos) return kFashionClasses;
+  fs::path named = fs::absolute(folder).lexically_normal();
+  if (!named.has_filename()) named = named.parent_path();      // "fashion/"
+  if (named.filename() == "raw") named = named.parent_path();  // torchvision's FashionMNIST/raw
+  std::string name = named.filename().string();
+  std::ranges::transform(name, name.begin(), [](unsigned char c) { return std::tolower(c); });
+  if (name.find("fashion") != std::string::npos) return kFashionClasses;
   std::vector<std::string> names;
   for (int64_t i = 0; i <= std::max<int64_t>(highest_label, 9); ++i) {
     names.push_back(std::to_string(i));

@@ -61,6 +61,20 @@ TEST(Idx, KeepsPixelsInPlace) {
   EXPECT_EQ(dataset.classes[3], "3");
 }
 
+TEST(Idx, TheFoldersOwnNameDecidesOnFashion) {
+  const TemporaryFolder folder;
+  write_idx(folder);
+  const auto first_class = [&](const std::string& path) {
+    fs::create_directories(folder / path);
+    for (const auto& file : fs::directory_iterator(folder.path()))
+      if (file.is_regular_file()) fs::copy(file, folder / path);
+    return load_idx_folder(folder / path).classes[0];
+  };
+  EXPECT_EQ(first_class("fashion/digits"), "0");
+  EXPECT_NE(first_class("digits/Fashion-MNIST/"), "0");
+  EXPECT_NE(first_class("FashionMNIST/raw"), "0");
+}
+
 TEST(Idx, BrokenFilesAreNamed) {
   struct Case {
     const char* file;

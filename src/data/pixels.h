@@ -1,5 +1,6 @@
 // One image that the augmentations change in place. Not image.h's Image, which owns its pixels.
 #pragma once
+#include <array>
 #include <cstdint>
 
 namespace skipway {
@@ -16,5 +17,8 @@ struct Pixels {
 
 /// What lies outside the image, or is erased: near to the mean of photographs.
 constexpr uint8_t kGrey = 127;
+
+using Colour = std::array<uint8_t, 3>;  // red, green, blue
+constexpr Colour kGreyColour = {kGrey, kGrey, kGrey};
 
 }  // namespace skipway

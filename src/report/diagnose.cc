@@ -23,7 +23,8 @@ struct Facts {
   const RunRecord& record;
   Json begin = Json::object();  // the line of that event; what an older run lacks is not there
   std::vector<Json> epochs, rollbacks;
-  std::optional<Json> end;  // none: the run did not come to its end
+  std::optional<Json> end;      // none: the run did not come to its end
+  std::optional<Json> gave_up;  // after its last rollback, or at an evaluation that is not finite
   std::optional<double> accuracy;
   double passes = 0;  // epochs done
 
@@ -58,7 +59,8 @@ Facts facts_of(const RunRecord& record) {
     if (event == "begin") facts.begin = line;
     if (event == "epoch") facts.epochs.push_back(line);
     if (event == "rollback") facts.rollbacks.push_back(line);
-    if (event == "end") facts.end = line;
+    if (event == "gave_up") facts.gave_up = line;
+    if (event == "end") facts.end = line, facts.gave_up.reset();
   }
   for (const Json& line : facts.epochs) {
     facts.passes = number(line, "epoch").value_or(facts.passes);
@@ -82,28 +84,33 @@ constexpr double kStillHigh = 0.3;      // share of the peak rate at the end
 constexpr double kFewPasses = 15;       // epochs
 constexpr int64_t kSmallStemSide = 64;  // pixels; up to it the stem of CIFAR is right
 constexpr int64_t kFewImages = 16;      // too few for BatchNorm's statistics
-constexpr size_t kGivesUpAfter = 3;     // rollbacks
 
 Evidence diverged(const Facts& f) {
-  if (f.rollbacks.empty()) return std::nullopt;
-  const Json& last = f.rollbacks.back();
-  const auto loss = number(last, "loss");
-  return fmt::format(
-      "metrics.jsonl has {} rollbacks; the last at step {:.0f}, with loss {} at rate {:.4g}{}",
-      f.rollbacks.size(), number(last, "step").value_or(0),
-      loss ? fmt::format("{:.4g}", *loss) : "not finite", number(last, "lr").value_or(0),
-      !f.end && f.rollbacks.size() >= kGivesUpAfter
-          ? "; the batch that ended the run is in the folder trouble"
-          : "");
+  if (f.rollbacks.empty() && !f.gave_up) return std::nullopt;
+  std::string evidence = fmt::format("metrics.jsonl has {} rollbacks", f.rollbacks.size());
+  if (!f.rollbacks.empty()) {
+    const Json& last = f.rollbacks.back();
+    const auto loss = number(last, "loss");
+    evidence += fmt::format(
+        "; the last at step {:.0f}, with loss {} at rate {:.4g}", number(last, "step").value_or(0),
+        loss ? fmt::format("{:.4g}", *loss) : "not finite", number(last, "lr").value_or(0));
+  }
+  if (f.gave_up) {
+    const auto step = number(*f.gave_up, "step");
+    evidence += "; the run gave up" + (step ? fmt::format(" at step {:.0f}", *step) : "");
+    if (f.record.trouble) evidence += "; the batch that ended it is in the folder trouble";
+  }
+  return evidence;
 }
 
 Evidence stopped(const Facts& f) {
-  if (f.end || f.rollbacks.size() >= kGivesUpAfter) return std::nullopt;
+  if (f.end || f.gave_up) return std::nullopt;
   return fmt::format("metrics.jsonl has no line of the run's end; the last epoch in it is {:.2f}",
                      f.passes);
 }
 
 Evidence wrong_mean_and_std(const Facts& f) {
+  if (!f.config().weights.empty()) return std::nullopt;  // which mean and std belong to
   const auto mean = channels(f.begin, "mean"), std = channels(f.begin, "std");
   const auto data_mean = channels(f.begin, "data_mean"), data_std = channels(f.begin, "data_std");
   if (mean.empty() || std.empty() || data_mean.empty() || data_std.empty()) return std::nullopt;
@@ -145,6 +152,7 @@ Evidence never_anneals(const Facts& f) {
 }
 
 Evidence few_passes(const Facts& f) {
+  if (!f.config().weights.empty()) return std::nullopt;  // which need few
   if (!f.end || f.passes >= kFewPasses) return std::nullopt;
   return fmt::format(
       "{:.1f} passes over the training images; 85 % on CIFAR-10 takes a plain recipe "
@@ -184,7 +192,8 @@ struct Check {
   bool only_when_low;  // asked when the accuracy is low; no fault otherwise
   Evidence (*evidence)(const Facts&);
   const char* symptom;
-  const char* fix;  // {run}: the run's folder
+  const char* fix;                         // {run}: the run's folder
+  const char* fix_with_weights = nullptr;  // in its place where the run began with weights
 };
 
 constexpr std::array<Check, 10> kChecks{{
@@ -201,7 +210,8 @@ constexpr std::array<Check, 10> kChecks{{
      "--schedule cosine --t-max 0, which ends when the run does"},
     {"few_passes", true, few_passes, "the run is short",
      "more --minutes or --epochs; `skipway plan` says what they buy here"},
-    {"stem", false, wrong_stem, "the first layers are made for other images", "--stem auto"},
+    {"stem", false, wrong_stem, "the first layers are made for other images", "--stem auto",
+     "--image-size as the weights had it: up to 64 with the cifar stem, more with the other"},
     {"device", false, wrong_device, "the GPU was not used",
      "SKIPWAY_CUDA=1 ./skipway setup, then --device cuda"},
     {"micro_batch", true, small_micro_batch, "BatchNorm saw few images at once",
@@ -220,9 +230,11 @@ Diagnosis diagnose(const RunRecord& record) {
   Diagnosis diagnosis{.accuracy = facts.accuracy, .findings = {}};
   for (const Check& check : kChecks) {
     if (check.only_when_low && !diagnosis.low()) continue;
+    const char* fix = !record.config.weights.empty() && check.fix_with_weights != nullptr
+                          ? check.fix_with_weights
+                          : check.fix;
     if (const Evidence evidence = check.evidence(facts))
-      diagnosis.findings.push_back(
-          {check.id, check.symptom, *evidence, with_run(check.fix, record.run)});
+      diagnosis.findings.push_back({check.id, check.symptom, *evidence, with_run(fix, record.run)});
   }
   return diagnosis;
 }

@@ -17,6 +17,7 @@ struct RunRecord {
   std::vector<nlohmann::ordered_json> metrics;
   nlohmann::ordered_json env;
   std::string log;
+  bool trouble = false;  // the folder of that name is there
 };
 
 struct Cause {

@@ -7,9 +7,11 @@ namespace skipway {
 namespace {
 
 using Json = nlohmann::ordered_json;
+using testing::AllOf;
 using testing::ElementsAre;
 using testing::HasSubstr;
 using testing::IsEmpty;
+using testing::Not;
 
 // A run of 30 epochs on images of 32 pixels, in order in every respect.
 RunRecord sound_run(double accuracy = 0.93) {
@@ -123,9 +125,37 @@ TEST(Diagnose, RollbacksComeFirst) {
   record.metrics.pop_back();
   for (int i = 0; i < 3; ++i)
     record.metrics.push_back({{"event", "rollback"}, {"step", 12}, {"loss", nullptr}, {"lr", 0.4}});
+  // The third rollback is not the end: a run that was stopped then can be resumed.
+  EXPECT_THAT(ids(record), ElementsAre("diverged", "stopped"));
+  EXPECT_THAT(diagnose(record).findings[0].evidence,
+              AllOf(HasSubstr("step 12"), HasSubstr("not finite"), Not(HasSubstr("gave up"))));
+
+  record.metrics.push_back({{"event", "gave_up"}, {"step", 15}});
   EXPECT_THAT(ids(record), ElementsAre("diverged"));
   EXPECT_THAT(diagnose(record).findings[0].evidence,
-              testing::AllOf(HasSubstr("step 12"), HasSubstr("not finite"), HasSubstr("trouble")));
+              AllOf(HasSubstr("gave up at step 15"), Not(HasSubstr("trouble"))));
+  record.trouble = true;
+  EXPECT_THAT(diagnose(record).findings[0].evidence, HasSubstr("trouble"));
+}
+
+TEST(Diagnose, ARunThatGaveUpAtItsEvaluationHasNoRollbacks) {
+  RunRecord record = sound_run();
+  record.metrics.back() = {{"event", "gave_up"}, {"step", 15}};
+  EXPECT_THAT(ids(record), ElementsAre("diverged"));
+  EXPECT_THAT(diagnose(record).findings[0].evidence,
+              AllOf(HasSubstr("0 rollbacks"), HasSubstr("gave up")));
+}
+
+TEST(Diagnose, WhatCameWithWeightsIsNoFault) {
+  RunRecord record = sound_run(0.6);
+  record.config = recipe_config("finetune");
+  record.config.weights = "torchvision:resnet50";
+  record.metrics[0]["mean"] = {0., 0., 0.};
+  record.metrics.back()["result"]["epochs"] = 10;
+  EXPECT_THAT(ids(record), IsEmpty());
+  record.metrics[0]["stem"] = "imagenet";
+  EXPECT_THAT(ids(record), ElementsAre("stem"));
+  EXPECT_THAT(diagnose(record).findings[0].fix, HasSubstr("--image-size"));
 }
 
 TEST(Diagnose, AMicroBatchThatMemoryMadeSmall) {

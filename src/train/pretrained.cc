@@ -2,6 +2,7 @@
 // the last.
 #include "train/pretrained.h"
 
+#include <ATen/ops/isfinite.h>
 #include <ATen/ops/zeros.h>
 
 #include <algorithm>
@@ -25,6 +26,9 @@ constexpr std::string_view kHead = "fc.";
 // What training programs put around the weights, and before their names.
 constexpr std::string_view kWrappers[] = {"state_dict.", "model_state_dict.", "model."};
 constexpr std::string_view kPrefixes[] = {"module.", "_orig_mod."};
+// What the names of each attention's parameters have; see model/attention.cc.
+constexpr std::pair<std::string_view, const char*> kAttentionNames[] = {
+    {".se.fc1.", "se"}, {".se.conv.", "eca"}, {".se.channel.", "cbam"}};
 
 // As torchvision's models take them; CIFAR-10's as most training programs have them.
 constexpr Normalisation kImageNetNormalisation{{0.485, 0.456, 0.406}, {0.229, 0.224, 0.225}};
@@ -60,6 +64,14 @@ void add_missing_counts(NamedTensors& tensors) {
     const std::string count = name.substr(0, name.size() - kMean.size()) + "num_batches_tracked";
     if (!names.contains(count)) tensors.emplace_back(count, at::zeros({}, at::kLong));
   }
+}
+
+void require_finite(const Pretrained& read) {
+  for (const auto& [name, tensor] : read.tensors)
+    if (!at::isfinite(tensor).all().item<bool>())
+      fail(ErrorKind::kCheckpoint, "weights",
+           "expected finite weights, got NaN or infinity in {} of {}; take an earlier checkpoint",
+           name, read.where);
 }
 
 Pretrained read_run(const std::string& source) {
@@ -103,6 +115,7 @@ Pretrained read_pretrained(const std::string& source, const FetchOptions& option
   if (read.tensors.empty())
     fail(ErrorKind::kCheckpoint, "weights", "expected weights by name, got no tensors in {}",
          read.where);
+  require_finite(read);
   return read;
 }
 
@@ -114,6 +127,9 @@ ModelSpec describe(const Pretrained& weights, const std::string& model) {
   spec.stem = cifar ? "cifar" : "imagenet";
   spec.image_size = cifar ? 32 : 224;
   spec.normalisation = cifar ? kCifarNormalisation : kImageNetNormalisation;
+  for (const auto& [name, tensor] : weights.tensors)
+    for (const auto& [part, kind] : kAttentionNames)
+      if (name.find(part) != std::string::npos) spec.attention = kind;
   const at::Tensor* head = find(weights.tensors, "fc.weight");
   spec.num_classes = head != nullptr && head->dim() == 2 ? head->size(0) : cifar ? 10 : 1000;
   return spec;
@@ -126,8 +142,9 @@ void load_pretrained(Model& model, const Pretrained& weights) {
   const ModelSpec theirs = describe(weights, spec.name);
   const int64_t their_count = theirs.num_classes;
   const int64_t their_size = weights.spec ? weights.spec->image_size : theirs.image_size;
-  const bool new_head =
-      their_count != spec.num_classes || (!their_names.empty() && their_names != spec.classes);
+  const bool no_head = find(weights.tensors, "fc.weight") == nullptr;
+  const bool new_head = no_head || their_count != spec.num_classes ||
+                        (!their_names.empty() && their_names != spec.classes);
   NamedTensors tensors = weights.tensors;
   if (new_head) {
     std::erase_if(tensors, [](const auto& pair) { return pair.first.starts_with(kHead); });
@@ -136,9 +153,10 @@ void load_pretrained(Model& model, const Pretrained& weights) {
   }
   model.load_state(tensors, weights.where);
   log_info("weights: {}; {}", weights.where,
-           new_head ? fmt::format("the head is new, for {} classes in place of {} others",
-                                  spec.num_classes, their_count)
-                    : "the head with them");
+           no_head ? fmt::format("they have no head; a new one, for {} classes", spec.num_classes)
+           : new_head ? fmt::format("the head is new, for {} classes in place of {} others",
+                                    spec.num_classes, their_count)
+                      : "the head with them");
   // Its stem alone makes an image four times smaller.
   if (spec.stem == "imagenet" && spec.image_size < their_size)
     log_warning("images of {} pixels, where the weights are for {}; --image-size {} enlarges them",

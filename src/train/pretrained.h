@@ -21,15 +21,17 @@ struct Pretrained {
 /// or "model" around the weights is taken off and "module." before their names; a
 /// num_batches_tracked that is missing is 0. Errors: kUsage for an unknown name of weights or a
 /// folder that is no run; kData for a file that cannot be read; kCheckpoint for one without
-/// tensors; as fetch_file.
+/// tensors, or with one that is not finite; as fetch_file.
 Pretrained read_pretrained(const std::string& source, const FetchOptions& options = {});
 
 /// What the weights' own shapes say of `model`: a stem of 7x7 (ImageNet's mean, standard deviation
-/// and 224 pixels go with it) or of 3x3 (CIFAR's and 32), and the number of classes.
+/// and 224 pixels go with it) or of 3x3 (CIFAR's and 32), the number of classes, and what their
+/// names say: the attention.
 ModelSpec describe(const Pretrained& weights, const std::string& model);
 
 /// Copies the weights into `model`. Where the weights are of other classes, by number or by name,
-/// the head stays as it is, and the log says so. Errors: kCheckpoint as Model::load_state.
+/// or have no head, the head stays as it is, and the log says so. Errors: kCheckpoint as
+/// Model::load_state.
 void load_pretrained(Model& model, const Pretrained& weights);
 
 }  // namespace skipway

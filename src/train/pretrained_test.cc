@@ -6,6 +6,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <limits>
+
 #include "base/for_test.h"
 #include "base/log.h"
 #include "model/resnet.h"
@@ -102,6 +104,28 @@ TEST_F(PretrainedTest, ShapesTellTheStemAndTheClasses) {
   EXPECT_EQ(imagenet.normalisation.mean[0], 0.485);
 }
 
+TEST_F(PretrainedTest, NamesTellTheAttention) {
+  for (const char* attention : {"none", "se", "eca", "cbam"}) {
+    ModelSpec spec = spec_of({"a", "b", "c"});
+    spec.attention = attention;
+    EXPECT_EQ(describe({ResNet(spec, 1).state(), {}, ""}, "resnet18").attention, attention);
+  }
+}
+
+TEST_F(PretrainedTest, WeightsThatAreNotFiniteAreRefusedByName) {
+  NamedTensors tensors = model_.state();
+  for (auto& [name, tensor] : tensors)
+    if (name == "layer2.0.bn1.weight") {
+      tensor = tensor.detach().clone();
+      tensor[1] = std::numeric_limits<float>::quiet_NaN();
+    }
+  write_torch_file(folder_ / "x.pth", tensors);
+  const Error error = error_of([&] { read_pretrained((folder_ / "x.pth").string()); });
+  EXPECT_EQ(error.kind(), ErrorKind::kCheckpoint);
+  EXPECT_THAT(error.what(), HasSubstr("layer2.0.bn1.weight"));
+  EXPECT_THAT(error.what(), HasSubstr("x.pth"));
+}
+
 TEST_F(PretrainedTest, TheHeadIsNewWhereTheClassesAreOthers) {
   const Pretrained weights{model_.state(), model_.spec(), "x"};
   const auto ours = copy_of(model_.state());
@@ -121,6 +145,11 @@ TEST_F(PretrainedTest, TheHeadIsNewWhereTheClassesAreOthers) {
   EXPECT_FALSE(head_is_kept({"a", "b"}, weights));
   // Without names the same number is all that can be known.
   EXPECT_TRUE(head_is_kept({"x", "y", "z"}, {model_.state(), {}, "x"}));
+  // A backbone without a head, of as many classes as such weights are taken to have.
+  NamedTensors backbone = model_.state();
+  std::erase_if(backbone, [](const auto& pair) { return is_head(pair.first); });
+  EXPECT_FALSE(
+      head_is_kept({"0", "1", "2", "3", "4", "5", "6", "7", "8", "9"}, {backbone, {}, "x"}));
 }
 
 TEST_F(PretrainedTest, WeightsOfAnotherModelAreNamedAndChangeNothing) {
@@ -132,6 +161,7 @@ TEST_F(PretrainedTest, WeightsOfAnotherModelAreNamedAndChangeNothing) {
   EXPECT_EQ(error.kind(), ErrorKind::kCheckpoint);
   EXPECT_THAT(error.what(), HasSubstr("missing layer1.2.conv1.weight"));
   EXPECT_THAT(error.what(), HasSubstr("x.pth"));
+  EXPECT_THAT(error.what(), HasSubstr(" more; --model"));
   for (const auto& [name, tensor] : larger.state())
     EXPECT_TRUE(at::equal(tensor, before.at(name))) << name;
 }

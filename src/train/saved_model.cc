@@ -1,6 +1,7 @@
 // A trained model in a run folder: its tensors and its spec, in safetensors form. Not training.
 #include "train/saved_model.h"
 
+#include <algorithm>
 #include <filesystem>
 #include <map>
 #include <nlohmann/json.hpp>
@@ -13,21 +14,37 @@
 namespace skipway {
 namespace {
 
+// The JSON at `key`; null when there is none.
+nlohmann::json json_at(const std::map<std::string, std::string>& metadata, const char* key) {
+  const auto found = metadata.find(key);
+  if (found == metadata.end()) return {};
+  return nlohmann::json::parse(found->second, nullptr, /*allow_exceptions=*/false);
+}
+
+// The kernels of the run, so that its accuracy comes out again; without them, the fastest.
+KernelChoice kernels_of(const std::map<std::string, std::string>& metadata) {
+  const auto word = metadata.find("kernel");
+  const bool known =
+      word != metadata.end() &&
+      std::ranges::find(KernelChoice::words(), word->second) != KernelChoice::words().end();
+  KernelChoice choice(known ? word->second : "auto");
+  const nlohmann::json progress = json_at(metadata, "progress");  // of a checkpoint
+  const nlohmann::json kept =
+      progress.contains("kernels") ? progress.at("kernels") : json_at(metadata, "kernels");
+  std::map<std::string, std::string> chosen;
+  for (const auto& [shape, method] : kept.items())
+    if (method.is_string()) chosen[shape] = method;
+  choice.restore(std::move(chosen));
+  return choice;
+}
+
 std::unique_ptr<Model> build(const NamedTensors& state,
                              const std::map<std::string, std::string>& metadata,
                              const std::string& where, at::Device device) {
   std::unique_ptr<Model> model =
       make_model(spec_from_metadata(metadata, where), /*seed=*/0, device);
   model->load_state(state, where);
-  // The kernels of the run, so that its accuracy comes out again; without them, the fastest.
-  if (const auto found = metadata.find("kernels"); found != metadata.end()) {
-    const auto chosen = nlohmann::json::parse(found->second, nullptr, /*allow_exceptions=*/false);
-    std::map<std::string, std::string> kernels;
-    for (const auto& [shape, method] : chosen.items())
-      if (method.is_string()) kernels[shape] = method;
-    if (!kernels.empty()) model->kernels() = KernelChoice("auto");
-    model->kernels().restore(std::move(kernels));
-  }
+  model->kernels() = kernels_of(metadata);
   return model;
 }
 
@@ -36,6 +53,7 @@ std::unique_ptr<Model> build(const NamedTensors& state,
 std::string save_model(const RunFolder& run, const Model& model) {
   std::map<std::string, std::string> metadata = to_metadata(model.spec());
   metadata["format"] = "pt";  // what Python's readers look for
+  metadata["kernel"] = model.kernels().word();
   metadata["kernels"] = nlohmann::json(model.kernels().chosen()).dump();
   return write_safetensors(run.model(), model.state(), metadata);
 }

@@ -11,12 +11,13 @@
 
 namespace skipway {
 
-/// Writes model.safetensors with the model's spec as metadata, so that the file alone is enough to
-/// use it. Errors: kDisk. Returns the SHA-256 of the file.
+/// Writes model.safetensors with the model's spec and kernels as metadata, so that the file alone
+/// is enough to use it. Errors: kDisk. Returns the SHA-256 of the file.
 std::string save_model(const RunFolder& run, const Model& model);
 
 /// Reads model.safetensors or, in a run that stopped early, the last checkpoint, and says so in the
-/// log. Errors: kCheckpoint when there is neither, or when what it says does not fit together.
+/// log. Its kernels are the run's; where nothing says which, "auto". Errors: kCheckpoint when there
+/// is neither, or when what it says does not fit together.
 std::unique_ptr<Model> load_saved_model(const RunFolder& run, at::Device device = at::kCPU);
 
 }  // namespace skipway

@@ -75,6 +75,41 @@ TEST_F(SavedModelTest, AnUnfinishedRunGivesItsLastCheckpoint) {
   expect_equal_models(model, *load_saved_model(run_));
 }
 
+TEST_F(SavedModelTest, KernelsAreThoseOfTheRunElseTheFastest) {
+  ResNet model(spec(), 7);
+  const auto loaded_with = [&](const std::map<std::string, std::string>& kernels) {
+    std::map<std::string, std::string> metadata = to_metadata(model.spec());
+    metadata.insert(kernels.begin(), kernels.end());
+    write_safetensors(run_.model(), model.state(), metadata);
+    return load_saved_model(run_)->kernels();
+  };
+  EXPECT_EQ(loaded_with({}).word(), "auto");
+  EXPECT_EQ(loaded_with({{"kernels", "{}"}}).word(), "auto");
+  EXPECT_EQ(loaded_with({{"kernels", "not JSON"}}).word(), "auto");
+  EXPECT_EQ(loaded_with({{"kernel", "a later version's"}}).word(), "auto");
+  const KernelChoice kept = loaded_with({{"kernels", R"({"a shape": "im2col"})"}});
+  EXPECT_EQ(kept.word(), "auto");
+  EXPECT_EQ(kept.chosen().at("a shape"), "im2col");
+
+  for (const char* word : {"torch", "winograd"}) {
+    model.kernels() = KernelChoice(word);
+    save_model(run_, model);
+    EXPECT_EQ(load_saved_model(run_)->kernels().word(), word);
+  }
+}
+
+TEST_F(SavedModelTest, ACheckpointHasItsKernelsInItsProgress) {
+  const ResNet model(spec(), 8);
+  Checkpoint checkpoint;
+  checkpoint.model = model.state();
+  checkpoint.metadata = to_metadata(model.spec());
+  checkpoint.metadata["progress"] = R"({"step": 3, "kernels": {"a shape": "winograd"}})";
+  save_checkpoint(run_, checkpoint);
+  const std::unique_ptr<Model> back = load_saved_model(run_);
+  EXPECT_EQ(back->kernels().word(), "auto");
+  EXPECT_EQ(back->kernels().chosen().at("a shape"), "winograd");
+}
+
 TEST_F(SavedModelTest, WhatDoesNotFitIsRefused) {
   EXPECT_EQ(kind_of_load_error(), ErrorKind::kCheckpoint);  // nothing there
   write_safetensors(run_.model(), ResNet(spec(), 1).state(), {{"format", "pt"}});

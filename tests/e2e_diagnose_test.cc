@@ -1,0 +1,60 @@
+// `diagnose` as a person or a script runs it, on the record of a short run.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <nlohmann/json.hpp>
+
+#include "base/for_test.h"
+#include "program.h"
+#include "small_data.h"
+
+namespace skipway {
+namespace {
+
+using nlohmann::json;
+using testing::AllOf;
+using testing::HasSubstr;
+
+TEST(E2eDiagnose, SaysWhatTheRecordShows) {
+  const TemporaryFolder folder;
+  write_small_part(folder / "photos/train", {"a", "b"}, 8, 16);
+  write_small_part(folder / "photos/test", {"a", "b"}, 4, 16, 100);
+  ProgramOptions options;
+  options.working_directory = folder.path();
+  const ProgramResult trained =
+      run_program({"train", "--data", "photos", "--batch", "8", "--epochs", "1", "--lr", "0.01",
+                   "--precision", "fp32", "--kernel", kTestKernel, "--stem", "imagenet"},
+                  options);
+  ASSERT_EQ(trained.exit_code, 0) << trained.err;
+
+  const ProgramResult result = run_program({"diagnose", "runs/001", "--json"}, options);
+  ASSERT_EQ(result.exit_code, 0) << result.err;
+  const json object = json::parse(result.out);
+  EXPECT_EQ(object.at("schema"), "skipway.diagnose/1");
+  EXPECT_EQ(object.at("run"), "runs/001");
+  EXPECT_EQ(object.at("sound"), false);
+  EXPECT_TRUE(object.at("accuracy").is_number());
+  const json& findings = object.at("findings");
+  const auto stem = std::find_if(findings.begin(), findings.end(),
+                                 [](const json& f) { return f.at("id") == "stem"; });
+  ASSERT_NE(stem, findings.end()) << result.out;
+  EXPECT_EQ(stem->at("fix"), "--stem auto");
+
+  const ProgramResult text = run_program({"diagnose", "runs/001"}, options);
+  EXPECT_THAT(text.out, AllOf(HasSubstr("symptom"), HasSubstr("evidence"),
+                              HasSubstr("the imagenet stem for images of 16 pixels")));
+}
+
+TEST(E2eDiagnose, AFolderThatIsNoRunIsAnError) {
+  const TemporaryFolder folder;
+  folder.write("notes/x.txt", "mine");
+  ProgramOptions options;
+  options.working_directory = folder.path();
+  const ProgramResult result = run_program({"diagnose", "notes", "--json"}, options);
+  EXPECT_NE(result.exit_code, 0);
+  EXPECT_EQ(json::parse(result.out).at("ok"), false);
+}
+
+}  // namespace
+}  // namespace skipway
