@@ -62,6 +62,36 @@ TEST_F(E2ePlan, MeasuresTheRunItsStagesAndAlternatives) {
   EXPECT_EQ(files(), std::set<std::string>{"photos"});
 }
 
+TEST_F(E2ePlan, AlternativesOfEpochsComeTheFastestFirst) {
+  const ProgramResult result = run({"plan", "--json", "--epochs", "3", "--resize", "none"});
+  ASSERT_EQ(result.exit_code, 0) << result.err;
+  double before = 0;
+  for (const json& other : json::parse(result.out).at("alternatives")) {
+    EXPECT_GE(other.at("wall_s").get<double>(), before);
+    before = other.at("wall_s");
+  }
+}
+
+// ./skipway hands the program what its set-up took, which is over when the program measures.
+TEST_F(E2ePlan, TheSetUpIsNotTakenOffTheTimeOfTheAlternatives) {
+  options_.environment["SKIPWAY_SETUP_S"] = "600";
+  const ProgramResult result = run({"plan", "--json", "--minutes", "1", "--resize", "none"});
+  ASSERT_EQ(result.exit_code, 0) << result.err;
+  const json others = json::parse(result.out).at("alternatives");
+  EXPECT_EQ(others.size(), 3u);
+  for (const json& other : others)
+    EXPECT_LT(other.at("steps").get<double>() * other.at("stages")[0].at("step_s").get<double>(),
+              61)
+        << other.at("change");
+}
+
+TEST_F(E2ePlan, EvaluationsDuringTheRunAreForeseen) {
+  const ProgramResult result =
+      run({"plan", "--json", "--alone", "--epochs", "4", "--test-every", "1"});
+  ASSERT_EQ(result.exit_code, 0) << result.err;
+  EXPECT_EQ(json::parse(result.out).at("plan").at("evaluations"), 4);
+}
+
 TEST_F(E2ePlan, MinutesBecomeEpochsInWords) {
   const ProgramResult result = run({"plan", "--alone", "--minutes", "1"});
   ASSERT_EQ(result.exit_code, 0) << result.err;
@@ -90,6 +120,39 @@ TEST_F(E2ePlan, MemoryOfMissingDataIsAnErrorAboutTheData) {
   const ProgramResult result = run_program({"plan", "--memory", "--data", "absent"}, options_);
   EXPECT_EQ(result.exit_code, 3) << result.err;
   EXPECT_THAT(result.err, HasSubstr("absent"));
+}
+
+TEST_F(E2ePlan, MemoryTakesTheModelOfTheWeights) {
+  if (kSanitized) GTEST_SKIP() << "address space cannot be limited under this sanitizer";
+  const ProgramResult trained =
+      run({"train", "--model", "resnet34", "--epochs", "0.5", "--run-dir", "start"});
+  ASSERT_EQ(trained.exit_code, 0) << trained.err;
+  const ProgramResult result =
+      run({"plan", "--memory", "--json", "--weights", "start", "--epochs", "1"});
+  ASSERT_EQ(result.exit_code, 0) << result.err;
+  EXPECT_EQ(json::parse(result.out).at("memory").at("largest_batch"), 16);
+}
+
+TEST_F(E2ePlan, MemoryTellsAnotherErrorFromTooLittleMemory) {
+  if (kSanitized) GTEST_SKIP() << "address space cannot be limited under this sanitizer";
+  const ProgramResult result = run({"plan", "--memory", "--epochs", "1", "--resize", "64:0.5"});
+  EXPECT_EQ(result.exit_code, 2) << result.err;
+  EXPECT_THAT(result.err, HasSubstr("--resize"));
+}
+
+TEST_F(E2ePlan, LrFindWritesNoOtherPictureThanSvg) {
+  const ProgramResult result = run({"lr-find", "--plot", "lr.png"});
+  EXPECT_EQ(result.exit_code, 2);
+  EXPECT_THAT(result.err, HasSubstr("ends with .svg"));
+  EXPECT_EQ(files(), std::set<std::string>{"photos"});
+}
+
+TEST_F(E2ePlan, LrFindWithImagesThatOverflowHasDiverged) {
+  const ProgramResult result =
+      run({"lr-find", "--mean", "0,0,0", "--std", "1e-39,1e-39,1e-39", "--json"});
+  EXPECT_EQ(result.exit_code, 6) << result.err;
+  EXPECT_THAT(result.err, HasSubstr("--mean and --std"));
+  EXPECT_EQ(files(), std::set<std::string>{"photos"});
 }
 
 TEST_F(E2ePlan, LrFindLeavesOnePictureAndOverwritesNone) {

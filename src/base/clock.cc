@@ -24,10 +24,13 @@ double process_start_since_boot_s() {
   return std::stod(field) / static_cast<double>(sysconf(_SC_CLK_TCK));
 }
 
-// What ./skipway took to build the program before it became it.
-double setup_s() {
+// What ./skipway took to build the program before it became it. The variable goes, because it does
+// not hold for the processes that this one starts.
+double take_setup_s() {
   const char* text = std::getenv("SKIPWAY_SETUP_S");
-  return text != nullptr ? std::atof(text) : 0;
+  const double seconds = text != nullptr ? std::atof(text) : 0;
+  unsetenv("SKIPWAY_SETUP_S");
+  return seconds;
 }
 
 double since_boot_s() {
@@ -39,7 +42,7 @@ double since_boot_s() {
 }  // namespace
 
 double process_wall_s() {
-  static const double start = process_start_since_boot_s() + setup_s();
+  static const double start = process_start_since_boot_s() + take_setup_s();
   return since_boot_s() - start;
 }
 

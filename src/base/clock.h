@@ -6,7 +6,8 @@ namespace skipway {
 
 /// Seconds since the operating system started this process [s], so that a time budget includes
 /// loading libraries. Not included: the set-up by ./skipway, which says in SKIPWAY_SETUP_S how long
-/// it took before the same process became the program.
+/// it took before the same process became the program. The first call takes that variable out of
+/// the environment.
 double process_wall_s();
 
 /// Measures seconds since its construction or the last reset.

@@ -13,6 +13,8 @@
 #include <fstream>
 #include <limits>
 
+#include "base/clock.h"
+
 namespace skipway {
 
 void prepare_allocator() {
@@ -58,7 +60,8 @@ void limit_memory(int64_t bytes) {
   setrlimit(RLIMIT_DATA, &limit);
 }
 
-std::optional<std::string> output_of_self(const std::vector<std::string>& arguments) {
+std::optional<Output> output_of_self(const std::vector<std::string>& arguments) {
+  process_wall_s();  // takes SKIPWAY_SETUP_S, which is no time of the child's
   std::vector<std::string> words = {"/proc/self/exe"};
   words.insert(words.end(), arguments.begin(), arguments.end());
   std::vector<char*> argv;
@@ -75,14 +78,14 @@ std::optional<std::string> output_of_self(const std::vector<std::string>& argume
   const int failed = posix_spawn(&child, argv.front(), &actions, nullptr, argv.data(), environ);
   posix_spawn_file_actions_destroy(&actions);
   close(ends[1]);
-  std::string output;
+  Output output;
   std::array<char, 4096> some{};
   for (ssize_t n = 0; failed == 0 && (n = read(ends[0], some.data(), some.size())) > 0;)
-    output.append(some.data(), static_cast<size_t>(n));
+    output.text.append(some.data(), static_cast<size_t>(n));
   close(ends[0]);
   int status = 0;
   if (failed != 0 || waitpid(child, &status, 0) != child) return std::nullopt;
-  if (!WIFEXITED(status) || WEXITSTATUS(status) != 0) return std::nullopt;
+  output.exit_code = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
   return output;
 }
 

@@ -26,8 +26,12 @@ int64_t available_memory_bytes();
 /// process; without it Linux promises more than there is and ends the process that takes it.
 void limit_memory(int64_t bytes);
 
-/// What this program prints on stdout when it is run with `arguments`; nothing when it does not end
-/// with exit code 0. Its stderr is lost.
-std::optional<std::string> output_of_self(const std::vector<std::string>& arguments);
+struct Output {
+  int exit_code = -1;  // 128 + signal when a signal ended it
+  std::string text;    // what it printed on stdout
+};
+
+/// Runs this program with `arguments`. Its stderr is lost. Nothing when it cannot be started.
+std::optional<Output> output_of_self(const std::vector<std::string>& arguments);
 
 }  // namespace skipway

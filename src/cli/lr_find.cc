@@ -29,6 +29,11 @@ void check(const LrFindFlags& flags) {
         flags.from < flags.to))
     fail(ErrorKind::kUsage, "lr-find", "expected 0 < --from < --to, got {} and {}", flags.from,
          flags.to);
+  if (!flags.plot.empty() && fs::path(flags.plot).extension() != ".svg")
+    fail(ErrorKind::kUsage, "lr-find",
+         "expected a name that ends with .svg, got \"{}\" at --plot; no other kind of picture is "
+         "written",
+         flags.plot);
   // There is one picture a call; a file that is there is somebody's.
   if (!flags.plot.empty())
     require_new_file(flags.plot, "lr-find", "--plot", "give another name, or \"\" for none");

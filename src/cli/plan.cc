@@ -3,10 +3,14 @@
 #include "train/plan.h"
 
 #include <fmt/format.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <cerrno>
+#include <cstring>
 #include <memory>
+#include <optional>
 
 #include "base/clock.h"
 #include "base/error.h"
@@ -51,8 +55,8 @@ nlohmann::ordered_json measure(const Config& config, bool quiet) {
   const Plan plan = make_plan(config, learner, evaluation_split);
   clear_status();
   const int64_t per_epoch = learner.batches.steps_per_epoch();
-  const double begun_s = process_wall_s();  // a run would have come as far by now
-  const int64_t steps = plan.budget.total_steps(0, 0, begun_s);
+  // A run would have come as far by now.
+  const Forecast run = forecast(config, plan, per_epoch, process_wall_s());
   nlohmann::ordered_json parts = nlohmann::ordered_json::array();
   for (size_t i = 0; i < plan.stages.size(); ++i) {
     const Stage& stage = plan.stages[i];
@@ -68,42 +72,51 @@ nlohmann::ordered_json measure(const Config& config, bool quiet) {
           {"precision", precision_name(learner.precision)},
           {"kernel", learner.device.is_cpu() ? learner.model->kernels().in_use() : "torch"},
           {"passes", plan.passes},
-          {"epochs", static_cast<double>(steps) / static_cast<double>(per_epoch)},
-          {"steps", steps},
-          {"wall_s", begun_s + plan.budget.left_s(0, 0, steps)},
-          {"evaluation_s", plan.evaluation_s},
+          {"epochs", static_cast<double>(run.steps) / static_cast<double>(per_epoch)},
+          {"steps", run.steps},
+          {"wall_s", run.wall_s},
+          {"evaluation_s", plan.evaluation_s + static_cast<double>(run.tests) * plan.test_s},
+          {"evaluations", run.tests + 1},
           {"peak_rss_bytes", peak_rss_bytes()},
           {"stages", parts}};
 }
+
+struct Measured {
+  std::optional<nlohmann::ordered_json> plan;  // none: the process failed, …
+  std::optional<Error> error;                  // … with this, if it could say so
+};
 
 // Measures changes of the settings, each in a process of its own: memory that one has used would
 // count for the next.
 class Measurer {
  public:
+  // The settings are a file in memory, which is gone with this process however it ends.
   explicit Measurer(const Arguments& arguments)
-      : settings_(
-            (fs::temp_directory_path() / fmt::format("skipway-plan-{}.toml", getpid())).string()) {
-    write_file_atomic(settings_, to_toml(arguments.config, arguments.origins));
+      : settings_(memfd_create("skipway-plan.toml", MFD_CLOEXEC)) {
+    const std::string text = to_toml(arguments.config, arguments.origins);
+    if (settings_.get() < 0 ||
+        write(settings_.get(), text.data(), text.size()) != static_cast<ssize_t>(text.size()))
+      fail(ErrorKind::kMemory, "plan", "could not keep the settings in memory: {}",
+           std::strerror(errno));
   }
-  ~Measurer() {
-    std::error_code ignored;
-    fs::remove(settings_, ignored);
-  }
-  Measurer(const Measurer&) = delete;
-  Measurer& operator=(const Measurer&) = delete;
 
-  // std::nullopt: the process failed.
-  std::optional<nlohmann::ordered_json> plan_with(const std::vector<std::string>& flags) const {
-    std::vector<std::string> command = {"plan",    "--json",   "--quiet",
-                                        "--alone", "--config", settings_};
+  Measured plan_with(const std::vector<std::string>& flags) const {
+    std::vector<std::string> command = {
+        "plan",    "--json",   "--quiet",
+        "--alone", "--config", fmt::format("/proc/{}/fd/{}", getpid(), settings_.get())};
     command.insert(command.end(), flags.begin(), flags.end());
     const auto output = output_of_self(command);
-    if (!output) return std::nullopt;
-    return nlohmann::ordered_json::parse(*output).at("plan");
+    if (!output) return {};
+    const auto object = nlohmann::ordered_json::parse(output->text, nullptr, false);
+    if (output->exit_code == 0) return {object.at("plan"), {}};
+    if (!object.is_object() || !object.contains("error")) return {};  // a signal ended it
+    return {{},
+            Error(static_cast<ErrorKind>(output->exit_code),
+                  object.at("error").at("message").get<std::string>())};
   }
 
  private:
-  std::string settings_;
+  Descriptor settings_;
 };
 
 nlohmann::ordered_json measure_alternatives(const Arguments& arguments) {
@@ -113,18 +126,21 @@ nlohmann::ordered_json measure_alternatives(const Arguments& arguments) {
   for (size_t i = 0; i < all.size(); ++i) {
     if (!arguments.quiet)
       show_status(fmt::format("measuring {} ({} of {}) …", all[i].name, i + 1, all.size()));
-    auto result = measurer.plan_with(all[i].flags);
+    auto [result, error] = measurer.plan_with(all[i].flags);
     if (!result) {
-      log_warning("{} could not be measured; try it alone: skipway plan {}", all[i].name,
-                  all[i].name);
+      log_warning("{} could not be measured{}; try it alone: skipway plan {}", all[i].name,
+                  error ? fmt::format(": {}", error->what()) : "", all[i].name);
       continue;
     }
     (*result)["change"] = all[i].name;
     results.push_back(std::move(*result));
   }
   clear_status();
-  std::stable_sort(results.begin(), results.end(),
-                   [](const auto& a, const auto& b) { return a.at("epochs") > b.at("epochs"); });
+  // Minutes are the same for all, and so are epochs.
+  const bool by_time = arguments.config.minutes > 0;
+  std::stable_sort(results.begin(), results.end(), [&](const auto& a, const auto& b) {
+    return by_time ? a.at("epochs") > b.at("epochs") : a.at("wall_s") < b.at("wall_s");
+  });
   return results;
 }
 
@@ -140,10 +156,15 @@ nlohmann::ordered_json find_largest_batch(const Arguments& arguments) {
   limit_memory(available);
   const Measurer measurer(arguments);
   nlohmann::ordered_json measured = nlohmann::ordered_json::array();
+  std::optional<Error> last_error;
   const int64_t largest = largest_that_fits(arguments.config.batch, images, [&](int64_t batch) {
     if (!arguments.quiet) show_status(fmt::format("measuring --batch {} …", batch));
-    const auto plan =
+    const auto [plan, error] =
         measurer.plan_with({"--batch", std::to_string(batch), "--microbatch", "auto"});
+    if (error) last_error = error;
+    // Too little memory may also end a process where nobody expected it: as a bug.
+    if (error && error->kind() != ErrorKind::kMemory && error->kind() != ErrorKind::kInternal)
+      throw *error;
     nlohmann::ordered_json row = {{"batch", batch}, {"fits", false}};
     if (plan && plan->at("micro_batch") == batch && plan->at("peak_rss_bytes") <= available) {
       row["fits"] = true;
@@ -154,6 +175,7 @@ nlohmann::ordered_json find_largest_batch(const Arguments& arguments) {
     return row["fits"].get<bool>();
   });
   clear_status();
+  if (largest == 0 && last_error && last_error->kind() == ErrorKind::kInternal) throw *last_error;
   if (largest == 0)
     fail(ErrorKind::kMemory, "plan",
          "expected memory for a step of one image, got {} that is free here, which did not do; "
@@ -175,9 +197,11 @@ void show(const nlohmann::ordered_json& plan) {
         100 * stage.at("until").get<double>(), stage.at("step_s").get<double>(),
         plan.at("batch").get<int>(), stage.at("images_per_s").get<double>()));
   print_result(fmt::format(
-      "{:.2f} epochs, {} steps; {} in all, {:.0f} s of it for the evaluation; peak memory {}",
+      "{:.2f} epochs, {} steps; {} in all, {:.0f} s of it for {}; peak memory {}",
       plan.at("epochs").get<double>(), plan.at("steps").get<int64_t>(),
       format_duration(plan.at("wall_s")), plan.at("evaluation_s").get<double>(),
+      plan.at("evaluations") == 1 ? "the evaluation"
+                                  : fmt::format("{} evaluations", plan.at("evaluations").dump()),
       format_bytes(plan.at("peak_rss_bytes"))));
 }
 
@@ -211,7 +235,8 @@ void show_largest_batch(const nlohmann::ordered_json& memory) {
                                              largest, largest)));
 }
 
-int run_memory(const Arguments& arguments) {
+int run_memory(Arguments arguments) {
+  take_settings_of_weights(arguments);
   const nlohmann::ordered_json memory = find_largest_batch(arguments);
   if (arguments.json)
     print_json({{"schema", kSchema}, {"ok", true}, {"memory", memory}});

@@ -90,8 +90,8 @@ TEST(Budget, AReserveMeasuredAgainKeepsItsSeconds) {
   EXPECT_DOUBLE_EQ(budget.reserve_left_s(), 41);
   budget.observe_reserve(30);
   EXPECT_DOUBLE_EQ(budget.reserve_left_s(), 31);
-  EXPECT_EQ(budget.total_steps(0, 0, 100), 385);  // (900 - 100 - 31) / 2, rounded
-  EXPECT_DOUBLE_EQ(budget.left_s(380, 0, 385), 41);
+  EXPECT_EQ(budget.total_steps(0, 0, 101), 384);  // (900 - 101 - 31) / 2
+  EXPECT_DOUBLE_EQ(budget.left_s(380, 0, 384), 39);
 }
 
 TEST(Budget, NeverAsksForStepsWhenTimeIsUp) {

@@ -13,11 +13,13 @@
 #include "base/error.h"
 #include "model/airbench.h"
 #include "model/attention.h"
+#include "model/device.h"
 
 namespace skipway {
 namespace {
 
 constexpr const char* kModule = "config";
+constexpr int64_t kSmallestAirbenchSide = 25;  // as in airbench.cc; its pools leave no pixel below
 const std::vector<std::string> kRecipes = {"budget", "article", "best", "finetune", kAirbench94};
 
 template <typename Value>
@@ -78,6 +80,19 @@ std::array<double, 2> parse_pair(std::string_view flag, const std::string& text)
   return {(*numbers)[0], (*numbers)[1]};
 }
 
+// A grey, or "red,green,blue".
+Colour parse_colour(std::string_view flag, const std::string& text) {
+  auto values = parse_numbers(text).value_or(std::vector<double>());
+  if (values.size() == 1) values.resize(3, values[0]);
+  const auto is_byte = [](double x) { return x >= 0 && x <= 255 && x == std::floor(x); };
+  if (values.size() != 3 || !std::all_of(values.begin(), values.end(), is_byte))
+    refuse(flag, '"' + text + '"', "a whole number from 0 to 255, or three, red,green,blue");
+  Colour colour{};
+  std::transform(values.begin(), values.end(), colour.begin(),
+                 [](double x) { return static_cast<uint8_t>(x); });
+  return colour;
+}
+
 RectangleRange parse_rectangles(std::string_view area_flag, const std::string& area,
                                 std::string_view ratio_flag, const std::string& ratio) {
   const auto areas = parse_pair(area_flag, area), ratios = parse_pair(ratio_flag, ratio);
@@ -136,6 +151,8 @@ void validate_step(const Config& c) {
   require(c.batch_norm_momentum > 0 && c.batch_norm_momentum <= 1, "--batch-norm-momentum",
           c.batch_norm_momentum, "a share in (0, 1]");
   require(c.batch_norm_images >= 0, "--batch-norm-images", c.batch_norm_images, "0 or more");
+  require(is_finite_from_zero(c.whiten_bias_epochs), "--whiten-bias-epochs", c.whiten_bias_epochs,
+          "0 (all) or more epochs");
 }
 
 void validate_weights(const Config& c) {
@@ -166,6 +183,8 @@ void validate_weights(const Config& c) {
 
 void validate_schedule(const Config& c) {
   require(c.warmup >= 0 && c.warmup < 1, "--warmup", c.warmup, "a share of the run in [0, 1)");
+  require(c.warmup_start >= 0 && c.warmup_start <= 1, "--warmup-start", c.warmup_start,
+          "a share of the peak in [0, 1]");
   require(c.final_lr >= 0 && c.final_lr <= 1, "--final-lr", c.final_lr,
           "a share of the peak in [0, 1]");
   require(is_finite_from_zero(c.t_max), "--t-max", c.t_max, "0 (the run's length) or more epochs");
@@ -185,10 +204,17 @@ void validate_evaluation(const Config& c) {
 }
 
 void validate_machine(const Config& c) {
+  if (c.precision == "fp16") resolve_precision(c.precision, at::kCPU);  // says why not
   require_word("--precision", c.precision, {"auto", "fp32", "bf16"});
   require(is_device(c.device), "--device", '"' + c.device + '"', "auto, cpu or cuda:N");
   require_word("--kernel", c.kernel, KernelChoice::words());
   require(c.threads >= 0, "--threads", c.threads, "0 (all cores) or more threads");
+  if (c.deterministic && (c.kernel == "auto" || c.precision == "auto"))
+    fail(ErrorKind::kUsage, kModule,
+         "expected --kernel winograd and --precision fp32, or others that are not measured, with "
+         "--deterministic, got {} at --kernel and {} at --precision; auto may choose otherwise "
+         "the next time",
+         c.kernel, c.precision);
 }
 
 // What budget has and the published recipes have not.
@@ -230,7 +256,7 @@ Config article_config() {
 }
 
 // After airbench/baselines/train_resnet18_96.py of github.com/KellerJordan/cifar10-zoo (95.9 % with
-// flip averaging on CIFAR-10).
+// flip averaging on CIFAR-10), with an average of the weights.
 Config best_config() {
   Config c = plain_sgd();
   c.recipe = "best";
@@ -241,6 +267,7 @@ Config best_config() {
   c.lr = 0.2;
   c.weight_decay_on = "all";
   c.final_lr = 0;
+  c.ema = 0.998;  // over some five of its epochs
   c.flip_mode = "alternating";
   c.crop_fill = "reflect";
   return c;
@@ -266,7 +293,7 @@ Config finetune_config() {
 }
 
 // The recipe of airbench94 in github.com/KellerJordan/cifar10-airbench, its rates turned from the
-// sum of the losses of a batch into their mean. Its schedule ends at 0.07 of the peak.
+// sum of the losses of a batch into their mean. Its schedule goes from 0.2 of the peak to 0.07.
 Config airbench94_config() {
   Config c = plain_sgd();
   c.recipe = c.model = kAirbench94;
@@ -280,7 +307,9 @@ Config airbench94_config() {
   c.batch_norm_momentum = 0.4;
   c.lookahead = true;
   c.warmup = 0.23;
+  c.warmup_start = 0.2;
   c.final_lr = 0.07;
+  c.whiten_bias_epochs = 3;
   c.flip_mode = "alternating";
   c.crop_pad = 2;
   c.crop_fill = "reflect";
@@ -320,6 +349,7 @@ ScheduleOptions schedule_options(const Config& config) {
   ScheduleOptions options{.kind = parse_schedule(config.schedule),
                           .lr = config.lr,
                           .warmup_fraction = config.warmup,
+                          .warmup_start = config.warmup_start,
                           .final_fraction = config.final_lr,
                           .t_max_epochs = config.t_max,
                           .step_epochs = config.step_epochs,
@@ -346,6 +376,7 @@ AugmentOptions augment_options(const Config& config, const Rule& rule) {
   given.jitter = {config.jitter_brightness, config.jitter_contrast, config.jitter_saturation,
                   config.jitter_hue};
   given.rotate = config.rotate_degrees;
+  given.rotate_fill = parse_colour("--rotate-fill", config.rotate_fill);
   given.resized_crop = parse_rectangles("--resized-crop-area", config.resized_crop_area,
                                         "--resized-crop-ratio", config.resized_crop_ratio);
   given.erase_probability = config.erase_probability;
@@ -379,7 +410,15 @@ int64_t micro_batch(const Config& config) {
 }
 
 std::vector<Stage> stages(const Config& config, int64_t image_size, const Rule& rule) {
-  return make_stages(config.resize, config.shallow, image_size, rule.small_share);
+  const bool is_airbench = config.model == kAirbench94;
+  const std::string resize = is_airbench && config.resize == "auto" ? "none" : config.resize;
+  std::vector<Stage> all = make_stages(resize, config.shallow, image_size, rule.small_share);
+  const int64_t smallest = all.front().side;
+  if (is_airbench && smallest < image_size && smallest < kSmallestAirbenchSide)
+    fail(ErrorKind::kUsage, kModule,
+         "expected sides of at least {} pixels for {}, got {} in \"{}\" at --resize",
+         kSmallestAirbenchSide, kAirbench94, smallest, config.resize);
+  return all;
 }
 
 std::optional<Normalisation> configured_normalisation(const Config& config) {

@@ -27,6 +27,7 @@ struct Config {
   std::string attention = "none";
   bool zero_gamma = false;
   bool whiten_stem = true;
+  double whiten_bias_epochs = 0;
   double batch_norm_momentum = 0.1;
   int64_t batch_norm_images = 0;
   std::string weights;
@@ -53,6 +54,7 @@ struct Config {
   std::string schedule = "linear";
   bool per_epoch = false;
   double warmup = 0.2;
+  double warmup_start = 0.04;
   double final_lr = 0.01;
   double t_max = 0;
   double step_epochs = 30;
@@ -73,6 +75,7 @@ struct Config {
   double jitter_saturation = 0.2;
   double jitter_hue = 0.05;
   double rotate_degrees = 10;
+  std::string rotate_fill = "127";
   std::string resized_crop_area = "0.5,1";
   std::string resized_crop_ratio = "0.75,1.3333";
   double erase_probability = 0.5;
@@ -124,6 +127,8 @@ void visit(ConfigType& c, Visitor&& visitor) {
   visitor("whiten_stem", c.whiten_stem,
           "a 3x3 stem begins with filters that whiten the images (arXiv:2404.00498); nothing with "
           "others");
+  visitor("whiten_bias_epochs", c.whiten_bias_epochs,
+          "airbench94: epochs in which the bias of the whitening filters is trained; 0: all");
   visitor("batch_norm_momentum", c.batch_norm_momentum,
           "share of a batch's statistics in BatchNorm's running ones, in (0, 1]");
   visitor("batch_norm_images", c.batch_norm_images,
@@ -166,6 +171,7 @@ void visit(ConfigType& c, Visitor&& visitor) {
   visitor("schedule", c.schedule, "linear, cosine, step, multistep, onecycle or plateau");
   visitor("per_epoch", c.per_epoch, "change the rate only between epochs");
   visitor("warmup", c.warmup, "share of the run in which the rate rises, in [0, 1)");
+  visitor("warmup_start", c.warmup_start, "linear begins at this share of the peak");
   visitor("final_lr", c.final_lr, "linear and cosine end at this share of the peak");
   visitor("t_max", c.t_max, "cosine: epochs from the peak to zero; 0: the run's length");
   visitor("step_epochs", c.step_epochs, "step: epochs between decays");
@@ -175,7 +181,7 @@ void visit(ConfigType& c, Visitor&& visitor) {
   visitor("resize", c.resize,
           "smaller training images at first: sides [pixels] and the share of the run after which "
           "each ends, such as 16:0.5,24:0.75; auto: half the side at first, for a share by the "
-          "length of the run; or none");
+          "length of the run (airbench94: none); or none");
   visitor("shallow", c.shallow,
           "share of the run in which the first block of each stage is trained alone, in [0, 1)");
   visitor(
@@ -194,6 +200,8 @@ void visit(ConfigType& c, Visitor&& visitor) {
   visitor("jitter_hue", c.jitter_hue,
           "jitter: by up to this share of the colour circle, at most 0.5; 0: none");
   visitor("rotate_degrees", c.rotate_degrees, "rotate: largest angle to either side [degrees]");
+  visitor("rotate_fill", c.rotate_fill,
+          "rotate: what comes in from outside, a grey from 0 to 255 or red,green,blue");
   visitor("resized_crop_area", c.resized_crop_area,
           "resized-crop: least,most share of the image that is enlarged to the whole");
   visitor("resized_crop_ratio", c.resized_crop_ratio, "resized-crop: least,most width over height");
@@ -223,7 +231,8 @@ void visit(ConfigType& c, Visitor&& visitor) {
       "as they are defined), or auto, the fastest for each layer");
   visitor("threads", c.threads, "threads; 0: all cores this process may use");
   visitor("seed", c.seed, "all random numbers are a function of it");
-  visitor("deterministic", c.deterministic, "refuse operations without a deterministic form");
+  visitor("deterministic", c.deterministic,
+          "the same bits each time, with --epochs: refuse what is measured or has no such form");
   visitor("run_dir", c.run_dir, "folder to write; empty: the next free runs/NNN");
 }
 

@@ -95,6 +95,8 @@ TEST(Config, BestWarmsUpForAFifthAndAnneals) {
   EXPECT_EQ(augmentation.crop_fill, CropFill::kReflect);
   EXPECT_TRUE(optimizer_options(config).nesterov);
   EXPECT_FALSE(configured_normalisation(config).has_value());
+  EXPECT_EQ(config.label_smoothing, 0.1);
+  EXPECT_EQ(config.ema, 0.998);
 }
 
 TEST(Config, Airbench94IsThePublishedRecipe) {
@@ -108,6 +110,23 @@ TEST(Config, Airbench94IsThePublishedRecipe) {
   // There: 0.0153 in units of 1024 images, over the same and over the rate.
   EXPECT_NEAR(sgd.weight_decay, 0.0153 / 11.5, 2e-6);
   EXPECT_EQ(sgd.bias_lr, 64);
+  const ScheduleOptions schedule = schedule_options(config);
+  EXPECT_DOUBLE_EQ(learning_rate(schedule, 0, 10), 0.2 * config.lr);
+  EXPECT_DOUBLE_EQ(learning_rate(schedule, 2.3, 10), config.lr);
+  EXPECT_DOUBLE_EQ(learning_rate(schedule, 10, 10), 0.07 * config.lr);
+  EXPECT_EQ(config.whiten_bias_epochs, 3);
+  EXPECT_TRUE(config.lookahead);
+}
+
+TEST(Config, Airbench94HasNoStageThatItsPoolsCannotTake) {
+  Config config = recipe_config("budget");
+  config.model = "airbench94";
+  EXPECT_EQ(stages(config, 32, rule_for(4)), (std::vector<Stage>{{1, 32, false}}));
+  config.resize = "28:0.5";
+  EXPECT_EQ(stages(config, 32, rule_for(4)).size(), 2u);
+  config.resize = "16:0.5,28:0.7";
+  config.image_size = 32;
+  EXPECT_THAT(message_of(config), HasSubstr("16 in \"16:0.5,28:0.7\" at --resize"));
 }
 
 TEST(Config, TheLengthOfARunDecidesWhatIsLeftToIt) {
@@ -156,6 +175,8 @@ TEST(Validate, RefusesNumbersOutOfRange) {
   expect_refused(&Config::label_smoothing, 1.5, "--label-smoothing", "1.5");
   expect_refused(&Config::label_smoothing, 1, "--label-smoothing", "1");
   expect_refused(&Config::warmup, 1, "--warmup", "1");
+  expect_refused(&Config::warmup_start, 1.5, "--warmup-start", "1.5");
+  expect_refused(&Config::whiten_bias_epochs, -1, "--whiten-bias-epochs", "-1");
   expect_refused(&Config::final_lr, 2, "--final-lr", "2");
   expect_refused(&Config::t_max, -1, "--t-max", "-1");
   expect_refused(&Config::step_epochs, 0, "--step-epochs", "0");
@@ -164,6 +185,8 @@ TEST(Validate, RefusesNumbersOutOfRange) {
   expect_refused(&Config::patience, -1, "--patience", "-1");
   expect_refused(&Config::crop_pad, -1, "--crop-pad", "-1");
   expect_refused(&Config::rotate_degrees, -1, "--rotate-degrees", "-1");
+  for (const char* fill : {"256", "1.5", "1,2", "grey"})
+    expect_refused(&Config::rotate_fill, fill, "--rotate-fill", fill);
   expect_refused(&Config::resized_crop_area, "0.5", "--resized-crop-area", "least,most");
   expect_refused(&Config::erase_ratio, "a,b", "--erase-ratio", "least,most");
   expect_refused(&Config::mixup_alpha, 5, "--mixup-alpha", "5");
@@ -185,6 +208,7 @@ TEST(Validate, RefusesUnknownWordsAndListsTheKnown) {
   expect_refused(&Config::flip_mode, "x", "--flip-mode", "alternating");
   expect_refused(&Config::crop_fill, "x", "--crop-fill", "reflect");
   expect_refused(&Config::precision, "fp8", "--precision", "auto, fp32, bf16");
+  expect_refused(&Config::precision, "fp16", "--precision", "loss scaling");
   for (const char* device : {"gpu", "cuda:", "cuda:x", "cuda:-1"})
     expect_refused(&Config::device, device, "--device", device);
   expect_refused(&Config::kernel, "x", "--kernel", "auto, winograd, torch, reference");
@@ -222,6 +246,12 @@ TEST(Validate, RefusesCombinationsThatCannotBe) {
   config.schedule = "plateau";
   EXPECT_THAT(message_of(config), HasSubstr("--test-every"));
   config.test_every = 1;
+  EXPECT_EQ(message_of(config), "no error");
+
+  config = Config();
+  config.deterministic = true;
+  EXPECT_THAT(message_of(config), HasSubstr("--kernel winograd and --precision fp32"));
+  config.kernel = "winograd", config.precision = "bf16";
   EXPECT_EQ(message_of(config), "no error");
 
   config = Config();

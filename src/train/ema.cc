@@ -32,8 +32,11 @@ Ema::Ema(const NamedTensors& state, double decay, bool lookahead)
 }
 
 void Ema::update(int64_t step, int64_t total) {
-  if (averages_.empty() || step % kEvery != 0) return;
+  if (averages_.empty()) return;
   const at::NoGradGuard no_grad;
+  // A run may end before the first average is due; new weights must not be taken for its result.
+  if (step < kEvery) at::_foreach_copy_(averages_, live_);
+  if (step % kEvery != 0) return;
   const auto updates = static_cast<double>(step) / kEvery;
   const double full = std::pow(decay_, kEvery);
   const double done = static_cast<double>(step) / static_cast<double>(total);

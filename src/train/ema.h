@@ -13,9 +13,9 @@ class Ema {
   /// average is kept and every call does nothing.
   Ema(const NamedTensors& state, double decay, bool lookahead = false);
 
-  /// After step number `step` (from 1) of `total`. Every few steps it takes the state in. The
-  /// average is young at first: its decay is less then, with lookahead by the cube of the run's
-  /// share that is done.
+  /// After step number `step` (from 1) of `total`. Every few steps it takes the state in; before
+  /// the first time it is the state. The average is young at first: its decay is less then, with
+  /// lookahead by the cube of the run's share that is done.
   void update(int64_t step, int64_t total);
   /// The average becomes the state, and the state is kept in the average's place. Twice: nothing.
   void exchange();

@@ -38,7 +38,7 @@ TEST(Lookahead, WeightsGoToTheAverageWhichFollowsThemLessAndLess) {
   Ema ema(live, 0, /*lookahead=*/true);
   const auto weight = [&] { return live[0].second[0][0].item<double>(); };
   live[0].second.fill_(1);
-  ema.update(4, 100);
+  ema.update(49, 100);
   EXPECT_EQ(weight(), 1);  // not every step
   ema.update(50, 100);
   const double average = 1 - std::pow(0.95, 5) / 8;  // half of the run: an eighth of the decay
@@ -46,6 +46,19 @@ TEST(Lookahead, WeightsGoToTheAverageWhichFollowsThemLessAndLess) {
   live[0].second.fill_(2);
   ema.update(100, 100);
   EXPECT_NEAR(weight(), 2 + (average - 2) * std::pow(0.95, 5), 1e-6);
+}
+
+TEST(Ema, OfAShortRunIsItsLastState) {
+  for (const bool lookahead : {false, true}) {
+    const NamedTensors live = state(0);
+    Ema ema(live, lookahead ? 0 : 0.9, lookahead);
+    for (int64_t step = 1; step <= 3; ++step) {
+      live[0].second.fill_(static_cast<double>(step));
+      ema.update(step, 3);
+    }
+    const EmaScope average(ema);
+    EXPECT_EQ(live[0].second[0][0].item<double>(), 3) << lookahead;
+  }
 }
 
 TEST(Ema, TheScopeGivesTheLiveWeightsBack) {

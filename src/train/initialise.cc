@@ -16,9 +16,21 @@ constexpr double kSmallest = 5e-4;  // added to the eigenvalues, as in the sourc
 
 }  // namespace
 
-void zero_gamma(Model& model) {
+void zero_gamma(Model& model, bool skipped_only) {
   const at::NoGradGuard no_grad;
-  for (const at::Tensor& gamma : model.last_gammas()) gamma.zero_();
+  for (const at::Tensor& gamma : model.last_gammas()) {
+    const auto& parameters = model.parameters();
+    const std::string& name = std::ranges::find_if(parameters, [&](const auto& named) {
+                                return named.second.is_same(gamma);
+                              })->first;
+    const bool begins_stage = name.find(".0.") != std::string::npos;  // "layer1.0.bn2.weight"
+    if (!(skipped_only && begins_stage)) gamma.zero_();
+  }
+}
+
+void set_whitening_bias_trained(Model& model, bool trained) {
+  for (const auto& [name, parameter] : model.parameters())
+    if (name == "0.bias") parameter.set_requires_grad(trained);
 }
 
 void whiten_stem(Model& model, const at::Tensor& images) {

@@ -37,6 +37,17 @@ TEST(Initialise, WithZeroGammaEveryBlockPassesItsResidualOn) {
   EXPECT_TRUE(at::allclose(model.forward(images, true), first_blocks));
 }
 
+TEST(Initialise, BlocksThatAreSkippedAtFirstCanBeginAsIdentitiesAlone) {
+  ResNet model(small_spec(), 1);
+  const auto images = at::rand({2, 3, 8, 8});
+  model.set_shallow(true);
+  const at::Tensor before = model.forward(images, true);
+  zero_gamma(model, /*skipped_only=*/true);
+  EXPECT_TRUE(at::allclose(model.forward(images, true), before));  // the first blocks are as new
+  model.set_shallow(false);
+  EXPECT_TRUE(at::allclose(model.forward(images, true), before));
+}
+
 TEST(Initialise, AShallowModelIsAnotherUntilThen) {
   ResNet model(small_spec(), 1);
   const auto images = at::rand({2, 3, 8, 8});

@@ -17,7 +17,8 @@
 namespace skipway {
 namespace {
 
-constexpr double kLongStep_s = 1;  // is not measured twice
+constexpr double kLongStep_s = 1;          // is not measured twice
+constexpr double kSmallestStd = 1. / 255;  // for a colour that never varies
 
 ModelSpec model_spec(const Config& config, const Dataset& dataset) {
   ModelSpec spec;
@@ -29,6 +30,9 @@ ModelSpec model_spec(const Config& config, const Dataset& dataset) {
   spec.classes = dataset.classes;
   const auto configured = configured_normalisation(config);
   spec.normalisation = configured ? *configured : channel_statistics(dataset.train.images);
+  if (!configured)
+    for (double& of_channel : spec.normalisation.std)
+      of_channel = std::max(of_channel, kSmallestStd);
   return spec;
 }
 
@@ -41,7 +45,7 @@ std::unique_ptr<Model> new_model(const Config& config, const Dataset& dataset, a
     load_pretrained(*model, read_pretrained(config.weights));
     return model;
   }
-  if (config.zero_gamma) zero_gamma(*model);
+  if (config.zero_gamma || config.shallow > 0) zero_gamma(*model, !config.zero_gamma);
   if (config.model == kAirbench94 || (config.whiten_stem && model->spec().stem == "cifar"))
     whiten_stem(*model, dataset.train.images);
   return model;
@@ -75,7 +79,12 @@ Learner::Learner(const Config& config, const Dataset& dataset)
       micro_batch(skipway::micro_batch(config)),
       label_smoothing_(config.label_smoothing),
       batch_norm_momentum_(config.batch_norm_momentum),
-      batch_norm_images_(config.batch_norm_images) {}
+      batch_norm_images_(config.batch_norm_images) {
+  if (!config.deterministic) return;
+  at::globalContext().setDeterministicAlgorithms(true, /*warn_only=*/false);
+  // Filling what is about to be written costs time and makes nothing more certain.
+  at::globalContext().setDeterministicFillUninitializedMemory(false);
+}
 
 at::Tensor Learner::forward_loss(const Batch& batch) {
   const PrecisionScope scope(device, precision);

@@ -27,8 +27,9 @@ std::vector<Gradient> read_gradients(const std::vector<at::Tensor>& numbers);
 
 class Learner {
  public:
-  /// Learns from the training part of `dataset`. Errors: kUsage and kDevice when configuration,
-  /// data and machine do not go together.
+  /// Learns from the training part of `dataset`. With --deterministic LibTorch refuses, from here
+  /// on and in all of the process, operations that are not. Errors: kUsage and kDevice when
+  /// configuration, data and machine do not go together.
   Learner(const Config& config, const Dataset& dataset);
 
   /// Forward and backward pass of a batch: the gradients of its mean loss, clipped, are then the
@@ -50,6 +51,8 @@ class Learner {
   double measure_step_s(const Stage& stage, int64_t step);
   /// Seconds to evaluate on `split`, from one batch.
   double measure_evaluation_s(const Split& split, const EvaluateOptions& options);
+  /// What goes through the model at once: at most micro_batch images each.
+  std::vector<Batch> parts_of(const Batch& batch) const;
 
   at::Device device;
   at::ScalarType precision;
@@ -62,7 +65,6 @@ class Learner {
  private:
   at::Tensor forward_loss(const Batch& batch);
   at::Tensor backward_in_parts(const Batch& batch);
-  std::vector<Batch> parts_of(const Batch& batch) const;
 
   double label_smoothing_, batch_norm_momentum_;
   int64_t batch_norm_images_;

@@ -222,5 +222,36 @@ TEST(Learner, WithoutBatchNormImagesTheRunningStatisticsStay) {
   EXPECT_TRUE(at::equal(learner.model->buffers().front().second, before));
 }
 
+TEST(Learner, AColourThatNeverVariesIsNoDivisionByZero) {
+  Dataset dataset = noise_dataset(12);
+  dataset.train.images.select(3, 2).fill_(100);
+  Learner learner(small_config(12, "auto"), dataset);
+  EXPECT_DOUBLE_EQ(learner.model->spec().normalisation.std[2], 1. / 255);
+  EXPECT_TRUE(std::isfinite(learner.backward(learner.batches.at_step(0)).loss));
+}
+
+TEST(Learner, DeterministicAsksLibTorchForIt) {
+  ASSERT_FALSE(at::globalContext().deterministicAlgorithms());
+  Config config = small_config(12, "auto");
+  config.deterministic = true;
+  config.augment = "flip,crop,mixup";
+  Learner learner(config, noise_dataset(12));
+  EXPECT_TRUE(at::globalContext().deterministicAlgorithms());
+  EXPECT_TRUE(std::isfinite(learner.backward(learner.batches.at_step(0)).loss));
+  learner.update(0.1);
+  at::globalContext().setDeterministicAlgorithms(false, false);
+}
+
+TEST(Learner, BlocksThatAShallowStageSkipsBeginAsIdentities) {
+  Config config = small_config(12, "auto");
+  config.shallow = 0.5;
+  Learner learner(config, noise_dataset(12));
+  for (const auto& [name, parameter] : learner.model->parameters()) {
+    if (!name.starts_with("layer") || !name.ends_with(".bn2.weight")) continue;
+    const bool begins_stage = name.find(".0.") != std::string::npos;
+    EXPECT_EQ(parameter.sum().item<float>() != 0, begins_stage) << name;
+  }
+}
+
 }  // namespace
 }  // namespace skipway

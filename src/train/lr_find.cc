@@ -6,6 +6,8 @@
 #include <cmath>
 #include <utility>
 
+#include "base/error.h"
+
 namespace skipway {
 namespace {
 
@@ -35,6 +37,11 @@ LrFindResult lr_find(Learner& learner, const LrFindOptions& options) {
     diverged = smoothed > kDivergedAt * smallest;
     if (options.on_step) options.on_step(step + 1);
   }
+  if (points.empty())
+    fail(ErrorKind::kDiverged, "lr-find",
+         "expected a finite loss and gradient at the first step, got none, whatever the rate; see "
+         "with `skipway data check` whether mean and std fit the images, and look at --mean and "
+         "--std");
   LrFindResult result = summarise(std::move(points));
   result.diverged = diverged;
   return result;

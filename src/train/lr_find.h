@@ -29,7 +29,7 @@ struct LrFindResult {
 };
 
 /// Trains `learner` on rising rates; it is of no other use afterwards. All groups of parameters
-/// keep the proportions of their rates.
+/// keep the proportions of their rates. Errors: kDiverged when the first step is not finite.
 LrFindResult lr_find(Learner& learner, const LrFindOptions& options);
 
 /// What there is to say of such a run; `points` alone are read.

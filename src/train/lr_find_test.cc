@@ -5,6 +5,7 @@
 
 #include <cmath>
 
+#include "base/for_test.h"
 #include "report/lr_plot.h"
 
 namespace skipway {
@@ -68,6 +69,16 @@ TEST(LrFind, StopsWhenItDiverges) {
       lr_find(learner, {.from = 1e-3, .to = 1e6, .steps = 60, .on_step = {}});
   EXPECT_TRUE(result.diverged);
   EXPECT_LT(result.points.size(), 60u);
+}
+
+TEST(LrFind, WithoutAFirstStepThereIsNoRateToName) {
+  Config c = config();
+  c.mean = "0,0,0";
+  c.std = "1e-39,1e-39,1e-39";  // images that overflow
+  Learner learner(c, bright_and_dark());
+  const Error error = error_of([&] { lr_find(learner, {.steps = 5, .on_step = {}}); });
+  EXPECT_EQ(error.kind(), ErrorKind::kDiverged);
+  EXPECT_NE(std::string(error.what()).find("--mean and --std"), std::string::npos);
 }
 
 TEST(LrFind, MeasuringAStepLeavesTheLearnerAsItWas) {

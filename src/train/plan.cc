@@ -11,6 +11,18 @@ namespace {
 constexpr double kSaveReserve_s = 1.5;    // last checkpoint, model and report
 constexpr double kForwardShare = 1. / 3;  // of a step's time
 
+bool costs_alike(const Stage& a, const Stage& b) {
+  return a.side == b.side && a.shallow == b.shallow;
+}
+
+// Evaluations come at ends of epochs; that of the run's end is counted elsewhere.
+int64_t tests_during(const Config& config, double epochs) {
+  if (config.test_every <= 0) return 0;
+  const double last = std::ceil(epochs - 1e-9) - 1;  // end of an epoch before that of the run
+  return std::max<int64_t>(0,
+                           std::llround(std::floor(last / std::max(1., config.test_every) + 1e-9)));
+}
+
 }  // namespace
 
 Split take_evaluation_split(const Config& config, Dataset& dataset) {
@@ -71,18 +83,50 @@ Plan make_plan(const Config& config, Learner& learner, const Split& evaluation_s
   if (plan.passes == 0) {
     plan.passes =
         config.minutes * 60 / (plan.steps_s.back() * static_cast<double>(steps_per_epoch));
-    // Other shares of the same stages, unless two of them come to end together.
+    // Often other shares of the same stages.
+    const std::vector<Stage> measured = plan.stages;
     take_stages();
-    if (plan.stages.size() != plan.steps_s.size()) measure();
+    if (!std::ranges::equal(plan.stages, measured, costs_alike)) measure();
   }
   learner.batches.set_augmentation(augment_options(config, rule_for(plan.passes)));
   plan.evaluation_s =
       measure_last_evaluation_s(config, learner, evaluation_split, plan.steps_s.back());
+  if (config.test_every > 0)
+    plan.test_s = learner.measure_evaluation_s(
+        evaluation_split, evaluate_options(config, learner.precision, /*tta=*/false));
+  if (config.freeze_epochs > 0) {
+    learner.model->set_frozen(/*backbone=*/true, config.freeze_batch_norm);
+    plan.frozen_step_s = learner.measure_step_s(plan.stages[stage], step);
+    learner.model->set_frozen(/*backbone=*/false, config.freeze_batch_norm);
+  }
   plan.budget = make_budget(config, plan.stages, steps_per_epoch);
   plan.budget.set_costs(plan.steps_s);  // seconds, for as long as the machine stays as fast
   plan.budget.set_reserve(plan.evaluation_s, kSaveReserve_s);
   plan.budget.observe_step(stage, plan.steps_s[stage]);
   return plan;
+}
+
+Forecast forecast(const Config& config, const Plan& plan, int64_t steps_per_epoch, double begun_s) {
+  const auto per_epoch = static_cast<double>(steps_per_epoch);
+  // With so many evaluations on the way.
+  const auto with = [&](int64_t tests) {
+    const double spent_s = begun_s + static_cast<double>(tests) * plan.test_s;
+    const int64_t steps = plan.budget.total_steps(0, 0, spent_s);
+    return Forecast{steps, tests, spent_s + plan.budget.left_s(0, 0, steps)};
+  };
+  const auto due = [&](const Forecast& run) {
+    return tests_during(config, static_cast<double>(run.steps) / per_epoch);
+  };
+  Forecast run = with(0);
+  if (!plan.budget.by_time()) {
+    run = with(due(run));
+  } else {  // each one shortens the training that the next is due in
+    for (Forecast next = with(1); due(next) >= next.tests; next = with(next.tests + 1)) run = next;
+  }
+  if (plan.frozen_step_s > 0)
+    run.wall_s += std::min(config.freeze_epochs * per_epoch, static_cast<double>(run.steps)) *
+                  (plan.frozen_step_s - plan.steps_s.front());
+  return run;
 }
 
 }  // namespace skipway

@@ -33,6 +33,8 @@ struct Plan {
   std::vector<Stage> stages;
   std::vector<double> steps_s;  // one a stage
   double evaluation_s = 0;      // of the one at the end, BatchNorm's new statistics included
+  double test_s = 0;            // of each one during the run; 0 without --test-every
+  double frozen_step_s = 0;     // while --freeze-epochs last
   Budget budget;
 };
 
@@ -42,5 +44,15 @@ struct Plan {
 /// count as `stage` does and are not measured.
 Plan make_plan(const Config& config, Learner& learner, const Split& evaluation_split,
                double passes = 0, size_t stage = 0, int64_t step = 0);
+
+/// How a run that follows the plan will end.
+struct Forecast {
+  int64_t steps = 0;
+  int64_t tests = 0;  // evaluations during the run, by --test-every; not the last one
+  double wall_s = 0;
+};
+
+/// `begun_s`: when its first step begins, in seconds of the run.
+Forecast forecast(const Config& config, const Plan& plan, int64_t steps_per_epoch, double begun_s);
 
 }  // namespace skipway

@@ -52,6 +52,60 @@ TEST(Plan, AResumedRunKeepsItsRuleAndMeasuresWhatIsLeft) {
   EXPECT_EQ(plan.steps_s[0], plan.steps_s[1]);
 }
 
+Plan plan_of(const Budget& budget) {
+  Plan plan;
+  plan.steps_s = {1};
+  plan.test_s = 50;
+  plan.budget = budget;
+  plan.budget.set_reserve(10, 0);
+  plan.budget.observe_step(0, 1);
+  return plan;
+}
+
+TEST(Forecast, OfEpochsAddsTheEvaluationsDuringTheRun) {
+  Config c = config();
+  c.minutes = 0, c.epochs = 10, c.test_every = 2;
+  const Plan plan = plan_of(Budget::of_steps(1000));
+  const Forecast run = forecast(c, plan, 100, 5);
+  EXPECT_EQ(run.steps, 1000);
+  EXPECT_EQ(run.tests, 4);  // the one of epoch 10 is the last
+  EXPECT_DOUBLE_EQ(run.wall_s, 5 + 1000 + 4 * 50 + 10);
+  c.test_every = 0;
+  EXPECT_DOUBLE_EQ(forecast(c, plan, 100, 5).wall_s, 1015);
+}
+
+TEST(Forecast, OfMinutesTakesTheEvaluationsFromTheTraining) {
+  Config c = config();
+  c.test_every = 1;
+  const Plan plan = plan_of(Budget::of_seconds(1015));
+  const Forecast run = forecast(c, plan, 100, 5);
+  EXPECT_EQ(run.tests, 6);
+  EXPECT_EQ(run.steps, 700);
+  EXPECT_NEAR(run.wall_s, 1015, 1);
+  c.test_every = 0;
+  EXPECT_EQ(forecast(c, plan, 100, 5).steps, 1000);
+}
+
+TEST(Forecast, StepsOfAFrozenBackboneAreShorter) {
+  Config c = config();
+  c.minutes = 0, c.epochs = 10, c.freeze_epochs = 2;
+  Plan plan = plan_of(Budget::of_steps(1000));
+  plan.frozen_step_s = 0.25;
+  EXPECT_DOUBLE_EQ(forecast(c, plan, 100, 5).wall_s, 1015 - 200 * 0.75);
+}
+
+TEST(Plan, MeasuresAFrozenStepAndAnEvaluationWhereTheyWillCome) {
+  const Dataset data = grey_images(16, 8);
+  Config c = config();
+  c.minutes = 0, c.epochs = 2, c.test_every = 1, c.freeze_epochs = 1;
+  Learner learner(c, data);
+  const Plan plan = make_plan(c, learner, data.test);
+  EXPECT_GT(plan.test_s, 0);
+  EXPECT_GT(plan.frozen_step_s, 0);
+  for (const auto& [name, parameter] : learner.model->parameters())
+    EXPECT_TRUE(parameter.requires_grad()) << name;
+}
+
 TEST(Plan, WithoutATestPartOneMustBeTaken) {
   Dataset data = grey_images(16, 8);
   data.test = Split();

@@ -13,7 +13,7 @@
 namespace skipway {
 namespace {
 
-// torch.optim.lr_scheduler.OneCycleLR's defaults; its div_factor is also where linear starts.
+// torch.optim.lr_scheduler.OneCycleLR's defaults.
 constexpr double kDivFactor = 25;
 constexpr double kFinalDivFactor = 1e4;
 constexpr double kPctStart = 0.3;
@@ -63,7 +63,7 @@ double learning_rate(const ScheduleOptions& options, double progress_epochs, dou
 
   switch (options.kind) {
     case ScheduleKind::kLinear:
-      if (after_warmup < 0) return line(lr / kDivFactor, lr, rise);
+      if (after_warmup < 0) return line(lr * options.warmup_start, lr, rise);
       return line(lr, final_lr, share(after_warmup, total_epochs - warmup));
     case ScheduleKind::kCosine:
       if (after_warmup < 0) return lr * rise;

@@ -12,12 +12,14 @@ enum class ScheduleKind { kLinear, kCosine, kStep, kMultistep, kOneCycle, kPlate
 struct ScheduleOptions {
   ScheduleKind kind = ScheduleKind::kLinear;
   double lr = 0.1;             // the peak
-  double warmup_fraction = 0;  // share of the run in which lr rises linearly from lr / 25 (linear)
-                               // or 0 (others); onecycle: pct_start, 0 meaning 0.3
-  double final_fraction = 0;   // linear and cosine end at lr * final_fraction
-  double t_max_epochs = 0;     // cosine: epochs of half a period after the warm-up, then it rises
-                               // again; 0: what is left of the run
-  double step_epochs = 30;     // step: decay every this many epochs
+  double warmup_fraction = 0;  // share of the run in which lr rises linearly from
+                               // lr * warmup_start (linear) or 0 (others); onecycle: pct_start, 0
+                               // meaning 0.3
+  double warmup_start = 0.04;
+  double final_fraction = 0;  // linear and cosine end at lr * final_fraction
+  double t_max_epochs = 0;    // cosine: epochs of half a period after the warm-up, then it rises
+                              // again; 0: what is left of the run
+  double step_epochs = 30;    // step: decay every this many epochs
   std::vector<double> milestones{};  // multistep: epochs
   double gamma = 0.1;                // step, multistep, plateau
   int64_t patience = 10;             // plateau: evaluations without improvement

@@ -21,6 +21,10 @@ TEST(Schedule, LinearRisesFromATwentyFifthAndEndsAtFinalLr) {
   EXPECT_DOUBLE_EQ(learning_rate(options, 6, 10), 0.2525);
   EXPECT_NEAR(learning_rate(options, 10, 10), 0.005, kRounding);
   EXPECT_NEAR(learning_rate(options, 11, 10), 0.005, kRounding);
+  ScheduleOptions higher = options;
+  higher.warmup_start = 0.2;
+  EXPECT_DOUBLE_EQ(learning_rate(higher, 0, 10), 0.1);
+  EXPECT_DOUBLE_EQ(learning_rate(higher, 2, 10), 0.5);
 }
 
 TEST(Schedule, CosineEndsAtFinalLrWhenTMaxIsTheRun) {

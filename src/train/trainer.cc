@@ -15,6 +15,7 @@
 #include "base/process.h"
 #include "model/device.h"
 #include "record/checkpoint.h"
+#include "train/initialise.h"
 #include "train/saved_model.h"
 #include "train/trouble.h"
 
@@ -130,22 +131,37 @@ Trainer::Trainer(const Config& config, std::string config_toml, Dataset dataset,
       passes_(config_.epochs),
       total_steps_(budget_.total_steps(0, 0, 0)) {
   progress_.mean_loss = loss_of_guessing();
-  warn_of_flaws();
+  if (!budget_.by_time()) warn_of_flaws();  // else once the length is known
 }
 
 void Trainer::warn_of_flaws() const {
-  if (schedule_.kind == ScheduleKind::kCosine && config_.t_max > config_.epochs &&
-      config_.epochs > 0) {
+  warn_of_schedule();
+  for (const std::string& warning :
+       augment_warnings(augment_options(config_, rule_for(passes_)), model().spec().image_size))
+    log_warning("{}", warning);
+}
+
+void Trainer::warn_of_schedule() const {
+  const double length = budget_.by_time() ? epochs(total_steps_) : config_.epochs;
+  if (schedule_.kind == ScheduleKind::kCosine && config_.t_max > length) {
     log_warning(
-        "the cosine schedule has --t-max {:g} but the run has {:g} epochs: the rate stops at "
+        "the cosine schedule has --t-max {:g} but the run has {:.4g} epochs: the rate stops at "
         "{:.3g} and never anneals, which costs "
         "several points of accuracy; --t-max {:g} ends at zero",
-        config_.t_max, config_.epochs, learning_rate(schedule_, config_.epochs, config_.epochs),
-        config_.epochs);
+        config_.t_max, length, learning_rate(schedule_, length, length),
+        budget_.by_time() ? 0 : length);  // 0: at the end, whenever that is
   }
-  for (const std::string& warning : augment_warnings(
-           augment_options(config_, rule_for(config_.epochs)), model().spec().image_size))
-    log_warning("{}", warning);
+  const bool by_step = schedule_.kind == ScheduleKind::kStep;
+  if (!by_step && (schedule_.kind != ScheduleKind::kMultistep || schedule_.milestones.empty()))
+    return;
+  const double first_decay =
+      by_step ? schedule_.step_epochs : *std::ranges::min_element(schedule_.milestones);
+  if (first_decay >= length) {
+    log_warning(
+        "the {} schedule first decays at epoch {:g} but the run has {:.4g} epochs: the rate stays "
+        "at its peak, which costs several points of accuracy; give earlier {}",
+        config_.schedule, first_decay, length, by_step ? "--step-epochs" : "--milestones");
+  }
 }
 
 TrainResult Trainer::run() {
@@ -172,11 +188,13 @@ TrainResult Trainer::run() {
   learner_.retake_batch_norm(progress_.step);
   const Evaluation last = evaluate_now(config_.tta);
   if (stop_signal()) return result({});
-  if (!std::isfinite(last.loss))
+  if (!std::isfinite(last.loss)) {
+    record_giving_up("evaluation", progress_.step, last.loss, NAN);
     fail(ErrorKind::kDiverged, "train",
          "expected a finite loss in the evaluation, got {} after step {}; the last good state is "
          "in {}; lower --lr",
          last.loss, progress_.step, run_.last().string());
+  }
   end_epoch(last);
   const std::string weights_sha256 = save_model(run_, model());
   TrainResult done = result(last);
@@ -286,8 +304,13 @@ void Trainer::roll_back(int64_t step, const Gradient& gradient) {
 }
 
 void Trainer::give_up(int64_t step, const Gradient& gradient) {
+  record_giving_up("training", step, gradient.loss, gradient.norm);
   const Batch batch = batch_of(step);
-  const Breakdown breakdown = find_breakdown(*learner_.model, batch, learner_.precision);
+  Breakdown breakdown;
+  for (const Batch& part : learner_.parts_of(batch)) {  // for all at once memory may not suffice
+    breakdown = find_breakdown(*learner_.model, part, learner_.precision);
+    if (!breakdown.where.empty()) break;
+  }
   const nlohmann::ordered_json facts = {
       {"schema", "skipway.trouble/1"},     {"step", step},
       {"epoch", rounded(epochs(step), 4)}, {"loss", gradient.loss},  // null: not finite
@@ -301,6 +324,20 @@ void Trainer::give_up(int64_t step, const Gradient& gradient) {
        "and std fit the images, lower --lr",
        shown(gradient.loss), shown(gradient.norm), step, epochs(step), learning_rate_at(step),
        progress_.rollbacks, describe(breakdown), run_.trouble().string(), run_.last().string());
+}
+
+// `during`: "training" or "evaluation". null in the line: not finite, or of no meaning there.
+void Trainer::record_giving_up(const char* during, int64_t step, double loss, double grad_norm) {
+  run_.append_metrics({{"schema", "skipway.metrics/1"},
+                       {"event", "gave_up"},
+                       {"during", during},
+                       {"step", step},
+                       {"epoch", rounded(epochs(step), 4)},
+                       {"loss", loss},
+                       {"grad_norm", grad_norm},
+                       {"lr", learning_rate_at(step)},
+                       {"lr_factor", progress_.lr_factor},
+                       {"rollbacks", progress_.rollbacks}});
 }
 
 double Trainer::loss_of_guessing() const {
@@ -359,6 +396,9 @@ void Trainer::enter_stage() {
   learner_.model->set_shallow(stages_[progress_.stage].shallow);
   learner_.model->set_frozen(epochs(progress_.step) < config_.freeze_epochs,
                              config_.freeze_batch_norm);
+  if (config_.whiten_bias_epochs > 0)
+    set_whitening_bias_trained(*learner_.model,
+                               std::floor(epochs(progress_.step)) < config_.whiten_bias_epochs);
 }
 
 // Lays the run out over its minutes.
@@ -369,6 +409,17 @@ void Trainer::plan() {
   stages_ = std::move(plan.stages);
   budget_ = std::move(plan.budget);
   total_steps_ = budget_.total_steps(progress_.step, progress_.stage, run_wall_s());
+  test_s_ = plan.test_s;
+  if (total_steps_ == 0) {
+    const double after_s = budget_.left_s(0, 0, 0), step_s = plan.steps_s.front();
+    fail(ErrorKind::kUsage, "train",
+         "expected time for training, got {:g} at --minutes: loading and planning took {:.1f} s, "
+         "the evaluation and the files at the end will take {:.1f} s, a step {:.2f} s; {:.1f} "
+         "minutes or more leave time for some steps",
+         config_.minutes, run_wall_s(), after_s, step_s,
+         std::ceil((run_wall_s() + after_s + 10 * step_s) / 6) / 10);
+  }
+  warn_of_flaws();
   log_info("plan: time for {:.1f} passes over whole images", passes_);
   for (size_t i = progress_.stage; i < stages_.size(); ++i) {
     log_info("plan: {} x {} pixels{} to epoch {:.2f}, steps of {:.3f} s", stages_[i].side,
@@ -386,8 +437,19 @@ std::optional<Evaluation> Trainer::evaluate_if_due() {
   };
   const double epoch = epochs(progress_.step);
   if (evaluations(epoch) == evaluations(epoch - 1)) return std::nullopt;
+  if (budget_.by_time()) {
+    const double left_s = 60 * config_.minutes - run_wall_s() - budget_.reserve_left_s();
+    if (left_s < test_s_) {
+      log_info("no evaluation after epoch {:g}: {:.0f} s of training are left, it takes {:.0f} s",
+               epoch, std::max(0., left_s), test_s_);
+      return std::nullopt;
+    }
+  }
+  const Stopwatch watch;
   const EmaScope average(learner_.ema);
-  return evaluate_now(false);
+  const Evaluation evaluation = evaluate_now(false);
+  if (!stop_signal()) test_s_ = watch.seconds();
+  return evaluation;
 }
 
 Evaluation Trainer::evaluate_now(bool tta) {
@@ -434,7 +496,7 @@ void Trainer::end_epoch(std::optional<Evaluation> evaluation) {
 void Trainer::save() {
   // A step may have made the weights too large for their type; the next loss shows it. What was
   // kept before is better.
-  for (const auto& [name, tensor] : model().parameters())
+  for (const auto& [name, tensor] : model().state())
     if (!at::isfinite(tensor).all().item<bool>()) return;
   Checkpoint checkpoint;
   checkpoint.model = model().state();

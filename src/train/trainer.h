@@ -88,7 +88,8 @@ class Trainer {
   /// Trains to the end, evaluates, writes the run folder. A loss or gradient that is not finite, or
   /// a loss far above guessing, is seen before it reaches the weights: the run then goes back to
   /// its last checkpoint (a few minutes at most) and on at half the rate, three times; after that
-  /// it writes the folder `trouble`. Errors: kDiverged (the last good state stays saved), kDisk.
+  /// it writes the folder `trouble`. Errors: kUsage when the minutes are too few for a step;
+  /// kDiverged (the last good state stays saved), kDisk.
   TrainResult run();
 
   const Model& model() const { return *learner_.model; }
@@ -100,6 +101,7 @@ class Trainer {
 
  private:
   void warn_of_flaws() const;
+  void warn_of_schedule() const;
   void record_beginning();
   void train_steps();
   int64_t steps_unread() const;
@@ -108,6 +110,7 @@ class Trainer {
   bool has_diverged(const Gradient& gradient, double mean_loss) const;
   void roll_back(int64_t step, const Gradient& gradient);
   [[noreturn]] void give_up(int64_t step, const Gradient& gradient);
+  void record_giving_up(const char* during, int64_t step, double loss, double grad_norm);
   void record_step(const Gradient& gradient, double lr, double step_s);
   void end_epoch(std::optional<Evaluation> evaluation);
   void plan();
@@ -167,6 +170,7 @@ class Trainer {
   std::vector<double> step_images_per_s_;  // of this process, warm-up left out
   int64_t steps_of_process_ = 0;
   bool evaluation_measured_again_ = false;
+  double test_s_ = 0;  // of an evaluation during the run
 };
 
 }  // namespace skipway

@@ -3,7 +3,9 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <chrono>
 #include <cmath>
+#include <thread>
 
 #include "base/clock.h"
 #include "base/error.h"
@@ -221,6 +223,9 @@ TEST_F(TrainerTest, AfterThreeRollbacksTheBatchAndTheFirstLayerAreWrittenDown) {
                                testing::HasSubstr("mean and std")));
   }
   EXPECT_EQ(events(run, "rollback").size(), 3u);
+  ASSERT_EQ(events(run, "gave_up").size(), 1u);
+  EXPECT_EQ(events(run, "gave_up")[0]["during"], "training");
+  EXPECT_EQ(events(run, "gave_up")[0]["rollbacks"], 3);
   for (const auto& [name, tensor] : load_checkpoint(run).model)
     EXPECT_TRUE(at::isfinite(tensor).all().item<bool>()) << name;
   EXPECT_TRUE(fs::exists(run.trouble() / "batch.png"));
@@ -270,6 +275,38 @@ TEST_F(TrainerTest, ImagesThatOverflowAreNamedAsTheFirst) {
               testing::HasSubstr("images"));
 }
 
+TEST_F(TrainerTest, TheBreakdownIsSoughtInPartsOfTheMicroBatch) {
+  Config config = small_config(4);
+  config.lr = 1e30;
+  config.microbatch = "4";
+  const RunFolder run = new_run("a");
+  EXPECT_THROW(Trainer(config, "", synthetic_dataset(), run, {}).run(), Error);
+  const auto trouble = nlohmann::json::parse(read_file(run.trouble() / "trouble.json"));
+  EXPECT_FALSE(trouble.at("first_not_finite").at("where").get<std::string>().empty());
+  EXPECT_GT(trouble.at("images").size(), 4u);  // the whole batch
+}
+
+// Training looks at the statistics of a batch, evaluation alone at the running ones.
+TEST_F(TrainerTest, StatisticsThatAreNotFiniteAreNotSavedAndEndTheRunInItsEvaluation) {
+  Config config = small_config(1. / 3);  // a single step
+  config.kernel = "torch";
+  const RunFolder run = new_run("a");
+  const Trainer* watched = nullptr;
+  TrainHooks hooks;
+  hooks.on_step = [&](const StepReport&) {
+    for (const auto& [name, tensor] : watched->model().buffers())
+      if (name == "bn1.running_var") tensor.fill_(NAN);
+  };
+  Trainer trainer(config, "", synthetic_dataset(), run, hooks);
+  watched = &trainer;
+  EXPECT_EQ(error_of([&] { trainer.run(); }).kind(), ErrorKind::kDiverged);
+  ASSERT_EQ(events(run, "gave_up").size(), 1u);
+  EXPECT_EQ(events(run, "gave_up")[0]["during"], "evaluation");
+  EXPECT_EQ(events(run, "gave_up")[0]["step"], 1);
+  for (const auto& [name, tensor] : load_checkpoint(run).model)
+    EXPECT_TRUE(at::isfinite(tensor).all().item<bool>()) << name;
+}
+
 TEST_F(TrainerTest, AResumeKeepsTheLoweredRateAndTheCountOfRollbacks) {
   Config config = small_config(4);
   config.lr = 1e30;
@@ -317,6 +354,121 @@ TEST_F(TrainerTest, MinutesEndTheRunInTime) {
   EXPECT_GT(result.epochs, 0);
 }
 
+TEST_F(TrainerTest, MinutesThatAreTooFewForAStepAreAnError) {
+  Config config = small_config(0);
+  config.kernel = "torch";
+  config.minutes = (process_wall_s() + 0.5) / 60;  // the files at the end alone take longer
+  Trainer trainer(config, "", synthetic_dataset(), new_run("a"), {});
+  const Error error = error_of([&] { trainer.run(); });
+  EXPECT_EQ(error.kind(), ErrorKind::kUsage);
+  EXPECT_THAT(error.what(),
+              testing::AllOf(testing::HasSubstr("--minutes"), testing::HasSubstr("the evaluation"),
+                             testing::HasSubstr("minutes or more")));
+}
+
+// Both processes of a resumed run are this one here, so that its clock counts twice: the second
+// part begins at twice the time at which the first one stopped, and should end when the sum is up.
+TEST_F(TrainerTest, AResumedRunDoesNotGetItsMinutesTwice) {
+  if (kSanitized) GTEST_SKIP() << "steps are too slow under this sanitizer";
+  Config config = small_config(0);
+  config.kernel = "torch";
+  config.test_every = 0;
+  const double begin_s = process_wall_s(), budget_s = 2 * begin_s + 18;
+  config.minutes = budget_s / 60;
+  const RunFolder run = new_run("a");
+  TrainHooks hooks;
+  hooks.stop_signal = [&] { return process_wall_s() > begin_s + 6 ? 15 : 0; };
+  ASSERT_EQ(Trainer(config, "", synthetic_dataset(), run, hooks).run().stop_signal, 15);
+  const double stopped_s = process_wall_s();
+  Trainer second(config, "", synthetic_dataset(), run, {});
+  second.restore();
+  EXPECT_GT(second.run().wall_s, stopped_s);
+  // Where the earlier time is forgotten, some 1.5 s before budget_s. On a busy machine the first
+  // part stops later, and the second may end later.
+  EXPECT_LT(process_wall_s(), budget_s - stopped_s / 2);
+}
+
+TEST_F(TrainerTest, AnEvaluationThatTheTimeLeftDoesNotAllowIsLeftOut) {
+  if (kSanitized) GTEST_SKIP() << "steps are too slow under this sanitizer";
+  Config config = small_config(0);
+  config.kernel = "torch";
+  config.minutes = (process_wall_s() + 10) / 60;
+  TrainHooks hooks;
+  hooks.on_evaluate = [](int64_t, int64_t) {
+    std::this_thread::sleep_for(std::chrono::seconds(2));
+  };
+  bool said = false;
+  const int handle = add_log_sink([&](LogLevel, std::string_view line) {
+    said = said || line.starts_with("no evaluation after epoch");
+  });
+  const RunFolder run = new_run("a");
+  Trainer(config, "", synthetic_dataset(), run, hooks).run();
+  remove_log_sink(handle);
+  EXPECT_TRUE(said);
+  EXPECT_TRUE(events(run, "epoch").back().contains("test_accuracy"));  // the last one is not
+}
+
+std::vector<std::string> warnings_of(const std::function<void()>& action) {
+  std::vector<std::string> warnings;
+  const int handle = add_log_sink([&](LogLevel level, std::string_view line) {
+    if (level == LogLevel::kWarning) warnings.emplace_back(line);
+  });
+  action();
+  remove_log_sink(handle);
+  return warnings;
+}
+
+TEST_F(TrainerTest, WarnsOfAScheduleThatNeverAnnealsInTheMinutesGiven) {
+  Config config = small_config(0);
+  config.kernel = "torch";
+  config.t_max = 1e6;
+  config.minutes = (process_wall_s() + 600) / 60;
+  TrainHooks hooks;
+  hooks.stop_signal = [] { return 15; };  // after planning
+  EXPECT_THAT(
+      warnings_of([&] { Trainer(config, "", synthetic_dataset(), new_run("a"), hooks).run(); }),
+      testing::ElementsAre(testing::HasSubstr("--t-max 0 ends at zero")));
+}
+
+TEST_F(TrainerTest, WarnsOfDecaysThatDoNotFallWithinTheRun) {
+  Config config = small_config(2);
+  const auto warnings = [&](const std::string& name) {
+    return warnings_of([&] { Trainer(config, "", synthetic_dataset(), new_run(name), {}); });
+  };
+  config.schedule = "step";
+  EXPECT_THAT(warnings("a"), testing::ElementsAre(testing::HasSubstr("earlier --step-epochs")));
+  config.step_epochs = 1;
+  EXPECT_TRUE(warnings("b").empty());
+  config.schedule = "multistep";
+  EXPECT_THAT(warnings("c"), testing::ElementsAre(testing::HasSubstr("first decays at epoch 60")));
+  config.milestones = "1.5,2.5";
+  EXPECT_TRUE(warnings("d").empty());
+}
+
+TEST_F(TrainerTest, AirbenchsWhiteningBiasIsTrainedInTheFirstEpochsOnly) {
+  Config config = small_config(3);
+  config.model = "airbench94";
+  config.augment = "none";
+  config.whiten_bias_epochs = 1;
+  Dataset dataset = synthetic_dataset();
+  dataset.image_size = 32;
+  for (Split* split : {&dataset.train, &dataset.test})
+    split->images = split->images.repeat_interleave(4, 1).repeat_interleave(4, 2).contiguous();
+  std::vector<double> sums;  // after each step
+  const Trainer* watched = nullptr;
+  TrainHooks hooks;
+  hooks.on_step = [&](const StepReport&) {
+    for (const auto& [name, tensor] : watched->model().parameters())
+      if (name == "0.bias") sums.push_back(tensor.abs().sum().item<double>());
+  };
+  Trainer trainer(config, "", dataset, new_run("a"), hooks);
+  watched = &trainer;
+  trainer.run();
+  ASSERT_EQ(sums.size(), 9u);
+  EXPECT_NE(sums[1], sums[2]);
+  for (size_t i = 3; i < 9; ++i) EXPECT_EQ(sums[i], sums[2]) << i;
+}
+
 TEST_F(TrainerTest, ValidationSplitLeavesTheTestPartAlone) {
   Config config = small_config(1);
   config.val_split = 10;
@@ -343,14 +495,9 @@ TEST_F(TrainerTest, WarnsOfACosineThatNeverAnnealsAndOfMuchRotation) {
   config.t_max = 200;
   config.augment = "rotate";
   config.rotate_degrees = 30;
-  std::vector<std::string> warnings;
-  const int handle = add_log_sink([&](LogLevel level, std::string_view line) {
-    if (level == LogLevel::kWarning) warnings.emplace_back(line);
-  });
-  Trainer trainer(config, "", synthetic_dataset(), new_run("a"), {});
-  remove_log_sink(handle);
-  EXPECT_THAT(warnings, testing::ElementsAre(testing::HasSubstr("--t-max 1 ends at zero"),
-                                             testing::HasSubstr("up to 30 degrees")));
+  EXPECT_THAT(warnings_of([&] { Trainer(config, "", synthetic_dataset(), new_run("a"), {}); }),
+              testing::ElementsAre(testing::HasSubstr("--t-max 1 ends at zero"),
+                                   testing::HasSubstr("up to 30 degrees")));
 }
 
 }  // namespace
