@@ -360,6 +360,15 @@ Arguments lay_down(std::vector<Layer> layers) {
       arguments.origins[setting.key] = setting.origin;
     }
   }
+  if (arguments.config.deterministic) {  // measuring may choose otherwise the next time
+    const auto settle = [&](const char* key, std::string& word, const char* fixed) {
+      if (word != "auto") return;
+      word = fixed;
+      arguments.origins[key] = "--deterministic";
+    };
+    settle("kernel", arguments.config.kernel, "winograd");
+    settle("precision", arguments.config.precision, "fp32");
+  }
   validate(arguments.config);
   return arguments;
 }

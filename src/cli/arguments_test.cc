@@ -116,6 +116,15 @@ TEST_F(ArgumentsTest, SwitchesCanBeTurnedOnAndOff) {
   EXPECT_FALSE(parse({}).config.tta);
 }
 
+TEST_F(ArgumentsTest, DeterministicLeavesNothingToBeMeasured) {
+  const Arguments arguments = parse({"--deterministic"});
+  EXPECT_EQ(arguments.config.kernel, "winograd");
+  EXPECT_EQ(arguments.config.precision, "fp32");
+  EXPECT_EQ(arguments.origins.at("kernel"), "--deterministic");
+  EXPECT_EQ(parse({"--deterministic", "--kernel", "torch"}).config.kernel, "torch");
+  EXPECT_EQ(parse({"--deterministic", "--precision", "bf16"}).config.precision, "bf16");
+}
+
 TEST_F(ArgumentsTest, TheLastOfARepeatedFlagCounts) {
   EXPECT_EQ(parse({"--batch", "32", "--batch=64"}).config.batch, 64);
 }

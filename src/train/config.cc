@@ -209,12 +209,6 @@ void validate_machine(const Config& c) {
   require(is_device(c.device), "--device", '"' + c.device + '"', "auto, cpu or cuda:N");
   require_word("--kernel", c.kernel, KernelChoice::words());
   require(c.threads >= 0, "--threads", c.threads, "0 (all cores) or more threads");
-  if (c.deterministic && (c.kernel == "auto" || c.precision == "auto"))
-    fail(ErrorKind::kUsage, kModule,
-         "expected --kernel winograd and --precision fp32, or others that are not measured, with "
-         "--deterministic, got {} at --kernel and {} at --precision; auto may choose otherwise "
-         "the next time",
-         c.kernel, c.precision);
 }
 
 // What budget has and the published recipes have not.

@@ -232,7 +232,8 @@ void visit(ConfigType& c, Visitor&& visitor) {
   visitor("threads", c.threads, "threads; 0: all cores this process may use");
   visitor("seed", c.seed, "all random numbers are a function of it");
   visitor("deterministic", c.deterministic,
-          "the same bits each time, with --epochs: refuse what is measured or has no such form");
+          "the same bits each time, with --epochs: measure neither kernel nor precision, refuse "
+          "operations that have no such form");
   visitor("run_dir", c.run_dir, "folder to write; empty: the next free runs/NNN");
 }
 

@@ -249,12 +249,6 @@ TEST(Validate, RefusesCombinationsThatCannotBe) {
   EXPECT_EQ(message_of(config), "no error");
 
   config = Config();
-  config.deterministic = true;
-  EXPECT_THAT(message_of(config), HasSubstr("--kernel winograd and --precision fp32"));
-  config.kernel = "winograd", config.precision = "bf16";
-  EXPECT_EQ(message_of(config), "no error");
-
-  config = Config();
   config.image_size = config.crop_pad = 4;
   EXPECT_THAT(message_of(config), HasSubstr("4 at --crop-pad"));
   config.augment = "flip";
