@@ -24,15 +24,14 @@ constexpr int64_t kLastPool = 3;
 constexpr int64_t kKernelChannels = 32;  // what the kernels want in place of 24; the rest is zero
 constexpr double kHeadScale = 1. / 9;
 constexpr double kNormEps = 1e-12;
-constexpr int64_t kSmallestSide = 25;  // (((25 - 1) / 2) / 2) / 2 is the last pool's side
 
 }  // namespace
 
 Airbench::Airbench(const ModelSpec& spec, uint64_t seed, at::Device device) : Model(spec, device) {
-  if (spec.num_classes < 1 || spec.image_size < kSmallestSide)
+  if (spec.num_classes < 1 || spec.image_size < kAirbenchSmallestSide)
     fail(ErrorKind::kUsage, "model",
          "expected at least one class and images of {} pixels a side for {}, got {} and {}",
-         kSmallestSide, kAirbench94, spec.num_classes, spec.image_size);
+         kAirbenchSmallestSide, kAirbench94, spec.num_classes, spec.image_size);
   spec_.stem = resolve_stem(spec.stem, spec.image_size);
   Initialiser init(seed);
   const auto kaiming_uniform = [&](int64_t out, int64_t in, int64_t size) {

@@ -8,6 +8,8 @@
 namespace skipway {
 
 constexpr const char* kAirbench94 = "airbench94";
+/// Of an image [pixels]: (((25 - 1) / 2) / 2) / 2 is the last pool's side.
+constexpr int64_t kAirbenchSmallestSide = 25;
 
 /// A 2x2 convolution of 24 filters that are not trained (they whiten the images once
 /// whiten_stem() has made them), three groups of

@@ -19,7 +19,6 @@ namespace skipway {
 namespace {
 
 constexpr const char* kModule = "config";
-constexpr int64_t kSmallestAirbenchSide = 25;  // as in airbench.cc; its pools leave no pixel below
 const std::vector<std::string> kRecipes = {"budget", "article", "best", "finetune", kAirbench94};
 
 template <typename Value>
@@ -408,10 +407,10 @@ std::vector<Stage> stages(const Config& config, int64_t image_size, const Rule& 
   const std::string resize = is_airbench && config.resize == "auto" ? "none" : config.resize;
   std::vector<Stage> all = make_stages(resize, config.shallow, image_size, rule.small_share);
   const int64_t smallest = all.front().side;
-  if (is_airbench && smallest < image_size && smallest < kSmallestAirbenchSide)
+  if (is_airbench && smallest < image_size && smallest < kAirbenchSmallestSide)
     fail(ErrorKind::kUsage, kModule,
          "expected sides of at least {} pixels for {}, got {} in \"{}\" at --resize",
-         kSmallestAirbenchSide, kAirbench94, smallest, config.resize);
+         kAirbenchSmallestSide, kAirbench94, smallest, config.resize);
   return all;
 }
 

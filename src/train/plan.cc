@@ -55,13 +55,16 @@ Budget make_budget(const Config& config, const std::vector<Stage>& stages,
       parts);
 }
 
-double measure_last_evaluation_s(const Config& config, Learner& learner,
-                                 const Split& evaluation_split, double step_s) {
+double measure_test_s(const Config& config, Learner& learner, const Split& evaluation_split) {
+  return learner.measure_evaluation_s(evaluation_split,
+                                      evaluate_options(config, learner.precision, /*tta=*/false));
+}
+
+double last_evaluation_s(const Config& config, double test_s, double step_s) {
   const double batch_norm_steps =
       std::ceil(static_cast<double>(config.batch_norm_images) / static_cast<double>(config.batch));
-  return learner.measure_evaluation_s(evaluation_split,
-                                      evaluate_options(config, learner.precision, config.tta)) +
-         batch_norm_steps * kForwardShare * step_s;
+  const int64_t views = evaluate_options(config, at::kFloat, config.tta).views();
+  return test_s * static_cast<double>(views) + batch_norm_steps * kForwardShare * step_s;
 }
 
 Plan make_plan(const Config& config, Learner& learner, const Split& evaluation_split, double passes,
@@ -89,11 +92,9 @@ Plan make_plan(const Config& config, Learner& learner, const Split& evaluation_s
     if (!std::ranges::equal(plan.stages, measured, costs_alike)) measure();
   }
   learner.batches.set_augmentation(augment_options(config, rule_for(plan.passes)));
-  plan.evaluation_s =
-      measure_last_evaluation_s(config, learner, evaluation_split, plan.steps_s.back());
-  if (config.test_every > 0)
-    plan.test_s = learner.measure_evaluation_s(
-        evaluation_split, evaluate_options(config, learner.precision, /*tta=*/false));
+  const double test_s = measure_test_s(config, learner, evaluation_split);
+  plan.evaluation_s = last_evaluation_s(config, test_s, plan.steps_s.back());
+  if (config.test_every > 0) plan.test_s = test_s;
   if (config.freeze_epochs > 0) {
     learner.model->set_frozen(/*backbone=*/true, config.freeze_batch_norm);
     plan.frozen_step_s = learner.measure_step_s(plan.stages[stage], step);

@@ -22,11 +22,13 @@ EvaluateOptions evaluate_options(const Config& config, at::ScalarType precision,
 /// Steps of the run, from --epochs or --minutes; a step costs about as much as it has pixels.
 Budget make_budget(const Config& config, const std::vector<Stage>& stages, int64_t steps_per_epoch);
 
-/// Time of the evaluation that ends the run [s], measured with one of its batches; that of
-/// BatchNorm's new statistics, where they are asked for, follows from the time of a step of whole
-/// images.
-double measure_last_evaluation_s(const Config& config, Learner& learner,
-                                 const Split& evaluation_split, double step_s);
+/// Time of an evaluation of one view, as --test-every asks for [s], measured with one of its
+/// batches.
+double measure_test_s(const Config& config, Learner& learner, const Split& evaluation_split);
+
+/// Time of the evaluation that ends the run [s], of all its views; that of BatchNorm's new
+/// statistics, where they are asked for, follows from the time of a step of whole images.
+double last_evaluation_s(const Config& config, double test_s, double step_s);
 
 struct Plan {
   double passes = 0;  // over the images at full size that the time of the run is enough for

@@ -385,8 +385,8 @@ void Trainer::measure_evaluation_again() {
           1.5 * budget_.reserve_left_s())
     return;
   evaluation_measured_again_ = true;
-  budget_.observe_reserve(measure_last_evaluation_s(config_, learner_, evaluation_split_,
-                                                    budget_.step_s(stages_.size() - 1)));
+  const double test_s = measure_test_s(config_, learner_, evaluation_split_);
+  budget_.observe_reserve(last_evaluation_s(config_, test_s, budget_.step_s(stages_.size() - 1)));
   total_steps_ = budget_.total_steps(progress_.step, progress_.stage, run_wall_s());
 }
 
