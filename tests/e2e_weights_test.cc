@@ -9,8 +9,10 @@
 #include <limits>
 #include <nlohmann/json.hpp>
 
+#include "base/files.h"
 #include "base/for_test.h"
 #include "model/resnet.h"
+#include "nginx.h"
 #include "program.h"
 #include "record/safetensors.h"
 #include "record/torch_file.h"
@@ -22,7 +24,9 @@ namespace {
 
 using nlohmann::json;
 using testing::AllOf;
+using testing::ElementsAre;
 using testing::HasSubstr;
+using testing::StartsWith;
 
 class E2eWeights : public testing::Test {
  protected:
@@ -238,6 +242,39 @@ TEST_F(E2eWeights, PublishedWeightsAreKnownByTheirChecksum) {
   const ProgramResult unknown = run({"import", "torchvision:resnet19", "--out", "run"});
   EXPECT_EQ(unknown.exit_code, 2);
   EXPECT_THAT(unknown.err, HasSubstr("resnet50-v2"));
+}
+
+// The way of published weights to its end, with weights of this test's own.
+TEST_F(E2eWeights, WeightsComeFromAnAddressOnceAndAreKnownByTheirChecksum) {
+  if (const std::string missing = Nginx::missing(); !missing.empty()) GTEST_SKIP() << missing;
+  const std::string bytes = read_file(folder_ / "weights.pth");
+  const std::string digits = hash_of(HashKind::kSha256, bytes).substr(0, 8);
+  const std::string name = "mine-" + digits + ".pth", wrong = "mine-0123abcd.pth";
+  Nginx server;
+  for (const std::string& file : {name, wrong, std::string("mine.pth")})
+    write_file_atomic(server.root() / file, bytes);
+  server.start();
+  const auto import_from = [&](const std::string& file, const std::string& out) {
+    return run({"import", server.url(file), "--model", "resnet18", "--out", out});
+  };
+  const ProgramResult first = import_from(name, "first");
+  ASSERT_EQ(first.exit_code, 0) << first.err;
+  ASSERT_EQ(import({"--out", "file"}).exit_code, 0);
+  EXPECT_EQ(read_file(folder_ / "first/model.safetensors"),
+            read_file(folder_ / "file/model.safetensors"));
+  EXPECT_THAT(server.requests(1), ElementsAre(StartsWith("200 /" + name)));
+  EXPECT_EQ(import_from(name, "second").exit_code, 0);
+  EXPECT_EQ(server.requests(1).size(), 1u) << "fetched again";
+  const ProgramResult trained = train({"--weights", server.url(name), "--epochs", "1"});
+  EXPECT_EQ(trained.exit_code, 0) << trained.err;
+
+  const ProgramResult other = import_from(wrong, "third");
+  EXPECT_EQ(other.exit_code, 3);
+  EXPECT_THAT(other.err, AllOf(HasSubstr("0123abcd"), HasSubstr(digits)));
+  const ProgramResult unnamed = import_from("mine.pth", "third");
+  EXPECT_EQ(unnamed.exit_code, 2);
+  EXPECT_THAT(unnamed.err, HasSubstr("SHA-256"));
+  EXPECT_FALSE(fs::exists(folder_ / "third"));
 }
 
 }  // namespace

@@ -105,10 +105,13 @@ void show_beginning(const Trainer& trainer, const Config& config) {
            data.classes.size(), data.source);
   log_info("device: {}, {} threads, {}", trainer.device(), at::get_num_threads(),
            trainer.precision());
-  log_info("recipe: {}, {}, batch {}, {} schedule, lr {:g}, seed {}", config.recipe,
+  const std::string lr = config.lr > 0       ? fmt::format("{:g}", config.lr)
+                         : config.epochs > 0 ? fmt::format("{:g}", rule_for(config.epochs).lr)
+                                             : "by length";
+  log_info("recipe: {}, {}, batch {}, {} schedule, lr {}, seed {}", config.recipe,
            config.minutes > 0 ? fmt::format("{:g} minutes in all", config.minutes)
                               : fmt::format("{:g} epochs", config.epochs),
-           config.batch, config.schedule, config.lr, config.seed);
+           config.batch, config.schedule, lr, config.seed);
 }
 
 void show_result(const TrainResult& r) {

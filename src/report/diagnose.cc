@@ -127,10 +127,10 @@ Evidence wrong_mean_and_std(const Facts& f) {
 }
 
 Evidence rate(const Facts& f) {
-  const double lr = f.config().lr;
   // A recipe's own rate goes with the rest of the recipe.
-  if (lr == recipe_config(f.config().recipe).lr || (lr >= kLowestRate && lr <= kHighestRate))
-    return std::nullopt;
+  if (f.config().lr == recipe_config(f.config().recipe).lr) return std::nullopt;
+  const double lr = schedule_options(f.config(), rule_for(f.passes)).lr;
+  if (lr >= kLowestRate && lr <= kHighestRate) return std::nullopt;
   return fmt::format("the peak rate was {:g}, outside of {:g} to {:g}", lr, kLowestRate,
                      kHighestRate);
 }
@@ -141,7 +141,7 @@ Evidence no_augmentation(const Facts& f) {
 }
 
 Evidence never_anneals(const Facts& f) {
-  const ScheduleOptions schedule = schedule_options(f.config());
+  const ScheduleOptions schedule = schedule_options(f.config(), rule_for(f.passes));
   if (!f.end || schedule.kind == ScheduleKind::kPlateau || f.passes <= 0) return std::nullopt;
   const double last = learning_rate(schedule, f.passes, f.passes);
   if (last <= kStillHigh * schedule.lr) return std::nullopt;

@@ -123,7 +123,7 @@ void validate_data(const Config& c) {
 void validate_step(const Config& c) {
   require(c.batch >= 1, "--batch", c.batch, "at least 1 image");
   micro_batch(c);
-  require(std::isfinite(c.lr) && c.lr > 0, "--lr", c.lr, "a number above 0");
+  require(is_finite_from_zero(c.lr), "--lr", c.lr, "a number above 0, or 0 (by the run's length)");
   require(c.momentum >= 0 && c.momentum < 1, "--momentum", c.momentum, "a number in [0, 1)");
   if (c.nesterov && c.momentum == 0)
     fail(ErrorKind::kUsage, kModule,
@@ -149,7 +149,8 @@ void validate_step(const Config& c) {
          c.shallow > 0 ? "--shallow" : "--zero-gamma");
   require(c.batch_norm_momentum > 0 && c.batch_norm_momentum <= 1, "--batch-norm-momentum",
           c.batch_norm_momentum, "a share in (0, 1]");
-  require(c.batch_norm_images >= 0, "--batch-norm-images", c.batch_norm_images, "0 or more");
+  require(c.batch_norm_images >= -1, "--batch-norm-images", c.batch_norm_images,
+          "0 or more, or -1 (by the run's length)");
   require(is_finite_from_zero(c.whiten_bias_epochs), "--whiten-bias-epochs", c.whiten_bias_epochs,
           "0 (all) or more epochs");
 }
@@ -191,7 +192,7 @@ void validate_schedule(const Config& c) {
           "epochs above 0");
   require(c.gamma > 0 && c.gamma <= 1, "--gamma", c.gamma, "a factor in (0, 1]");
   require(c.patience >= 0, "--patience", c.patience, "0 or more evaluations");
-  if (schedule_options(c).kind == ScheduleKind::kPlateau && c.test_every == 0)
+  if (schedule_options(c, rule_for(c.epochs)).kind == ScheduleKind::kPlateau && c.test_every == 0)
     fail(ErrorKind::kUsage, kModule,
          "expected --test-every above 0 with --schedule plateau, got 0 at --test-every; plateau "
          "goes by the evaluations during the run");
@@ -215,6 +216,7 @@ Config plain_sgd() {
   Config c;
   c.optimizer = "sgd";
   c.bias_lr = 1;
+  c.batch_norm_images = 0;
   c.whiten_stem = false;
   c.resize = "none";
   c.augment = "flip,crop";
@@ -338,9 +340,9 @@ void validate(const Config& config) {
   validate_machine(config);
 }
 
-ScheduleOptions schedule_options(const Config& config) {
+ScheduleOptions schedule_options(const Config& config, const Rule& rule) {
   ScheduleOptions options{.kind = parse_schedule(config.schedule),
-                          .lr = config.lr,
+                          .lr = config.lr > 0 ? config.lr : rule.lr,
                           .warmup_fraction = config.warmup,
                           .warmup_start = config.warmup_start,
                           .final_fraction = config.final_lr,
@@ -390,6 +392,10 @@ OptimizerOptions optimizer_options(const Config& config) {
           .muon_momentum = config.muon_momentum,
           .clip_grad_norm = config.clip_grad_norm,
           .layer_lr_decay = config.layer_lr_decay};
+}
+
+int64_t batch_norm_images(const Config& config, const Rule& rule) {
+  return config.batch_norm_images < 0 ? rule.batch_norm_images : config.batch_norm_images;
 }
 
 int64_t micro_batch(const Config& config) {

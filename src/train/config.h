@@ -29,7 +29,7 @@ struct Config {
   bool whiten_stem = true;
   double whiten_bias_epochs = 0;
   double batch_norm_momentum = 0.1;
-  int64_t batch_norm_images = 0;
+  int64_t batch_norm_images = -1;
   std::string weights;
   double freeze_epochs = 0;
   bool freeze_batch_norm = false;
@@ -37,7 +37,7 @@ struct Config {
 
   int64_t batch = 128;
   std::string microbatch = "auto";
-  double lr = 0.14;
+  double lr = 0;
   double momentum = 0.9;
   bool nesterov = true;
   double weight_decay = 5e-4;
@@ -132,9 +132,11 @@ void visit(ConfigType& c, Visitor&& visitor) {
   visitor("batch_norm_momentum", c.batch_norm_momentum,
           "share of a batch's statistics in BatchNorm's running ones, in (0, 1]");
   visitor("batch_norm_images", c.batch_norm_images,
-          "training images from which BatchNorm's statistics are taken anew at the end; 0: none");
+          "training images from which BatchNorm's statistics are taken anew at the end; 0: none; "
+          "-1: by "
+          "the length of the run, 1024 up to 0.6 passes");
   visitor("weights", c.weights,
-          "weights to begin with: a run's folder, a .safetensors or .pth file, or "
+          "weights to begin with: a run's folder, a .safetensors or .pth file, its address, or "
           "torchvision:resnet50; the head is new where the classes are others");
   visitor("freeze_epochs", c.freeze_epochs,
           "with weights: epochs in which the head alone is trained");
@@ -146,8 +148,10 @@ void visit(ConfigType& c, Visitor&& visitor) {
   visitor("microbatch", c.microbatch,
           "images that go through the model at once; a step adds up their gradients; auto: the "
           "batch. Halved when memory runs out");
-  visitor("lr", c.lr,
-          "peak learning rate, of the mean loss over a batch; `lr-find` tries a range of them");
+  visitor(
+      "lr", c.lr,
+      "peak learning rate, of the mean loss over a batch; 0: by the length of the run, 0.14 from "
+      "0.6 passes on. `lr-find` tries a range of them");
   visitor("momentum", c.momentum, "momentum of SGD");
   visitor("nesterov", c.nesterov, "Nesterov's form of momentum");
   visitor("weight_decay", c.weight_decay,
@@ -247,9 +251,10 @@ void validate(const Config& config);
 /// The fields that a module needs, as it takes them; `rule` says what is left to the length of the
 /// run. Errors: kUsage naming the flag, the value and
 /// what is allowed.
-ScheduleOptions schedule_options(const Config& config);
+ScheduleOptions schedule_options(const Config& config, const Rule& rule);
 AugmentOptions augment_options(const Config& config, const Rule& rule);
 OptimizerOptions optimizer_options(const Config& config);
+int64_t batch_norm_images(const Config& config, const Rule& rule);
 int64_t micro_batch(const Config& config);  // images, at most the batch
 std::vector<Stage> stages(const Config& config, int64_t image_size, const Rule& rule);
 /// std::nullopt: mean and std are to be taken from the training images. Errors: kUsage, also when

@@ -72,7 +72,7 @@ TEST(Config, ArticleIsTheArticles) {
   EXPECT_EQ(augmentation.crop_pad, 4);
   EXPECT_EQ(augmentation.crop_fill, CropFill::kZero);
 
-  const ScheduleOptions schedule = schedule_options(config);
+  const ScheduleOptions schedule = schedule_options(config, rule_for(config.epochs));
   EXPECT_DOUBLE_EQ(learning_rate(schedule, 0, 100), 0.1);
   EXPECT_DOUBLE_EQ(learning_rate(schedule, 50.5, 100), learning_rate(schedule, 50, 100));
   EXPECT_DOUBLE_EQ(learning_rate(schedule, 100, 100), 0.05);  // it never anneals
@@ -87,7 +87,7 @@ TEST(Config, BestWarmsUpForAFifthAndAnneals) {
   const Config config = recipe_config("best");
   EXPECT_EQ(config.epochs, 80);
   EXPECT_EQ(config.batch, 500);
-  const ScheduleOptions schedule = schedule_options(config);
+  const ScheduleOptions schedule = schedule_options(config, rule_for(config.epochs));
   EXPECT_DOUBLE_EQ(learning_rate(schedule, 16, 80), 0.2);
   EXPECT_DOUBLE_EQ(learning_rate(schedule, 80, 80), 0);
   const AugmentOptions augmentation = augment_options(config, rule_for(config.epochs));
@@ -110,7 +110,7 @@ TEST(Config, Airbench94IsThePublishedRecipe) {
   // There: 0.0153 in units of 1024 images, over the same and over the rate.
   EXPECT_NEAR(sgd.weight_decay, 0.0153 / 11.5, 2e-6);
   EXPECT_EQ(sgd.bias_lr, 64);
-  const ScheduleOptions schedule = schedule_options(config);
+  const ScheduleOptions schedule = schedule_options(config, rule_for(config.epochs));
   EXPECT_DOUBLE_EQ(learning_rate(schedule, 0, 10), 0.2 * config.lr);
   EXPECT_DOUBLE_EQ(learning_rate(schedule, 2.3, 10), config.lr);
   EXPECT_DOUBLE_EQ(learning_rate(schedule, 10, 10), 0.07 * config.lr);
@@ -137,8 +137,20 @@ TEST(Config, TheLengthOfARunDecidesWhatIsLeftToIt) {
   EXPECT_EQ(augment_options(config, rule_for(100)).cutout, 12);
   EXPECT_GT(stages(config, 32, rule_for(4)).front().end,
             stages(config, 32, rule_for(100)).front().end);
+  const auto rate = [](const Config& c, double passes) {
+    return schedule_options(c, rule_for(passes)).lr;
+  };
+  EXPECT_LT(rate(config, 0.1), rate(config, 0.4));
+  EXPECT_LT(rate(config, 0.4), rate(config, 4));
+  EXPECT_EQ(rate(config, 4), rate(config, 100));
   Config given = config;
-  given.crop_pad = 3, given.augment = "crop", given.resize = "none";
+  given.crop_pad = 3, given.augment = "crop", given.resize = "none", given.lr = 0.3;
+  EXPECT_EQ(rate(given, 0.1), 0.3);
+  EXPECT_GT(batch_norm_images(config, rule_for(0.1)), 0);
+  EXPECT_EQ(batch_norm_images(config, rule_for(4)), 0);
+  given.batch_norm_images = 0;
+  EXPECT_EQ(batch_norm_images(given, rule_for(0.1)), 0);
+  EXPECT_EQ(batch_norm_images(recipe_config("article"), rule_for(0.1)), 0);
   const AugmentOptions augmentation = augment_options(given, rule_for(100));
   EXPECT_EQ(augmentation.crop_pad, 3);
   EXPECT_EQ(augmentation.cutout, 0);
@@ -166,7 +178,7 @@ TEST(Validate, RefusesNumbersOutOfRange) {
   expect_refused(&Config::image_size, -32, "--image-size", "-32");
   expect_refused(&Config::val_split, -5, "--val-split", "-5");
   expect_refused(&Config::batch, 0, "--batch", "0");
-  expect_refused(&Config::lr, 0, "--lr", "0");
+  expect_refused(&Config::lr, -0.1, "--lr", "-0.1");
   expect_refused(&Config::lr, kInf, "--lr", "inf");
   expect_refused(&Config::lr, kNan, "--lr", "nan");
   expect_refused(&Config::momentum, 1, "--momentum", "1");

@@ -78,8 +78,7 @@ Learner::Learner(const Config& config, const Dataset& dataset)
               config.seed, precision),
       micro_batch(skipway::micro_batch(config)),
       label_smoothing_(config.label_smoothing),
-      batch_norm_momentum_(config.batch_norm_momentum),
-      batch_norm_images_(config.batch_norm_images) {
+      batch_norm_momentum_(config.batch_norm_momentum) {
   if (!config.deterministic) return;
   at::globalContext().setDeterministicAlgorithms(true, /*warn_only=*/false);
   // Filling what is about to be written costs time and makes nothing more certain.
@@ -143,18 +142,18 @@ std::vector<Batch> Learner::parts_of(const Batch& batch) const {
   return parts;
 }
 
-void Learner::retake_batch_norm(int64_t step) {
-  if (batch_norm_images_ == 0) return;
+void Learner::retake_batch_norm(int64_t step, int64_t images) {
+  if (images == 0) return;
   const at::NoGradGuard no_grad;
   const PrecisionScope scope(device, precision);
   model->set_shallow(false);
   with_fewer_images(micro_batch, micro_batch, device, "training", [&] {
-    int64_t images = 0, n = 0;
-    for (int64_t at = step; images < batch_norm_images_; ++at) {
+    int64_t seen = 0, n = 0;
+    for (int64_t at = step; seen < images; ++at) {
       for (const Batch& part : parts_of(batches.at_step(at))) {
         model->set_batch_norm_momentum(1 / static_cast<double>(++n));  // the running mean of all n
         model->forward(part.images, true);
-        images += part.labels.size(0);
+        seen += part.labels.size(0);
       }
     }
   });

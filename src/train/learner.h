@@ -43,9 +43,9 @@ class Learner {
   /// Changes the weights by their gradients, as Optimizer::step.
   void update(double lr, const at::Tensor& skip = {});
   /// BatchNorm's statistics become the mean of those of the batches at `step` and after it, of
-  /// whole images, --batch-norm-images together. Running ones lag behind the weights, and an
+  /// whole images, `images` together; 0: they stay. Running ones lag behind the weights, and an
   /// average of weights has none of its own.
-  void retake_batch_norm(int64_t step);
+  void retake_batch_norm(int64_t step, int64_t images);
   /// Seconds of a step of `stage`: the shorter of two, or one of over a second, after one that
   /// chooses kernels. Weights, statistics and the optimizer's state are afterwards what they were.
   double measure_step_s(const Stage& stage, int64_t step);
@@ -67,7 +67,6 @@ class Learner {
   at::Tensor backward_in_parts(const Batch& batch);
 
   double label_smoothing_, batch_norm_momentum_;
-  int64_t batch_norm_images_;
 };
 
 }  // namespace skipway

@@ -191,7 +191,6 @@ TEST(Learner, BatchNormTakenAnewHasTheMeanOfTheBatchesStatistics) {
   config.precision = "fp32";
   config.kernel = "torch";
   config.augment = "none";
-  config.batch_norm_images = 7;  // two batches
   Learner learner(config, noise_dataset(12));
   const auto buffer = [&](const std::string& name) {
     for (const auto& [key, tensor] : learner.model->buffers())
@@ -206,7 +205,7 @@ TEST(Learner, BatchNormTakenAnewHasTheMeanOfTheBatchesStatistics) {
     mean += maps.mean(at::IntArrayRef{0, 2, 3}) / 2;
     variance += maps.var(at::IntArrayRef{0, 2, 3}, /*unbiased=*/true) / 2;
   }
-  learner.retake_batch_norm(/*step=*/4);
+  learner.retake_batch_norm(/*step=*/4, /*images=*/7);  // two batches
   EXPECT_TRUE(at::allclose(buffer("bn1.running_mean"), mean, 1e-4, 1e-5));
   EXPECT_TRUE(at::allclose(buffer("bn1.running_var"), variance, 1e-4, 1e-5));
 }
@@ -218,7 +217,7 @@ TEST(Learner, WithoutBatchNormImagesTheRunningStatisticsStay) {
   Learner learner(config, noise_dataset(12));
   learner.backward(learner.batches.at_step(0));
   const at::Tensor before = learner.model->buffers().front().second.clone();
-  learner.retake_batch_norm(0);
+  learner.retake_batch_norm(0, 0);
   EXPECT_TRUE(at::equal(learner.model->buffers().front().second, before));
 }
 

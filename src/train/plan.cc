@@ -60,9 +60,10 @@ double measure_test_s(const Config& config, Learner& learner, const Split& evalu
                                       evaluate_options(config, learner.precision, /*tta=*/false));
 }
 
-double last_evaluation_s(const Config& config, double test_s, double step_s) {
+double last_evaluation_s(const Config& config, double passes, double test_s, double step_s) {
+  const int64_t images = batch_norm_images(config, rule_for(passes));
   const double batch_norm_steps =
-      std::ceil(static_cast<double>(config.batch_norm_images) / static_cast<double>(config.batch));
+      std::ceil(static_cast<double>(images) / static_cast<double>(config.batch));
   const int64_t views = evaluate_options(config, at::kFloat, config.tta).views();
   return test_s * static_cast<double>(views) + batch_norm_steps * kForwardShare * step_s;
 }
@@ -93,7 +94,7 @@ Plan make_plan(const Config& config, Learner& learner, const Split& evaluation_s
   }
   learner.batches.set_augmentation(augment_options(config, rule_for(plan.passes)));
   const double test_s = measure_test_s(config, learner, evaluation_split);
-  plan.evaluation_s = last_evaluation_s(config, test_s, plan.steps_s.back());
+  plan.evaluation_s = last_evaluation_s(config, plan.passes, test_s, plan.steps_s.back());
   if (config.test_every > 0) plan.test_s = test_s;
   if (config.freeze_epochs > 0) {
     learner.model->set_frozen(/*backbone=*/true, config.freeze_batch_norm);

@@ -27,8 +27,8 @@ Budget make_budget(const Config& config, const std::vector<Stage>& stages, int64
 double measure_test_s(const Config& config, Learner& learner, const Split& evaluation_split);
 
 /// Time of the evaluation that ends the run [s], of all its views; that of BatchNorm's new
-/// statistics, where they are asked for, follows from the time of a step of whole images.
-double last_evaluation_s(const Config& config, double test_s, double step_s);
+/// statistics, where a run of so many passes takes them, follows from a step of whole images.
+double last_evaluation_s(const Config& config, double passes, double test_s, double step_s);
 
 struct Plan {
   double passes = 0;  // over the images at full size that the time of the run is enough for

@@ -6,6 +6,7 @@
 #include <ATen/ops/zeros.h>
 
 #include <algorithm>
+#include <regex>
 #include <set>
 #include <string_view>
 #include <utility>
@@ -102,12 +103,40 @@ Pretrained read_published(const std::string& name, const FetchOptions& options) 
   return read;
 }
 
+bool is_address(std::string_view source) {
+  return source.starts_with("http://") || source.starts_with("https://");
+}
+
+// A file "name-0123abcd.pth", whose name ends in the first digits of its SHA-256: as torch.hub has
+// them, and all of torchvision's and many of timm's.
+KnownFile file_at(const std::string& url) {
+  const std::string path = url.substr(0, url.find_first_of("?#"));
+  const std::string name = path.substr(path.rfind('/') + 1);
+  static const std::regex kDigits("-([0-9a-f]{8,64})\\.");
+  std::smatch found;
+  if (!std::regex_search(name, found, kDigits))
+    fail(ErrorKind::kUsage, "weights",
+         "expected an address whose file has the first eight or more digits of its SHA-256 in its "
+         "name, as resnet18-f37072fd.pth, got {}; rename the file, or fetch it by hand and give "
+         "its path",
+         url);
+  return {name, {url}, HashKind::kSha256, found.str(1)};
+}
+
+Pretrained read_address(const std::string& url, const FetchOptions& options) {
+  const KnownFile file = file_at(url);
+  const fs::path path = data_directory() / "weights" / file.name;
+  fetch_file(file, path, options);
+  return read_weights_file(path);
+}
+
 }  // namespace
 
 Pretrained read_pretrained(const std::string& source, const FetchOptions& options) {
   const fs::path path = expand_user(source);
   Pretrained read = source.starts_with(kPublished)
                         ? read_published(source.substr(kPublished.size()), options)
+                    : is_address(source)     ? read_address(source, options)
                     : fs::is_directory(path) ? read_run(source)
                                              : read_weights_file(path);
   read.tensors = unwrapped(std::move(read.tensors));

@@ -16,12 +16,13 @@ struct Pretrained {
   std::string where;              // the file, for errors
 };
 
-/// `source` is a run's folder, a .safetensors file, a file of torch.save, or "torchvision:resnet50"
-/// (known_weights(); fetched into data_directory()/torchvision unless it is there). A "state_dict"
-/// or "model" around the weights is taken off and "module." before their names; a
-/// num_batches_tracked that is missing is 0. Errors: kUsage for an unknown name of weights or a
-/// folder that is no run; kData for a file that cannot be read; kCheckpoint for one without
-/// tensors, or with one that is not finite; as fetch_file.
+/// `source` is a run's folder, a .safetensors file, a file of torch.save, "torchvision:resnet50"
+/// (known_weights(); fetched into data_directory()/torchvision unless it is there), or the address
+/// of a file that has digits of its SHA-256 in its name (…/weights unless it is there). A
+/// "state_dict" or "model" around the weights is taken off and "module." before their names; a
+/// num_batches_tracked that is missing is 0. Errors: kUsage for an unknown name of weights, an
+/// address without digits, or a folder that is no run; kData for a file that cannot be read;
+/// kCheckpoint for one without tensors, or with one that is not finite; as fetch_file.
 Pretrained read_pretrained(const std::string& source, const FetchOptions& options = {});
 
 /// What the weights' own shapes say of `model`: a stem of 7x7 (ImageNet's mean, standard deviation

@@ -7,11 +7,13 @@
 namespace skipway {
 namespace {
 
-constexpr std::array<Rule, 3> kRules{{
-    // passes, half-size share, crop, augmentation
-    {16, 0.55, 2, "flip,crop"},
-    {40, 0.40, 4, "flip,crop"},
-    {std::numeric_limits<double>::infinity(), 0.25, 4, "flip,crop,cutout"},
+constexpr std::array<Rule, 5> kRules{{
+    // passes, half-size share, crop, augmentation, rate, BatchNorm images
+    {0.2, 0.55, 2, "flip,crop", 0.05, 1024},
+    {0.6, 0.55, 2, "flip,crop", 0.08, 1024},
+    {16, 0.55, 2, "flip,crop", 0.14, 0},
+    {40, 0.40, 4, "flip,crop", 0.14, 0},
+    {std::numeric_limits<double>::infinity(), 0.25, 4, "flip,crop,cutout", 0.14, 0},
 }};
 
 }  // namespace

@@ -124,7 +124,7 @@ Trainer::Trainer(const Config& config, std::string config_toml, Dataset dataset,
       run_(std::move(run)),
       hooks_(std::move(hooks)),
       learner_(config_, dataset_),
-      schedule_(schedule_options(config_)),
+      schedule_(schedule_options(config_, rule_for(config_.epochs))),
       stages_(stages(config_, model().spec().image_size, rule_for(config_.epochs))),
       budget_(make_budget(config_, stages_, learner_.batches.steps_per_epoch())),
       tensorboard_(run_.tensorboard()),
@@ -185,7 +185,7 @@ TrainResult Trainer::run() {
   if (stop_signal()) return result({});
 
   const EmaScope average(learner_.ema);
-  learner_.retake_batch_norm(progress_.step);
+  learner_.retake_batch_norm(progress_.step, batch_norm_images(config_, rule_for(passes_)));
   const Evaluation last = evaluate_now(config_.tta);
   if (stop_signal()) return result({});
   if (!std::isfinite(last.loss)) {
@@ -386,7 +386,8 @@ void Trainer::measure_evaluation_again() {
     return;
   evaluation_measured_again_ = true;
   const double test_s = measure_test_s(config_, learner_, evaluation_split_);
-  budget_.observe_reserve(last_evaluation_s(config_, test_s, budget_.step_s(stages_.size() - 1)));
+  budget_.observe_reserve(
+      last_evaluation_s(config_, passes_, test_s, budget_.step_s(stages_.size() - 1)));
   total_steps_ = budget_.total_steps(progress_.step, progress_.stage, run_wall_s());
 }
 
@@ -406,6 +407,7 @@ void Trainer::plan() {
   Plan plan =
       make_plan(config_, learner_, evaluation_split_, passes_, progress_.stage, progress_.step);
   passes_ = plan.passes;
+  schedule_ = schedule_options(config_, rule_for(passes_));
   stages_ = std::move(plan.stages);
   budget_ = std::move(plan.budget);
   total_steps_ = budget_.total_steps(progress_.step, progress_.stage, run_wall_s());
@@ -420,7 +422,7 @@ void Trainer::plan() {
          std::ceil((run_wall_s() + after_s + 10 * step_s) / 6) / 10);
   }
   warn_of_flaws();
-  log_info("plan: time for {:.1f} passes over whole images", passes_);
+  log_info("plan: time for {:.2g} passes over whole images, peak rate {:g}", passes_, schedule_.lr);
   for (size_t i = progress_.stage; i < stages_.size(); ++i) {
     log_info("plan: {} x {} pixels{} to epoch {:.2f}, steps of {:.3f} s", stages_[i].side,
              stages_[i].side, stages_[i].shallow ? ", first blocks" : "",

@@ -343,7 +343,7 @@ TEST_F(TrainerTest, MinutesEndTheRunInTime) {
   Config config = small_config(0);
   config.kernel = "torch";  // which sanitizers do not slow down
   const double begin_s = process_wall_s();
-  const double budget_s = kSanitized ? 40 : 8;  // a step and its measurement take a few seconds
+  const double budget_s = kSanitized ? 40 : 16;  // a step and its measurement take a few seconds
   config.minutes = (begin_s + budget_s) / 60;
   config.test_every = 0;
   const TrainResult result = Trainer(config, "", synthetic_dataset(), new_run("a"), {}).run();
@@ -392,13 +392,13 @@ TEST_F(TrainerTest, AnEvaluationThatTheTimeLeftDoesNotAllowIsLeftOut) {
   if (kSanitized) GTEST_SKIP() << "steps are too slow under this sanitizer";
   Config config = small_config(0);
   config.kernel = "torch";
-  const double end_s = process_wall_s() + 24;
+  const double end_s = process_wall_s() + 32;
   config.minutes = end_s / 60;
   TrainHooks hooks;
   // The first evaluation leaves time for some epochs, but not for another of its kind.
   hooks.on_evaluate = [&](int64_t, int64_t) {
     const double left_s = end_s - process_wall_s();
-    std::this_thread::sleep_for(std::chrono::duration<double>(left_s - 8));
+    std::this_thread::sleep_for(std::chrono::duration<double>(left_s - 16));
   };
   bool said = false;
   const int handle = add_log_sink([&](LogLevel, std::string_view line) {
