@@ -74,6 +74,14 @@ TEST_F(E2eTrain, OneObjectOnStdoutAndAWholeRunFolder) {
   EXPECT_EQ(json::parse(again.out).at("weights_sha256"), object.at("weights_sha256"));
 }
 
+TEST_F(E2eTrain, MinutesTooFewForAStepLeaveNoRunBehind) {
+  const ProgramResult result = run({"train", "--data", "photos", "--batch", "8", "--minutes",
+                                    "0.02", "--precision", "fp32", "--kernel", kTestKernel});
+  EXPECT_EQ(result.exit_code, 2);
+  EXPECT_THAT(result.err, HasSubstr("--minutes"));
+  EXPECT_FALSE(std::filesystem::exists(folder_ / "runs/001"));
+}
+
 TEST_F(E2eTrain, Airbench94TakesItsRecipeAndEvalItsSixViews) {
   write_small_part(folder_ / "large/train", kClasses, 8, 32);
   write_small_part(folder_ / "large/test", kClasses, 4, 32, 100);

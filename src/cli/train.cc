@@ -178,15 +178,21 @@ int train(const std::vector<std::string>& words) {
     arguments.origins["precision"] = "measured";
   }
   const RunFolder run = RunFolder::create(config.run_dir);
-  const RunLog log(run);
-  const std::string config_toml = to_toml(config, arguments.origins);
-  write_file_atomic(run.config_toml(), config_toml);
-  write_file_atomic(run.env_json(), environment().dump(2) + "\n");
-  log_info("run: {}", run.path().string());
-  install_signal_handlers();
-  Trainer trainer(config, config_toml, std::move(dataset), run, make_hooks(arguments.quiet));
-  show_beginning(trainer, config);
-  return finish(run, trainer.run(), arguments.json);
+  try {
+    const RunLog log(run);
+    const std::string config_toml = to_toml(config, arguments.origins);
+    write_file_atomic(run.config_toml(), config_toml);
+    write_file_atomic(run.env_json(), environment().dump(2) + "\n");
+    log_info("run: {}", run.path().string());
+    install_signal_handlers();
+    Trainer trainer(config, config_toml, std::move(dataset), run, make_hooks(arguments.quiet));
+    show_beginning(trainer, config);
+    return finish(run, trainer.run(), arguments.json);
+  } catch (...) {
+    std::error_code code;  // a run that never began leaves nothing behind
+    if (!fs::exists(run.last(), code)) fs::remove_all(run.path(), code);
+    throw;
+  }
 }
 
 int resume(const fs::path& path, bool json, bool quiet) {

@@ -350,7 +350,7 @@ TEST_F(TrainerTest, MinutesEndTheRunInTime) {
   // 1.5 s are kept for the files that end the run. On a busy machine they, and a single step,
   // take longer.
   EXPECT_GT(result.wall_s, begin_s + budget_s / 2);
-  EXPECT_LT(result.wall_s, begin_s + budget_s + 3);
+  EXPECT_LT(result.wall_s, begin_s + budget_s + 6);
   EXPECT_GT(result.epochs, 0);
 }
 
