@@ -105,13 +105,13 @@ void show_beginning(const Trainer& trainer, const Config& config) {
            data.classes.size(), data.source);
   log_info("device: {}, {} threads, {}", trainer.device(), at::get_num_threads(),
            trainer.precision());
-  const std::string lr = config.lr > 0       ? fmt::format("{:g}", config.lr)
-                         : config.epochs > 0 ? fmt::format("{:g}", rule_for(config.epochs).lr)
-                                             : "by length";
+  const bool lr_is_known = config.lr > 0 || config.minutes == 0;
+  const double lr = schedule_options(config, rule_for(config.epochs)).lr;
   log_info("recipe: {}, {}, batch {}, {} schedule, lr {}, seed {}", config.recipe,
            config.minutes > 0 ? fmt::format("{:g} minutes in all", config.minutes)
                               : fmt::format("{:g} epochs", config.epochs),
-           config.batch, config.schedule, lr, config.seed);
+           config.batch, config.schedule, lr_is_known ? fmt::format("{:g}", lr) : "by length",
+           config.seed);
 }
 
 void show_result(const TrainResult& r) {

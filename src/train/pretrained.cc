@@ -94,11 +94,16 @@ Pretrained read_weights_file(const fs::path& path) {
   return {std::move(file.tensors), std::move(spec), path.string()};
 }
 
+// In `folder` of data_directory(), unless it is there.
+Pretrained read_fetched(const KnownFile& file, const char* folder, const FetchOptions& options) {
+  const fs::path path = data_directory() / folder / file.name;
+  fetch_file(file, path, options);
+  return read_weights_file(path);
+}
+
 Pretrained read_published(const std::string& name, const FetchOptions& options) {
   const KnownWeights& weights = known_weights(name);
-  const fs::path path = data_directory() / "torchvision" / weights.file.name;
-  fetch_file(weights.file, path, options);
-  Pretrained read = read_weights_file(path);
+  Pretrained read = read_fetched(weights.file, "torchvision", options);
   read.spec = describe(read, weights.model);
   return read;
 }
@@ -123,20 +128,13 @@ KnownFile file_at(const std::string& url) {
   return {name, {url}, HashKind::kSha256, found.str(1)};
 }
 
-Pretrained read_address(const std::string& url, const FetchOptions& options) {
-  const KnownFile file = file_at(url);
-  const fs::path path = data_directory() / "weights" / file.name;
-  fetch_file(file, path, options);
-  return read_weights_file(path);
-}
-
 }  // namespace
 
 Pretrained read_pretrained(const std::string& source, const FetchOptions& options) {
   const fs::path path = expand_user(source);
   Pretrained read = source.starts_with(kPublished)
                         ? read_published(source.substr(kPublished.size()), options)
-                    : is_address(source)     ? read_address(source, options)
+                    : is_address(source)     ? read_fetched(file_at(source), "weights", options)
                     : fs::is_directory(path) ? read_run(source)
                                              : read_weights_file(path);
   read.tensors = unwrapped(std::move(read.tensors));
