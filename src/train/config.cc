@@ -134,7 +134,8 @@ void validate_step(const Config& c) {
           "a number in [0, 1)");
   require(std::isfinite(c.bias_lr) && c.bias_lr > 0, "--bias-lr", c.bias_lr, "a factor above 0");
   require_word("--optimizer", c.optimizer, {"sgd", "muon"});
-  require(std::isfinite(c.muon_lr) && c.muon_lr > 0, "--muon-lr", c.muon_lr, "a factor above 0");
+  require(is_finite_from_zero(c.muon_lr), "--muon-lr", c.muon_lr,
+          "a factor above 0, or 0 (by the run's length)");
   require(c.muon_momentum >= 0 && c.muon_momentum < 1, "--muon-momentum", c.muon_momentum,
           "a number in [0, 1)");
   require(c.ema >= 0 && c.ema < 1, "--ema", c.ema, "a decay in [0, 1)");
@@ -382,13 +383,14 @@ AugmentOptions augment_options(const Config& config, const Rule& rule) {
   return parse_augment(config.augment == "auto" ? rule.augment : config.augment, given);
 }
 
-OptimizerOptions optimizer_options(const Config& config) {
+OptimizerOptions optimizer_options(const Config& config, const Rule& rule) {
+  const double muon_lr = config.muon_lr > 0 ? config.muon_lr : rule.muon_lr;
   return {.momentum = config.momentum,
           .weight_decay = config.weight_decay,
           .nesterov = config.nesterov,
           .decay_all = config.weight_decay_on == "all",
           .bias_lr = config.bias_lr,
-          .muon_lr = config.optimizer == "muon" ? config.muon_lr : 0,
+          .muon_lr = config.optimizer == "muon" ? muon_lr : 0,
           .muon_momentum = config.muon_momentum,
           .clip_grad_norm = config.clip_grad_norm,
           .layer_lr_decay = config.layer_lr_decay};

@@ -45,7 +45,7 @@ struct Config {
   double label_smoothing = 0.1;
   double bias_lr = 8;
   std::string optimizer = "muon";
-  double muon_lr = 0.25;
+  double muon_lr = 0;
   double muon_momentum = 0.9;
   double ema = 0;
   bool lookahead = false;
@@ -133,8 +133,7 @@ void visit(ConfigType& c, Visitor&& visitor) {
           "share of a batch's statistics in BatchNorm's running ones, in (0, 1]");
   visitor("batch_norm_images", c.batch_norm_images,
           "training images from which BatchNorm's statistics are taken anew at the end; 0: none; "
-          "-1: by "
-          "the length of the run, 1024 up to 0.6 passes");
+          "-1: by the length of the run");
   visitor("weights", c.weights,
           "weights to begin with: a run's folder, a .safetensors or .pth file, its address, or "
           "torchvision:resnet50; the head is new where the classes are others");
@@ -150,8 +149,8 @@ void visit(ConfigType& c, Visitor&& visitor) {
           "batch. Halved when memory runs out");
   visitor(
       "lr", c.lr,
-      "peak learning rate, of the mean loss over a batch; 0: by the length of the run, 0.14 from "
-      "0.6 passes on. `lr-find` tries a range of them");
+      "peak learning rate, of the mean loss over a batch; 0: by the length of the run. `lr-find` "
+      "tries a range of them");
   visitor("momentum", c.momentum, "momentum of SGD");
   visitor("nesterov", c.nesterov, "Nesterov's form of momentum");
   visitor("weight_decay", c.weight_decay,
@@ -163,7 +162,8 @@ void visit(ConfigType& c, Visitor&& visitor) {
   visitor(
       "optimizer", c.optimizer,
       "sgd, or muon (orthogonalised momentum) for the convolutions' filters and sgd for the rest");
-  visitor("muon_lr", c.muon_lr, "factor of the rate for filters under muon");
+  visitor("muon_lr", c.muon_lr,
+          "factor of the rate for filters under muon; 0: by the length of the run");
   visitor("muon_momentum", c.muon_momentum, "momentum of filters under muon, in [0, 1)");
   visitor("ema", c.ema,
           "decay per step of an average of the weights, which is evaluated and saved in their "
@@ -253,7 +253,7 @@ void validate(const Config& config);
 /// what is allowed.
 ScheduleOptions schedule_options(const Config& config, const Rule& rule);
 AugmentOptions augment_options(const Config& config, const Rule& rule);
-OptimizerOptions optimizer_options(const Config& config);
+OptimizerOptions optimizer_options(const Config& config, const Rule& rule);
 int64_t batch_norm_images(const Config& config, const Rule& rule);
 int64_t micro_batch(const Config& config);  // images, at most the batch
 std::vector<Stage> stages(const Config& config, int64_t image_size, const Rule& rule);

@@ -61,7 +61,7 @@ TEST(Config, ArticleIsTheArticles) {
   EXPECT_EQ(config.label_smoothing, 0);
   EXPECT_FALSE(config.tta);
 
-  const OptimizerOptions sgd = optimizer_options(config);
+  const OptimizerOptions sgd = optimizer_options(config, rule_for(config.epochs));
   EXPECT_EQ(sgd.momentum, 0.9);
   EXPECT_EQ(sgd.weight_decay, 5e-4);
   EXPECT_FALSE(sgd.nesterov);
@@ -93,7 +93,7 @@ TEST(Config, BestWarmsUpForAFifthAndAnneals) {
   const AugmentOptions augmentation = augment_options(config, rule_for(config.epochs));
   EXPECT_EQ(augmentation.flip, Flip::kAlternating);
   EXPECT_EQ(augmentation.crop_fill, CropFill::kReflect);
-  EXPECT_TRUE(optimizer_options(config).nesterov);
+  EXPECT_TRUE(optimizer_options(config, rule_for(config.epochs)).nesterov);
   EXPECT_FALSE(configured_normalisation(config).has_value());
   EXPECT_EQ(config.label_smoothing, 0.1);
   EXPECT_EQ(config.ema, 0.998);
@@ -103,7 +103,7 @@ TEST(Config, Airbench94IsThePublishedRecipe) {
   const Config config = recipe_config("airbench94");
   EXPECT_EQ(config.model, "airbench94");
   EXPECT_NO_THROW(validate(config));
-  const OptimizerOptions sgd = optimizer_options(config);
+  const OptimizerOptions sgd = optimizer_options(config, rule_for(config.epochs));
   EXPECT_EQ(sgd.momentum, 0.85);
   // There: 11.5 for the sum of 1024 losses, over 1024 * (1 + 1 / (1 - momentum)); here their mean.
   EXPECT_NEAR(config.lr, 11.5 / (1 + 1 / 0.15), 2e-3);
@@ -146,6 +146,15 @@ TEST(Config, TheLengthOfARunDecidesWhatIsLeftToIt) {
   Config given = config;
   given.crop_pad = 3, given.augment = "crop", given.resize = "none", given.lr = 0.3;
   EXPECT_EQ(rate(given, 0.1), 0.3);
+  const auto muon = [](const Config& c, double passes) {
+    return optimizer_options(c, rule_for(passes)).muon_lr;
+  };
+  EXPECT_GT(muon(config, 0.1), muon(config, 1));
+  EXPECT_GT(muon(config, 1), muon(config, 4));
+  EXPECT_EQ(muon(config, 4), muon(config, 100));
+  EXPECT_EQ(muon(recipe_config("article"), 4), 0);
+  given.muon_lr = 0.3;
+  EXPECT_EQ(muon(given, 0.1), 0.3);
   EXPECT_GT(batch_norm_images(config, rule_for(0.1)), 0);
   EXPECT_EQ(batch_norm_images(config, rule_for(4)), 0);
   given.batch_norm_images = 0;
@@ -158,7 +167,7 @@ TEST(Config, TheLengthOfARunDecidesWhatIsLeftToIt) {
 }
 
 TEST(Config, BudgetDecaysWeightsOnly) {
-  EXPECT_FALSE(optimizer_options(recipe_config("budget")).decay_all);
+  EXPECT_FALSE(optimizer_options(recipe_config("budget"), rule_for(4)).decay_all);
 }
 
 TEST(Validate, NeedsOneLengthOfTheRun) {

@@ -71,7 +71,7 @@ Learner::Learner(const Config& config, const Dataset& dataset)
     : device(resolve_device(config.device)),
       precision(resolve_precision(config.precision, device, config.kernel)),
       model(new_model(config, dataset, device)),
-      optimizer(model->parameters(), optimizer_options(config)),
+      optimizer(model->parameters(), optimizer_options(config, rule_for(config.epochs))),
       ema(model->state(), config.ema, config.lookahead),
       batches(on_device(dataset.train, device), config.batch,
               augment_options(config, rule_for(config.epochs)), model->spec().normalisation,

@@ -53,7 +53,7 @@ Optimizer::Optimizer(const NamedTensors& parameters, const OptimizerOptions& opt
   Group decayed, plain, biases, filters;
   decayed.weight_decay = options.weight_decay;
   biases.weight_decay = bias_decay, biases.lr_factor = options.bias_lr;
-  filters.muon = true, filters.lr_factor = options.muon_lr;
+  filters.muon = true;
   std::map<int64_t, std::array<Group, 4>> kinds_by_depth;
   for (const auto& [name, parameter] : parameters) {
     const int64_t depth = options.layer_lr_decay < 1 ? stages_from_head(name) : 0;
@@ -100,7 +100,7 @@ void Optimizer::step(double lr, const at::Tensor& skip, kernels::Type muon_produ
     for (const at::Tensor& parameter : group.parameters)
       if (parameter.grad().defined()) parameter.unsafeGetTensorImpl()->bump_version();
     if (group.muon)
-      step_muon(group, lr * group.lr_factor, skip, muon_products);
+      step_muon(group, lr * options_.muon_lr * group.lr_factor, skip, muon_products);
     else
       step_sgd(group, lr * group.lr_factor, skip);
   }

@@ -38,6 +38,8 @@ class Optimizer {
   /// `muon_products`: the type of the products in Muon's step on a CPU.
   void step(double lr, const at::Tensor& skip = {},
             kernels::Type muon_products = kernels::Type::kFp32);
+  /// Changes the factor of the rate for filters under Muon. No effect where they are under SGD.
+  void set_muon_lr(double factor) { options_.muon_lr = factor; }
   /// Forgets the gradients of a step that is not made.
   void clear_gradients();
   /// Momentum buffers, named "momentum.<parameter>"; what a checkpoint keeps. Zero before the first

@@ -112,6 +112,19 @@ TEST(Optimizer, MuonLeavesAttentionToSgd) {
   EXPECT_LT((parameter.detach() - (before - 0.1 * gradient)).abs().max().item<float>(), kTolerance);
 }
 
+TEST(Optimizer, MuonsFactorMayBeChanged) {
+  const auto after = [](double at_first, double then) {
+    const at::Tensor filters = noise({8, 4, 3, 3}, 1).requires_grad_(true);
+    Optimizer optimizer({{"conv1.weight", filters}}, {.muon_lr = at_first});
+    optimizer.set_muon_lr(then);
+    filters.mutable_grad() = noise({8, 4, 3, 3}, 2);
+    optimizer.step(/*lr=*/0.1);
+    return filters.detach();
+  };
+  EXPECT_TRUE(after(0.4, 0.2).equal(after(0.2, 0.2)));
+  EXPECT_FALSE(after(0.4, 0.2).equal(after(0.4, 0.4)));
+}
+
 TEST(Optimizer, GradientsMayHaveAnotherMemoryFormat) {
   expect_follows_reference({.nesterov = true}, at::MemoryFormat::Contiguous);
 }

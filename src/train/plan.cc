@@ -93,6 +93,7 @@ Plan make_plan(const Config& config, Learner& learner, const Split& evaluation_s
     if (!std::ranges::equal(plan.stages, measured, costs_alike)) measure();
   }
   learner.batches.set_augmentation(augment_options(config, rule_for(plan.passes)));
+  learner.optimizer.set_muon_lr(optimizer_options(config, rule_for(plan.passes)).muon_lr);
   const double test_s = measure_test_s(config, learner, evaluation_split);
   plan.evaluation_s = last_evaluation_s(config, plan.passes, test_s, plan.steps_s.back());
   if (config.test_every > 0) plan.test_s = test_s;

@@ -1,6 +1,7 @@
 #include "train/plan.h"
 
 #include <ATen/ATen.h>
+#include <ATen/CPUGeneratorImpl.h>
 #include <gtest/gtest.h>
 
 #include "base/error.h"
@@ -50,6 +51,23 @@ TEST(Plan, AResumedRunKeepsItsRuleAndMeasuresWhatIsLeft) {
   EXPECT_EQ(plan.passes, 4);
   EXPECT_EQ(plan.stages[0].end, rule_for(4).small_share);
   EXPECT_EQ(plan.steps_s[0], plan.steps_s[1]);
+}
+
+TEST(Plan, GivesTheOptimizerMuonsFactorOfTheLength) {
+  const auto filters_of_run = [](double passes, double muon_lr) {
+    Dataset data = grey_images(16, 8);
+    data.train.images.random_(0, 256, at::make_generator<at::CPUGeneratorImpl>(1));
+    Config c = config();
+    c.optimizer = "muon", c.muon_lr = muon_lr;
+    Learner learner(c, data);
+    make_plan(c, learner, data.test, passes);
+    learner.backward(learner.batches.at_step(0));
+    learner.update(/*lr=*/0.1);
+    return learner.model->parameters()[0].second.detach();
+  };
+  const at::Tensor of_long_run = filters_of_run(4, 0);
+  EXPECT_FALSE(filters_of_run(0.1, 0).equal(of_long_run));
+  EXPECT_TRUE(filters_of_run(0.1, rule_for(4).muon_lr).equal(of_long_run));
 }
 
 Plan plan_of(const Budget& budget) {

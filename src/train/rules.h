@@ -10,6 +10,7 @@ struct Rule {
   int64_t crop_pad;           // padding before the random crop [pixels]
   const char* augment;        // words of --augment
   double lr;                  // peak rate, at the recipe's batch of 128
+  double muon_lr;             // factor of the rate for filters under Muon
   int64_t batch_norm_images;  // from which BatchNorm's statistics are taken anew at the end
 };
 

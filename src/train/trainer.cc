@@ -422,7 +422,9 @@ void Trainer::plan() {
          std::ceil((run_wall_s() + after_s + 10 * step_s) / 6) / 10);
   }
   warn_of_flaws();
-  log_info("plan: time for {:.2g} passes over whole images, peak rate {:g}", passes_, schedule_.lr);
+  const double muon_lr = optimizer_options(config_, rule_for(passes_)).muon_lr;
+  log_info("plan: time for {:.2g} passes over whole images, peak rate {:g}{}", passes_,
+           schedule_.lr, muon_lr > 0 ? fmt::format(", filters' {:g}", schedule_.lr * muon_lr) : "");
   for (size_t i = progress_.stage; i < stages_.size(); ++i) {
     log_info("plan: {} x {} pixels{} to epoch {:.2f}, steps of {:.3f} s", stages_[i].side,
              stages_[i].side, stages_[i].shallow ? ", first blocks" : "",

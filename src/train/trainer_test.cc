@@ -6,6 +6,7 @@
 #include <chrono>
 #include <cmath>
 #include <thread>
+#include <utility>
 
 #include "base/clock.h"
 #include "base/error.h"
@@ -394,13 +395,16 @@ TEST_F(TrainerTest, AnEvaluationThatTheTimeLeftDoesNotAllowIsLeftOut) {
   if (kSanitized) GTEST_SKIP() << "steps are too slow under this sanitizer";
   Config config = small_config(0);
   config.kernel = "torch";
-  const double end_s = process_wall_s() + 32;
+  const double end_s = process_wall_s() + 40;
   config.minutes = end_s / 60;
   TrainHooks hooks;
-  // The first evaluation leaves time for some epochs, but not for another of its kind.
+  // The first evaluation takes more than half of the time left, whenever it comes: what it leaves
+  // is enough for epochs of three steps, but not for another of its kind.
+  bool slept = false;
   hooks.on_evaluate = [&](int64_t, int64_t) {
     const double left_s = end_s - process_wall_s();
-    std::this_thread::sleep_for(std::chrono::duration<double>(left_s - 16));
+    if (!std::exchange(slept, true))
+      std::this_thread::sleep_for(std::chrono::duration<double>(0.55 * left_s));
   };
   bool said = false;
   const int handle = add_log_sink([&](LogLevel, std::string_view line) {
