@@ -137,8 +137,7 @@ void backward_sums_part(int64_t begin, int64_t end, int64_t c, const void* grad_
   };
   if (gate != nullptr) {
     two_sums(begin, end, c, sums, [&](int64_t offset, int64_t, V& sum, V& other) HWY_ATTR {
-      const V g = load(grad + offset);
-      take(offset, hn::IfThenElseZero(hn::Gt(load(gate + offset), hn::Zero(D())), g), sum, other);
+      take(offset, relu_gradient(load(gate + offset), load(grad + offset)), sum, other);
     });
   } else {
     two_sums(begin, end, c, sums, [&](int64_t offset, int64_t, V& sum, V& other) HWY_ATTR {

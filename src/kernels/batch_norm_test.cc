@@ -71,6 +71,11 @@ TEST_P(BatchNorm, NanStaysNan) {
   std::vector<double> sum(c), squares(c);
   channel_sums(map, bad.data(), sum.data(), squares.data(), threads);
   EXPECT_TRUE(std::isnan(sum[1]) && std::isnan(squares[1]));
+  // As in LibTorch, a gradient passes where the map is no number, as it does not where it is zero.
+  std::vector<float> out(count);
+  backward_sums(map, other.data(), bad.data(), src.data(), out.data(), sum.data(), squares.data(),
+                threads);
+  EXPECT_EQ(out[1], other[1]);
 }
 
 TEST_P(BatchNorm, BackwardSumsGateTheGradient) {

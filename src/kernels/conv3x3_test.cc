@@ -351,6 +351,40 @@ TEST(Conv3x3Nan, PassesEveryRelu) {
   use_instruction_set(instruction_sets().front());
 }
 
+// As in LibTorch: the gradient of a ReLU whose input is no number is what came, not zero.
+TEST(Conv3x3Nan, LetsTheGradientPass) {
+  for (const std::string& set : instruction_sets()) {
+    ASSERT_TRUE(use_instruction_set(set));
+    for (const ConvShape& s : {ConvShape{1, 5, 6, 16, 16}, ConvShape{1, 2, 2, 16, 16},
+                               ConvShape{1, 5, 6, 16, 16, 3, 2}}) {
+      const int64_t pixels = s.h * s.w;
+      const std::vector<float> src = random_values(pixels * s.c, 1),
+                               weights = random_values(s.k * 9 * s.c, 2),
+                               grad_dst = random_values(s.out_h() * s.out_w() * s.k, 3);
+      Scratch scratch(s, {}, Pass::kBackward, 1);
+      const auto gradient = [&](float shift_of_first, bool reference) {
+        std::vector<float> scale(16, 0.0f), shift(16, 1.0f), grad_src(src.size());
+        std::vector<double> sum(16), with_src(16);
+        shift[0] = shift_of_first;
+        BackwardArguments a;
+        a.src = src.data(), a.src_scale = scale.data(), a.src_shift = shift.data();
+        a.weights = weights.data(), a.grad_dst = grad_dst.data(), a.grad_src = grad_src.data();
+        a.sum = sum.data(), a.sum_with_src = with_src.data();
+        reference ? reference_backward(s, Type::kFp32, a, {})
+                  : backward(s, {}, a, scratch.data(), {});
+        return grad_src;
+      };
+      for (const bool reference : {false, true}) {
+        SCOPED_TRACE(set + (reference ? ", reference, " : ", ") + std::to_string(s.h) +
+                     " rows, stride " + std::to_string(s.stride));
+        EXPECT_EQ(gradient(NAN, reference), gradient(1, reference));
+        EXPECT_NE(gradient(0, reference), gradient(1, reference));
+      }
+    }
+  }
+  use_instruction_set(instruction_sets().front());
+}
+
 TEST(Conv3x3Refusal, NamesTheReason) {
   EXPECT_EQ(refusal({2, 8, 8, 64, 64}), "");
   EXPECT_NE(refusal({2, 8, 8, 3, 64}), "");

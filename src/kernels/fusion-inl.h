@@ -77,7 +77,7 @@ class SourceGradient {
     if constexpr (kEnding == Ending::kAdd) v = hn::Add(v, load(grad_ + offset));
     if constexpr (kEnding == Ending::kReluAndSums) {
       const V from = load(src_ + offset);
-      v = hn::IfThenElseZero(hn::Gt(hn::MulAdd(scale_, from, shift_), hn::Zero(D())), v);
+      v = relu_gradient(hn::MulAdd(scale_, from, shift_), v);
       sum_ = hn::Add(sum_, v);
       sum_with_src_ = hn::MulAdd(v, from, sum_with_src_);
     }

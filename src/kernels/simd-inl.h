@@ -52,6 +52,10 @@ HWY_INLINE V at_least(V floor, V v) {
 #endif
 }
 HWY_INLINE V relu(V v) { return at_least(hn::Zero(D()), v); }
+// The gradient of relu(v), or of a v that has been through it; a NaN in v lets it pass.
+HWY_INLINE V relu_gradient(V v, V gradient) {
+  return hn::IfThenZeroElse(hn::Le(v, hn::Zero(D())), gradient);
+}
 
 // A pair of bf16 in each lane: `first` in the lower half, as a little-endian machine reads two
 // neighbours.
