@@ -136,19 +136,19 @@ class TarReader {
     }
   }
 
+  [[noreturn]] void fail_reading(std::string_view got) const {
+    fail(ErrorKind::kData, "archive",
+         "expected a whole tar or tar.gz archive, got '{}' at {}; "
+         "fetch or make it again, or give a folder",
+         got, path_.string());
+  }
+
  private:
   void check(int code) {
     if (code == ARCHIVE_OK || code == ARCHIVE_WARN) return;
     if (input_.error) std::rethrow_exception(input_.error);
     const char* message = archive_error_string(tar_.get());
     fail_reading(message ? message : "something else");
-  }
-
-  [[noreturn]] void fail_reading(std::string_view got) const {
-    fail(ErrorKind::kData, "archive",
-         "expected a whole tar or tar.gz archive, got '{}' at {}; "
-         "fetch or make it again, or give a folder",
-         got, path_.string());
   }
 
   struct Free {
@@ -219,27 +219,36 @@ FileTree list_folder(const fs::path& root) {
 FileTree read_archive(const fs::path& path) {
   FileTree tree{.root = path, .in_memory = true};
   std::set<std::string> folders;
-  std::map<std::string, std::string> bytes_by_path;  // of a name that comes twice the last counts
+  // Hidden files too: visible links may lead to them. Of a name that comes twice the last counts.
+  std::map<std::string, std::string> bytes_by_path;
   TarReader reader(path);
   while (archive_entry* entry = reader.next()) {
     const char* link = archive_entry_hardlink(entry);
     const bool is_file = link || archive_entry_filetype(entry) == AE_IFREG;
     const fs::path name = entry_path(entry);
     if (name.empty() || !(is_file || archive_entry_filetype(entry) == AE_IFDIR)) continue;
-    if (is_hidden(name)) {
+    const bool hidden = is_hidden(name);
+    if (link) {  // a second name for bytes that came earlier
+      const auto target = bytes_by_path.find(normal_path(link).string());
+      if (target != bytes_by_path.end()) {
+        bytes_by_path[name.string()] = target->second;
+      } else if (!hidden) {
+        reader.fail_reading(
+            fmt::format("the hard link {} to {}, which is no file before it", name.string(), link));
+      }
+    } else if (is_file) {
+      bytes_by_path[name.string()] = reader.entry_bytes();
+    }
+    if (hidden) {
       ++tree.hidden_count;
       continue;
     }
     fs::path folder = is_file ? name.parent_path() : name;
     for (; !folder.empty(); folder = folder.parent_path()) folders.insert(folder.string());
-    // A hard link is a second name for bytes that came earlier.
-    if (is_file) {
-      bytes_by_path[name.string()] =
-          link ? bytes_by_path[normal_path(link).string()] : reader.entry_bytes();
-    }
   }
   reader.finish();
   for (auto& [name, bytes] : bytes_by_path) {
+    if (is_hidden(name)) continue;
     const auto size = static_cast<int64_t>(bytes.size());
     tree.files.push_back({name, size, 0, std::move(bytes)});
   }

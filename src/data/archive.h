@@ -39,8 +39,8 @@ struct FileTree {
 FileTree list_folder(const std::filesystem::path& root);
 
 /// Reads a tar or tar.gz archive whole; nothing is written to disk, so what its paths lead to does
-/// not matter. Errors: kData when it is neither, is damaged (gzip's checksum is verified) or is cut
-/// short.
+/// not matter. A hard link has the bytes of its target, hidden or not. Errors: kData when it is
+/// neither, is damaged (gzip's checksum is verified) or cut short, or lacks the target of a link.
 FileTree read_archive(const std::filesystem::path& path);
 
 /// The bytes of a file, unpacked when it is gzip. Errors: kData when it cannot be read, is damaged

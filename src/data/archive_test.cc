@@ -6,6 +6,7 @@
 namespace skipway {
 namespace {
 
+using testing::AllOf;
 using testing::ElementsAre;
 using testing::HasSubstr;
 
@@ -74,6 +75,32 @@ TEST(Archive, HardLinksHaveTheBytesAndRepeatedNamesTheLast) {
   ASSERT_THAT(paths_of(tree), ElementsAre("a/1", "a/2", "a/3"));
   EXPECT_EQ(tree.read(tree.files[1]), "one");
   EXPECT_EQ(tree.read(tree.files[2]), "new");
+}
+
+TEST(Archive, HardLinksToHiddenFilesHaveTheBytes) {
+  const TemporaryFolder folder;
+  const fs::path path = folder.path() / "a.tar.gz";
+  write_tar(path, {{".cache/1", "one", ""},
+                   {".cache/2", "", ".cache/1"},
+                   {".cache/3", "", "nowhere"},
+                   {"a/1", "", ".cache/1"},
+                   {"a/2", "", "./.cache/2"}});
+  const FileTree tree = read_archive(path);
+  ASSERT_THAT(paths_of(tree), ElementsAre("a/1", "a/2"));
+  EXPECT_THAT(tree.folders, ElementsAre("a"));
+  EXPECT_EQ(tree.read(tree.files[0]), "one");
+  EXPECT_EQ(tree.read(tree.files[1]), "one");
+  EXPECT_EQ(tree.hidden_count, 3);
+}
+
+TEST(Archive, AHardLinkToWhatIsNotThereIsAnErrorThatNamesIt) {
+  const TemporaryFolder folder;
+  const fs::path path = folder.path() / "a.tar.gz";
+  for (const char* target : {"b/none", ".cache/none", "a/3"}) {  // the last comes too late
+    write_tar(path, {{"a/1", "one", ""}, {"a/2", "", target}, {"a/3", "three", ""}});
+    EXPECT_THAT(message_of(ErrorKind::kData, [&] { read_archive(path); }),
+                AllOf(HasSubstr("a/2"), HasSubstr(target), HasSubstr(path.string())));
+  }
 }
 
 TEST(Archive, EveryCutOffArchiveIsAnError) {

@@ -8,7 +8,9 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <map>
 #include <mutex>
+#include <nlohmann/json.hpp>
 #include <numeric>
 #include <optional>
 #include <system_error>
@@ -216,6 +218,28 @@ Dataset read_file_or_folder(const Source& source) {
                      [&] { return decode_tree(read_archive(source.path), source); });
 }
 
+// U+FFFD takes the place of what is not UTF-8, as where a model's classes are written as JSON.
+std::string valid_utf8(const std::string& text) {
+  using nlohmann::json;
+  return json::parse(json(text).dump(-1, ' ', false, json::error_handler_t::replace));
+}
+
+// A class is named after a folder, which need not be UTF-8; a model's classes must be, and the two
+// are compared.
+void make_classes_utf8(Dataset& dataset) {
+  std::map<std::string, std::string> found;  // by the valid name the one it came from
+  for (std::string& name : dataset.classes) {
+    const auto [place, is_new] = found.emplace(valid_utf8(name), name);
+    if (!is_new && place->second != name) {
+      fail(ErrorKind::kData, "data",
+           "expected class names that differ in UTF-8, got {:?} and {:?} at {}; rename one of the "
+           "folders",
+           place->second, name, dataset.source);
+    }
+    name = place->first;
+  }
+}
+
 // "a/cats.tar.gz" and "a/cats/" -> "cats".
 std::string name_of(const fs::path& path) {
   std::string name = path.filename().string();
@@ -254,6 +278,7 @@ Dataset load_path(const fs::path& path, const std::string& name, const LoadOptio
   Dataset dataset = read_file_or_folder(source);
   dataset.name = name;
   dataset.source = path.string();
+  make_classes_utf8(dataset);  // of a cache too, which an older version may have written
   if (options.whole_tree_is_test && dataset.test.size() == 0) {
     std::swap(dataset.train, dataset.test);
   } else if (dataset.train.size() == 0 && !options.whole_tree_is_test) {

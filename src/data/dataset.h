@@ -64,10 +64,11 @@ struct LoadOptions {
 ///   FOLDER, tar(.gz)  CIFAR-10/100 in the official binary form
 ///   FOLDER            IDX files (train-images-idx3-ubyte[.gz] …)
 /// Classes are in alphabetical order of their folders, files in alphabetical order in a class. For
-/// the class folders of CIFAR-10 this is the official label order.
+/// the class folders of CIFAR-10 this is the official label order. Their names are valid UTF-8:
+/// U+FFFD stands for each sequence in a folder's name that is not.
 /// Files left out and classes without images to train on are said in the log.
-/// Errors: kData with the path, what was expected and what to do; kUsage for options out of range;
-/// kMemory when the images would not fit.
+/// Errors: kData with the path, what was expected and what to do, also for two folders that become
+/// one name by that; kUsage for options out of range; kMemory when the images would not fit.
 Dataset load_dataset(const std::string& spec, const LoadOptions& options = {});
 
 /// Moves `count` images, the same share of every class, from train into a new split. A function of

@@ -153,6 +153,33 @@ TEST(Dataset, AnArchiveIsDecodedOnce) {
   expect_same(first.test, second.test);
 }
 
+TEST(Dataset, ClassNamesAreValidUtf8) {
+  const Folders folders;
+  std::vector<TarEntry> entries;
+  for (const char* name :
+       {"train/caf\xe9", "train/k\xc3\xa4se", "test/caf\xe9", "test/k\xc3\xa4se"}) {
+    folders.add(fmt::format("names/{}", name), 1);
+    entries.push_back({fmt::format("{}/1.png", name), png_bytes(sample_image(8, 8)), ""});
+  }
+  write_tar(folders.data.path() / "names.tar.gz", entries);
+  for (const char* source : {"names", "names.tar.gz"}) {
+    for (int i = 0; i < 2; ++i) {  // decoded, and from the cache
+      const Dataset dataset = load_dataset(folders.data.path() / source, folders.options());
+      EXPECT_THAT(dataset.classes, ElementsAre("caf\xef\xbf\xbd", "k\xc3\xa4se"));
+      EXPECT_THAT(dataset.train.names[0], HasSubstr("caf\xe9/"));  // where a person finds it
+    }
+  }
+}
+
+TEST(Dataset, FoldersOfOneNameInUtf8AreAnError) {
+  const Folders folders;
+  folders.add("caf\xe8", 2);
+  folders.add("caf\xe9", 2);
+  EXPECT_THAT(
+      message_of(ErrorKind::kData, [&] { load_dataset(folders.data.path(), folders.options()); }),
+      AllOf(HasSubstr("\"caf\\xe8\" and \"caf\\xe9\""), HasSubstr(folders.data.path().string())));
+}
+
 TEST(Dataset, ADamagedCacheIsMadeAnew) {
   const Folders folders;
   folders.add("train/cat", 3);

@@ -13,7 +13,9 @@ namespace {
 
 using Kind = PickleValue::Kind;
 
-constexpr size_t kMaxValues = 2'000'000;  // some 200 MB; a ResNet-152 has 30,000
+// Opcodes, each of which makes one value at most, and copies of values: some 200 MB. A ResNet-152
+// has 30,000.
+constexpr size_t kMaxSteps = 2'000'000;
 constexpr const char* kOrderedDict = "collections.OrderedDict";
 
 class Reader {
@@ -54,8 +56,13 @@ class Reader {
     return line;
   }
 
+  void count(size_t steps) {
+    if (steps > kMaxSteps - steps_)
+      complain(fmt::format("at most {} opcodes and copies of values", kMaxSteps));
+    steps_ += steps;
+  }
+
   PickleValue* push(Kind kind) {
-    if (pickle_.values.size() >= kMaxValues) complain(fmt::format("at most {} values", kMaxValues));
     PickleValue* value = &pickle_.values.emplace_back();
     value->kind = kind;
     stack_.push_back(value);
@@ -126,7 +133,9 @@ class Reader {
     PickleValue* dict = push(Kind::kDict);
     if (arguments->items.empty()) return;
     // Python 2 hands over a list of [key, value].
-    for (const PickleValue* pair : arguments->items.front()->items) {
+    const auto& pairs = arguments->items.front()->items;
+    count(2 * pairs.size());
+    for (const PickleValue* pair : pairs) {
       if (pair->items.size() != 2) complain("pairs of a key and a value");
       dict->items.insert(dict->items.end(), pair->items.begin(), pair->items.end());
     }
@@ -151,6 +160,7 @@ class Reader {
 
   // False after the last opcode.
   bool step(uint8_t opcode) {
+    count(1);
     switch (opcode) {
       case 0x80:
         take(1);
@@ -306,6 +316,7 @@ class Reader {
   const std::set<std::string>& globals_;
   const std::string& where_;
   size_t at_ = 0;
+  size_t steps_ = 0;
   Pickle pickle_;
   std::vector<PickleValue*> stack_;
   std::vector<size_t> marks_;

@@ -71,7 +71,34 @@ TEST(Pickle, DepthAndSelfReferenceDoNoHarm) {
                                         "a."),
                                   {}, "x.pth");
   EXPECT_EQ(self.root->items[0], self.root);
-  EXPECT_EQ(error_of_reading(std::string(3'000'000, ']')).kind(), ErrorKind::kData);
+}
+
+// A list of `size` times the same pair, and `count` OrderedDicts of that list.
+std::string ordered_dicts(int size, int count) {
+  std::string text = bytes("X\x03\x00\x00\x00keyK\x01\x86q\x00]q\x01(");
+  for (int i = 0; i < size; ++i) text += bytes("h\x00");
+  text += 'e';
+  for (int i = 0; i < count; ++i) text += bytes("ccollections\nOrderedDict\nh\x01\x85R");
+  return text + '.';
+}
+
+TEST(Pickle, AnOrderedDictHasThePairsOfItsList) {
+  const Pickle pickle = read_pickle(ordered_dicts(2, 1), {}, "x.pth");
+  ASSERT_EQ(pickle.root->kind, Kind::kDict);
+  ASSERT_EQ(pickle.root->items.size(), 4u);
+  EXPECT_EQ(pickle.root->items[2]->text, "key");
+  EXPECT_EQ(pickle.root->items[3]->integer, 1);
+}
+
+TEST(Pickle, SmallFilesCannotFillTheMemory) {
+  EXPECT_EQ(read_pickle(ordered_dicts(1000, 900), {}, "x.pth").root->items.size(), 2000u);
+  for (const std::string& text :
+       {ordered_dicts(1000, 1100), std::string(3'000'000, ']'), std::string(3'000'000, '('),
+        "N" + std::string(3'000'000, '\x94')}) {
+    const Error error = error_of_reading(text);
+    EXPECT_EQ(error.kind(), ErrorKind::kData);
+    EXPECT_THAT(error.what(), HasSubstr("at most 2000000 opcodes and copies of values"));
+  }
 }
 
 }  // namespace

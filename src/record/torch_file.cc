@@ -43,6 +43,8 @@ constexpr const char* kParameter = "torch.nn.parameter.Parameter";
 
 constexpr int kMaxDepth = 4;  // of dicts in dicts; checkpoints have two
 constexpr int64_t kMaxVisits = 1'000'000;
+constexpr size_t kMaxNameBytes = 100'000'000;  // of all names together; a tensor's is kept twice
+constexpr size_t kMaxDims = 64;                // as PyTorch's reductions have it
 // The last eight bytes of the number that the old form begins with.
 constexpr auto kOldMagic = static_cast<int64_t>(0xa86a20f9469cfc6c);
 
@@ -83,6 +85,9 @@ class TensorBuilder {
   void walk(const PickleValue& value, const std::string& name, int depth) {
     if (++visits_ > kMaxVisits)
       complain_("expected at most {} values in nested dicts, got more", kMaxVisits);
+    // A long key stands once in the file, and in the name of each value behind it.
+    if ((name_bytes_ += name.size()) > kMaxNameBytes)
+      complain_("expected names of at most {} bytes in nested dicts, got more", kMaxNameBytes);
     if (value.kind == Kind::kCall) {
       if (!names_.insert(name).second) complain_("expected unique keys, got \"{}\" twice", name);
       tensors_.emplace_back(name, tensor(value, name, 0));
@@ -125,6 +130,9 @@ class TensorBuilder {
   }
 
   std::vector<int64_t> integers(const PickleValue& value, const std::string& name) const {
+    if (value.items.size() > kMaxDims)
+      complain_("expected at most {} dimensions of \"{}\", got {}", kMaxDims, name,
+                value.items.size());
     std::vector<int64_t> numbers;
     for (const PickleValue* item : value.items) {
       if (item->kind != Kind::kInt || item->integer < 0 || value.kind != Kind::kTuple)
@@ -182,6 +190,7 @@ class TensorBuilder {
   NamedTensors tensors_;
   std::set<std::string> names_;
   int64_t visits_ = 0;
+  size_t name_bytes_ = 0;
 };
 
 // ---- the zip form

@@ -11,6 +11,7 @@
 namespace skipway {
 namespace {
 
+using testing::AllOf;
 using testing::HasSubstr;
 
 class TorchFile : public testing::Test {
@@ -73,6 +74,63 @@ TEST_F(TorchFile, AFlippedBitDoesNoHarm) {
       EXPECT_EQ(error.kind(), ErrorKind::kData) << bit << error.what();
     }
   }
+}
+
+std::string text(const std::string& value) {
+  std::string pickled = "X";
+  for (int shift = 0; shift < 32; shift += 8) pickled += static_cast<char>(value.size() >> shift);
+  return pickled + value;
+}
+
+// The form before the zip archive: `object` is the pickle of what was saved, with the tensors in
+// the one storage "0", of one float.
+std::string old_form(const std::string& object) {
+  const std::string magic =
+      "\x80\x02\x8a\x0al\xfc\x9c"
+      "F\xf9 j\xa8P\x19.";
+  const std::string version = "\x80\x02M\xe9\x03.", system = "\x80\x02}.";
+  const std::string keys = "\x80\x02](" + text("0") + "e.";
+  const int64_t elements = 1;
+  const float value = 7;
+  return magic + version + system + "\x80\x02" + object + "." + keys +
+         std::string(reinterpret_cast<const char*>(&elements), sizeof elements) +
+         std::string(reinterpret_cast<const char*>(&value), sizeof value);
+}
+
+// One element with as many dimensions as wanted.
+std::string tensor(int dimensions) {
+  const std::string zero("K\0", 2);
+  std::string ones = "(";
+  for (int i = 0; i < dimensions; ++i) ones += "K\x01";
+  ones += "t";
+  return "ctorch._utils\n_rebuild_tensor_v2\n((" + text("storage") + "ctorch\nFloatStorage\n" +
+         text("0") + text("cpu") + "K\x01tQ" + zero + ones + ones + "\x89}tR";
+}
+
+std::string dict(const std::string& entries) { return "}(" + entries + "u"; }
+
+TEST_F(TorchFile, ReadsTheOldForm) {
+  folder_.write("x.pth", old_form(dict(text("model") + dict(text("a") + tensor(4)))));
+  const NamedTensors read = read_torch_file(path());
+  ASSERT_EQ(read.size(), 1u);
+  EXPECT_EQ(read[0].first, "model.a");
+  EXPECT_TRUE(at::equal(read[0].second, at::full({1, 1, 1, 1}, 7)));
+}
+
+TEST_F(TorchFile, ALongKeyBeforeManyValuesIsRefused) {
+  std::string entries;
+  for (int i = 0; i < 200; ++i) entries += text(fmt::format("{}", i)) + tensor(1);
+  const Error error =
+      error_of_reading(old_form(dict(text(std::string(1'000'000, 'k')) + dict(entries))));
+  EXPECT_EQ(error.kind(), ErrorKind::kData);
+  EXPECT_THAT(error.what(),
+              AllOf(HasSubstr("names of at most 100000000 bytes"), HasSubstr("damaged.pth")));
+}
+
+TEST_F(TorchFile, ATensorOfVeryManyDimensionsIsRefused) {
+  const Error error = error_of_reading(old_form(dict(text("a") + tensor(65))));
+  EXPECT_EQ(error.kind(), ErrorKind::kData);
+  EXPECT_THAT(error.what(), HasSubstr("at most 64 dimensions of \"a\", got 65"));
 }
 
 TEST_F(TorchFile, ADamagedTensorIsFoundByItsChecksum) {
