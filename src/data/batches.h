@@ -3,6 +3,7 @@
 #pragma once
 #include <ATen/core/Tensor.h>
 
+#include <algorithm>
 #include <cstdint>
 
 #include "data/augment.h"
@@ -32,6 +33,8 @@ class Batches {
   void set_augmentation(const AugmentOptions& augmentation) { augmentation_ = augmentation; }
   int64_t steps_per_epoch() const;
   int64_t image_count() const { return split_.size(); }
+  /// Of every step but an epoch's last, which may have fewer [images].
+  int64_t images_per_step() const { return std::min(batch_size_, image_count()); }
   /// Images seen before `step` [images].
   int64_t images_before(int64_t step) const;
   /// Batch of a global step (0-based). The same step gives the same batch at any time.

@@ -117,7 +117,9 @@ std::string instruction_set() {
 at::ScalarType resolve_precision(const std::string& name, at::Device device,
                                  const std::string& kernel) {
   if (name == "auto") {
-    if (device.is_cuda()) return at::kBFloat16;  // not run on a GPU; fast on every one since Ampere
+    if (device.is_cuda())  // not run on a GPU; before Ampere cuDNN has no convolutions for bf16
+      return at::detail::getCUDAHooks().supportsBFloat16ConvolutionWithCuDNNv8() ? at::kBFloat16
+                                                                                 : at::kFloat;
     return bf16_is_faster(kernel) ? at::kBFloat16 : at::kFloat;
   }
   if (name == "bf16") return at::kBFloat16;

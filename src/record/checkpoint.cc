@@ -3,19 +3,17 @@
 #include "record/checkpoint.h"
 
 #include <ATen/ATen.h>
-#include <fmt/ranges.h>
 
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
-#include <nlohmann/json.hpp>
 #include <string_view>
 #include <utility>
 
 #include "base/error.h"
 #include "base/files.h"
 #include "base/log.h"
-#include "record/safetensors.h"
+#include "record/sealed_file.h"
 
 namespace skipway {
 namespace {
@@ -23,28 +21,6 @@ namespace {
 constexpr std::string_view kModelPrefix = "model.";
 constexpr std::string_view kOptimizerPrefix = "optimizer.";
 constexpr std::string_view kEmaPrefix = "ema.";
-constexpr const char* kHashKey = "contents_sha256";
-
-// SHA-256 over metadata, names, types, shapes and bytes: a changed bit anywhere changes it. Parts
-// are preceded by their lengths, so that none can pass for its neighbour. Metadata goes in as the
-// JSON that is stored, where bytes that are not UTF-8 (a path may have them) are replaced.
-std::string contents_hash(const NamedTensors& tensors,
-                          std::map<std::string, std::string> metadata) {
-  Hash hash(HashKind::kSha256);
-  const auto add = [&hash](std::string_view bytes) {
-    hash.update(fmt::format("{}:", bytes.size()));
-    hash.update(bytes);
-  };
-  metadata.erase(kHashKey);
-  using Json = nlohmann::json;
-  add(Json(metadata).dump(-1, ' ', false, Json::error_handler_t::replace));
-  for (const auto& [name, tensor] : tensors) {
-    add(name);
-    add(fmt::format("{} {}", c10::toString(tensor.scalar_type()), fmt::join(tensor.sizes(), "x")));
-    add({static_cast<const char*>(tensor.const_data_ptr()), tensor.nbytes()});
-  }
-  return hash.hex();
-}
 
 void rename_file(const fs::path& from, const fs::path& to) {
   if (std::rename(from.c_str(), to.c_str()) != 0)
@@ -53,17 +29,7 @@ void rename_file(const fs::path& from, const fs::path& to) {
 }
 
 Checkpoint load_from(const fs::path& path) {
-  SafetensorsFile file = read_safetensors(path);
-  const auto stored = file.metadata.find(kHashKey);
-  if (stored == file.metadata.end())
-    fail(ErrorKind::kCheckpoint, "checkpoint", "expected {} in the metadata of {}; no checkpoint",
-         kHashKey, path.string());
-  if (stored->second != contents_hash(file.tensors, file.metadata))
-    fail(ErrorKind::kCheckpoint, "checkpoint",
-         "expected contents with SHA-256 {}, got others in {}; the file is damaged", stored->second,
-         path.string());
-  file.metadata.erase(stored);
-
+  SafetensorsFile file = read_sealed(path, /*required=*/true);
   Checkpoint checkpoint;
   checkpoint.metadata = std::move(file.metadata);
   for (auto& [name, tensor] : file.tensors) {
@@ -87,17 +53,15 @@ std::string save_checkpoint(const RunFolder& run, const Checkpoint& checkpoint) 
   NamedTensors tensors;
   const auto add = [&tensors](std::string_view prefix, const NamedTensors& group) {
     for (const auto& [name, tensor] : group)
-      tensors.emplace_back(std::string(prefix) + name, tensor.detach().to(at::kCPU).contiguous());
+      tensors.emplace_back(std::string(prefix) + name, tensor);
   };
   add(kModelPrefix, checkpoint.model);
   add(kOptimizerPrefix, checkpoint.optimizer);
   add(kEmaPrefix, checkpoint.ema);
-  std::map<std::string, std::string> metadata = checkpoint.metadata;
-  metadata[kHashKey] = contents_hash(tensors, metadata);
 
   // The new file is whole before an old one is touched; the two renames are what a kill can part.
   const fs::path next = run.path() / "next.safetensors";
-  const std::string sha256 = write_safetensors(next, tensors, metadata);
+  const std::string sha256 = write_sealed(next, tensors, checkpoint.metadata);
   if (fs::exists(run.last())) rename_file(run.last(), run.previous());
   rename_file(next, run.last());
   return sha256;

@@ -19,6 +19,8 @@ namespace skipway {
 namespace {
 
 constexpr const char* kModule = "config";
+constexpr double kMostLength = 1e6;
+constexpr int64_t kMostImages = 1'000'000, kMostThreads = 4096;
 const std::vector<std::string> kRecipes = {"budget", "article", "best", "finetune", kAirbench94};
 
 template <typename Value>
@@ -99,8 +101,9 @@ RectangleRange parse_rectangles(std::string_view area_flag, const std::string& a
 }
 
 void validate_length(const Config& c) {
-  require(is_finite_from_zero(c.minutes), "--minutes", c.minutes, "0 or more minutes");
-  require(is_finite_from_zero(c.epochs), "--epochs", c.epochs, "0 or more epochs");
+  require(c.minutes >= 0 && c.minutes <= kMostLength, "--minutes", c.minutes,
+          "0 to a million minutes");
+  require(c.epochs >= 0 && c.epochs <= kMostLength, "--epochs", c.epochs, "0 to a million epochs");
   if ((c.minutes > 0) == (c.epochs > 0))
     fail(ErrorKind::kUsage, kModule,
          "expected either --minutes or --epochs above 0, got {} at --minutes and {} at --epochs",
@@ -111,17 +114,14 @@ void validate_data(const Config& c) {
   require(!c.data.empty(), "--data", "nothing", "auto, a known name, a folder or an archive");
   require(c.image_size >= 0, "--image-size", c.image_size, "0 (from the data) or more pixels");
   require(c.val_split >= 0, "--val-split", c.val_split, "0 or more images");
-  const AugmentOptions augmentation = augment_options(c, rule_for(c.epochs));
-  if (c.image_size > 0 && augmentation.crop_pad >= c.image_size)
-    fail(ErrorKind::kUsage, kModule, "expected less than --image-size {}, got {} at --crop-pad",
-         c.image_size, augmentation.crop_pad);
+  augment_options(c, rule_for(c.epochs), c.image_size);
   configured_normalisation(c);
   require(c.shallow >= 0 && c.shallow < 1, "--shallow", c.shallow, "a share of the run in [0, 1)");
   if (c.image_size > 0) stages(c, c.image_size, rule_for(c.epochs));
 }
 
 void validate_step(const Config& c) {
-  require(c.batch >= 1, "--batch", c.batch, "at least 1 image");
+  require(c.batch >= 1 && c.batch <= kMostImages, "--batch", c.batch, "1 to a million images");
   micro_batch(c);
   require(is_finite_from_zero(c.lr), "--lr", c.lr, "a number above 0, or 0 (by the run's length)");
   require(c.momentum >= 0 && c.momentum < 1, "--momentum", c.momentum, "a number in [0, 1)");
@@ -201,7 +201,8 @@ void validate_schedule(const Config& c) {
 
 void validate_evaluation(const Config& c) {
   require(is_finite_from_zero(c.test_every), "--test-every", c.test_every, "0 or more epochs");
-  require(c.eval_batch >= 1, "--eval-batch", c.eval_batch, "at least 1 image");
+  require(c.eval_batch >= 1 && c.eval_batch <= kMostImages, "--eval-batch", c.eval_batch,
+          "1 to a million images");
 }
 
 void validate_machine(const Config& c) {
@@ -209,7 +210,8 @@ void validate_machine(const Config& c) {
   require_word("--precision", c.precision, {"auto", "fp32", "bf16"});
   require(is_device(c.device), "--device", '"' + c.device + '"', "auto, cpu or cuda:N");
   require_word("--kernel", c.kernel, KernelChoice::words());
-  require(c.threads >= 0, "--threads", c.threads, "0 (all cores) or more threads");
+  require(c.threads >= 0 && c.threads <= kMostThreads, "--threads", c.threads,
+          "0 (all cores) to 4096 threads");
 }
 
 // What budget has and the published recipes have not.
@@ -361,12 +363,18 @@ ScheduleOptions schedule_options(const Config& config, const Rule& rule) {
   return options;
 }
 
-AugmentOptions augment_options(const Config& config, const Rule& rule) {
+AugmentOptions augment_options(const Config& config, const Rule& rule, int64_t image_size) {
   require_word("--flip-mode", config.flip_mode, {"random", "alternating"});
   require_word("--crop-fill", config.crop_fill, {"zero", "reflect"});
   AugmentOptions given;
   given.flip = config.flip_mode == "random" ? Flip::kRandom : Flip::kAlternating;
-  given.crop_pad = config.crop_pad == 0 ? rule.crop_pad : config.crop_pad;
+  if (image_size > 0 && config.crop_pad >= image_size)
+    fail(ErrorKind::kUsage, kModule,
+         "expected less than the image's side of {} pixels, got {} at --crop-pad", image_size,
+         config.crop_pad);
+  given.crop_pad = config.crop_pad != 0 ? config.crop_pad
+                   : image_size > 0     ? std::min(rule.crop_pad, image_size - 1)
+                                        : rule.crop_pad;
   given.crop_fill = config.crop_fill == "zero" ? CropFill::kZero : CropFill::kReflect;
   given.cutout = config.cutout;
   given.jitter = {config.jitter_brightness, config.jitter_contrast, config.jitter_saturation,

@@ -135,6 +135,7 @@ TEST(Config, TheLengthOfARunDecidesWhatIsLeftToIt) {
   EXPECT_EQ(augment_options(config, rule_for(4)).cutout, 0);
   EXPECT_EQ(augment_options(config, rule_for(100)).crop_pad, 4);
   EXPECT_EQ(augment_options(config, rule_for(100)).cutout, 12);
+  EXPECT_EQ(augment_options(config, rule_for(100), /*image_size=*/4).crop_pad, 3);
   EXPECT_GT(stages(config, 32, rule_for(4)).front().end,
             stages(config, 32, rule_for(100)).front().end);
   const auto rate = [](const Config& c, double passes) {
@@ -204,6 +205,9 @@ TEST(Validate, RefusesNumbersOutOfRange) {
   expect_refused(&Config::gamma, 0, "--gamma", "0");
   expect_refused(&Config::gamma, 1.5, "--gamma", "1.5");
   expect_refused(&Config::patience, -1, "--patience", "-1");
+  expect_refused(&Config::batch, std::numeric_limits<int64_t>::max(), "--batch", "million");
+  expect_refused(&Config::eval_batch, 1'000'001, "--eval-batch", "1000001");
+  expect_refused(&Config::threads, 4097, "--threads", "4097");
   expect_refused(&Config::crop_pad, -1, "--crop-pad", "-1");
   expect_refused(&Config::rotate_degrees, -1, "--rotate-degrees", "-1");
   for (const char* fill : {"256", "1.5", "1,2", "grey"})
@@ -272,7 +276,7 @@ TEST(Validate, RefusesCombinationsThatCannotBe) {
   config = Config();
   config.image_size = config.crop_pad = 4;
   EXPECT_THAT(message_of(config), HasSubstr("4 at --crop-pad"));
-  config.augment = "flip";
+  config.crop_pad = 0;
   EXPECT_EQ(message_of(config), "no error");
 }
 

@@ -3,6 +3,7 @@
 #include <ATen/ATen.h>
 #include <ATen/core/grad_mode.h>
 
+#include <algorithm>
 #include <cmath>
 
 #include "base/error.h"
@@ -29,8 +30,9 @@ BatchLogits batch_logits(Model& model, const at::Tensor& images, const EvaluateO
   logits.plain = logits_of(input);
   if (!options.tta) return logits;
   logits.averaged = (logits.plain + logits_of(input.flip({3}))) / 2;
-  if (!options.shift) return logits;
   const int64_t height = input.size(2), width = input.size(3);
+  // Reflection moves an image of one pixel onto itself, and LibTorch refuses to.
+  if (!options.shift || std::min(height, width) < 2) return logits;
   const at::Tensor padded = at::reflection_pad2d(input, {1, 1, 1, 1});
   for (const int64_t from : {0, 2}) {
     const at::Tensor moved = padded.narrow(2, from, height).narrow(3, from, width);

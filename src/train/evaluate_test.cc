@@ -84,6 +84,18 @@ TEST(Evaluate, ShiftedViewsCountAsMuchAsTheOthers) {
   EXPECT_TRUE(at::allclose(averaged(split.images), expected, 1e-5, 1e-5));
 }
 
+TEST(Evaluate, AnImageOfOnePixelCannotBeMoved) {
+  ModelSpec spec = small_spec();
+  spec.image_size = 1;
+  ResNet model(spec, 1);
+  const at::Tensor images = random_split(3).images.narrow(1, 0, 1).narrow(2, 0, 1);
+  EvaluateOptions options;
+  options.tta = true;
+  const at::Tensor mirrored = predict_logits(model, images, options);
+  options.shift = true;
+  EXPECT_TRUE(predict_logits(model, images, options).equal(mirrored));
+}
+
 TEST(Evaluate, LeavesTheModelAsItWas) {
   ResNet model(small_spec(), 1);
   const NamedTensors before = model.state();

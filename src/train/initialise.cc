@@ -40,6 +40,7 @@ void whiten_stem(Model& model, const at::Tensor& images) {
   if (2 * inputs > stem.size(0))
     fail(ErrorKind::kUsage, "model",
          "expected a stem of 3x3 filters or smaller with --whiten-stem, got {}x{}", size, size);
+  if (std::min(images.size(1), images.size(2)) < size) return;
   const at::Tensor some = images.narrow(0, 0, std::min(kImages, images.size(0)));
   const at::Tensor patches = normalise(some, model.spec().normalisation, at::kFloat)
                                  .contiguous()

@@ -13,8 +13,8 @@ void zero_gamma(Model& model, bool skipped_only = false);
 
 /// The first filters of a 3x3 stem become the eigenvectors of the images' 3x3 patches, each with
 /// both signs, divided by the root of their eigenvalues; the others stay. Source: Jordan,
-/// arXiv:2404.00498, section 3.2; there they are not trained, here they are. Errors: kUsage for
-/// another stem.
+/// arXiv:2404.00498, section 3.2; there they are not trained, here they are. Images smaller than a
+/// filter have no such patches: then nothing changes. Errors: kUsage for another stem.
 void whiten_stem(Model& model, const at::Tensor& images);
 
 /// Whether training changes the bias beside airbench94's whitening filters. Nothing with others.

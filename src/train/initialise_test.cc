@@ -78,6 +78,13 @@ TEST(Initialise, WhitenedStemDecorrelatesPatches) {
   }
 }
 
+TEST(Initialise, ImagesSmallerThanAFilterLeaveTheStemAsItIs) {
+  ResNet model(small_spec(), 1);
+  const at::Tensor before = model.stem_weight().clone();
+  whiten_stem(model, smooth_images().narrow(1, 0, 2));
+  EXPECT_TRUE(model.stem_weight().equal(before));
+}
+
 TEST(Initialise, ALargeStemIsNotWhitened) {
   ModelSpec spec = small_spec();
   spec.stem = "imagenet";

@@ -74,8 +74,8 @@ Learner::Learner(const Config& config, const Dataset& dataset)
       optimizer(model->parameters(), optimizer_options(config, rule_for(config.epochs))),
       ema(model->state(), config.ema, config.lookahead),
       batches(on_device(dataset.train, device), config.batch,
-              augment_options(config, rule_for(config.epochs)), model->spec().normalisation,
-              config.seed, precision),
+              augment_options(config, rule_for(config.epochs), dataset.image_size),
+              model->spec().normalisation, config.seed, precision),
       micro_batch(skipway::micro_batch(config)),
       label_smoothing_(config.label_smoothing),
       batch_norm_momentum_(config.batch_norm_momentum) {
@@ -148,12 +148,13 @@ void Learner::retake_batch_norm(int64_t step, int64_t images) {
   const PrecisionScope scope(device, precision);
   model->set_shallow(false);
   with_fewer_images(micro_batch, micro_batch, device, "training", [&] {
-    int64_t seen = 0, n = 0;
+    int64_t seen = 0;
     for (int64_t at = step; seen < images; ++at) {
       for (const Batch& part : parts_of(batches.at_step(at))) {
-        model->set_batch_norm_momentum(1 / static_cast<double>(++n));  // the running mean of all n
+        const int64_t count = part.labels.size(0);
+        seen += count;  // the momentum of a mean over all images so far
+        model->set_batch_norm_momentum(static_cast<double>(count) / static_cast<double>(seen));
         model->forward(part.images, true);
-        seen += part.labels.size(0);
       }
     }
   });

@@ -42,9 +42,9 @@ class Learner {
   at::Tensor backward_unread(const Batch& batch);
   /// Changes the weights by their gradients, as Optimizer::step.
   void update(double lr, const at::Tensor& skip = {});
-  /// BatchNorm's statistics become the mean of those of the batches at `step` and after it, of
-  /// whole images, `images` together; 0: they stay. Running ones lag behind the weights, and an
-  /// average of weights has none of its own.
+  /// BatchNorm's statistics become the mean of those of the batches at `step` and after it, each
+  /// weighted by its images, of whole size and `images` together or more; 0: they stay. Running
+  /// ones lag behind the weights, and an average of weights has none of its own.
   void retake_batch_norm(int64_t step, int64_t images);
   /// Seconds of a step of `stage`: the shorter of two, or one of over a second, after one that
   /// chooses kernels. Weights, statistics and the optimizer's state are afterwards what they were.

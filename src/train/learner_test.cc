@@ -210,6 +210,20 @@ TEST(Learner, BatchNormTakenAnewHasTheMeanOfTheBatchesStatistics) {
   EXPECT_TRUE(at::allclose(buffer("bn1.running_var"), variance, 1e-4, 1e-5));
 }
 
+TEST(Learner, BatchNormTakenAnewWeighsBatchesByTheirImages) {
+  Config config = small_config(8, "auto");
+  config.batch_norm_images = 12;
+  config.augment = "none";
+  const Dataset dataset = noise_dataset(12);  // a batch of 8 and one of 4
+  Learner parts(config, dataset);
+  parts.retake_batch_norm(/*step=*/0, /*images=*/12);
+  config.batch = 12;
+  Learner whole(config, dataset);
+  whole.retake_batch_norm(/*step=*/0, /*images=*/12);
+  const auto mean = [](const Learner& learner) { return learner.model->buffers().front().second; };
+  EXPECT_TRUE(at::allclose(mean(parts), mean(whole), 1e-4, 1e-5));
+}
+
 TEST(Learner, WithoutBatchNormImagesTheRunningStatisticsStay) {
   Config config;
   config.batch = 12;

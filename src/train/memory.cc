@@ -20,9 +20,11 @@ std::optional<std::string> out_of_memory() {
   } catch (const std::bad_alloc&) {
     return "the system gave none";
   } catch (const std::exception& error) {
-    // DefaultCPUAllocator says the second; oneDNN's errors are of a type of its own.
+    // DefaultCPUAllocator says the second. oneDNN, whose errors have a type of their own that
+    // LibTorch does not export, says what it could not make, and never why.
     const std::string line = first_line(error.what());
-    for (const char* sign : {"out of memory", "can't allocate memory", "not enough memory"})
+    for (const char* sign : {"out of memory", "can't allocate memory", "not enough memory",
+                             "could not create a", "could not execute a primitive"})
       if (line.find(sign) != std::string::npos) return line;
   } catch (...) {
   }

@@ -92,7 +92,8 @@ Plan make_plan(const Config& config, Learner& learner, const Split& evaluation_s
     take_stages();
     if (!std::ranges::equal(plan.stages, measured, costs_alike)) measure();
   }
-  learner.batches.set_augmentation(augment_options(config, rule_for(plan.passes)));
+  learner.batches.set_augmentation(
+      augment_options(config, rule_for(plan.passes), learner.model->spec().image_size));
   learner.optimizer.set_muon_lr(optimizer_options(config, rule_for(plan.passes)).muon_lr);
   const double test_s = measure_test_s(config, learner, evaluation_split);
   plan.evaluation_s = last_evaluation_s(config, plan.passes, test_s, plan.steps_s.back());

@@ -15,7 +15,7 @@
 #include "base/files.h"
 #include "base/log.h"
 #include "data/known.h"
-#include "record/safetensors.h"
+#include "record/sealed_file.h"
 #include "record/torch_file.h"
 #include "train/saved_model.h"
 
@@ -67,14 +67,6 @@ void add_missing_counts(NamedTensors& tensors) {
   }
 }
 
-void require_finite(const Pretrained& read) {
-  for (const auto& [name, tensor] : read.tensors)
-    if (!at::isfinite(tensor).all().item<bool>())
-      fail(ErrorKind::kCheckpoint, "weights",
-           "expected finite weights, got NaN or infinity in {} of {}; take an earlier checkpoint",
-           name, read.where);
-}
-
 Pretrained read_run(const std::string& source) {
   const RunFolder run = RunFolder::open(expand_user(source));
   const std::unique_ptr<Model> model = load_saved_model(run);
@@ -85,7 +77,7 @@ Pretrained read_weights_file(const fs::path& path) {
   if (path.extension() != ".safetensors") return {read_torch_file(path), {}, path.string()};
   SafetensorsFile file;
   try {
-    file = read_safetensors(path);
+    file = read_sealed(path, /*required=*/false);
   } catch (const Error& error) {  // a file is damaged data until it is known to be weights
     throw Error(ErrorKind::kData, error.what());
   }
@@ -142,7 +134,7 @@ Pretrained read_pretrained(const std::string& source, const FetchOptions& option
   if (read.tensors.empty())
     fail(ErrorKind::kCheckpoint, "weights", "expected weights by name, got no tensors in {}",
          read.where);
-  require_finite(read);
+  require_finite(read.tensors, read.where);
   return read;
 }
 

@@ -9,7 +9,7 @@
 #include "base/error.h"
 #include "base/log.h"
 #include "record/checkpoint.h"
-#include "record/safetensors.h"
+#include "record/sealed_file.h"
 
 namespace skipway {
 namespace {
@@ -41,6 +41,7 @@ KernelChoice kernels_of(const std::map<std::string, std::string>& metadata) {
 std::unique_ptr<Model> build(const NamedTensors& state,
                              const std::map<std::string, std::string>& metadata,
                              const std::string& where, at::Device device) {
+  require_finite(state, where);
   std::unique_ptr<Model> model =
       make_model(spec_from_metadata(metadata, where), /*seed=*/0, device);
   model->load_state(state, where);
@@ -48,19 +49,37 @@ std::unique_ptr<Model> build(const NamedTensors& state,
   return model;
 }
 
+// What an evaluation of the run would see: where averages are kept, they stand for the weights.
+NamedTensors evaluated_state(const Checkpoint& checkpoint) {
+  std::map<std::string, at::Tensor> averages(checkpoint.ema.begin(), checkpoint.ema.end());
+  NamedTensors state = checkpoint.model;
+  for (auto& [name, tensor] : state)
+    if (const auto average = averages.find(name); average != averages.end())
+      tensor = average->second;
+  return state;
+}
+
 }  // namespace
+
+void require_finite(const NamedTensors& weights, const std::string& where) {
+  for (const auto& [name, tensor] : weights)
+    if (!at::isfinite(tensor).all().item<bool>())
+      fail(ErrorKind::kCheckpoint, "weights",
+           "expected finite weights, got NaN or infinity in {} of {}; take an earlier checkpoint",
+           name, where);
+}
 
 std::string save_model(const RunFolder& run, const Model& model) {
   std::map<std::string, std::string> metadata = to_metadata(model.spec());
   metadata["format"] = "pt";  // what Python's readers look for
   metadata["kernel"] = model.kernels().word();
   metadata["kernels"] = nlohmann::json(model.kernels().chosen()).dump();
-  return write_safetensors(run.model(), model.state(), metadata);
+  return write_sealed(run.model(), model.state(), std::move(metadata));
 }
 
 std::unique_ptr<Model> load_saved_model(const RunFolder& run, at::Device device) {
   if (std::filesystem::exists(run.model())) {
-    const SafetensorsFile file = read_safetensors(run.model());
+    const SafetensorsFile file = read_sealed(run.model(), /*required=*/false);
     return build(file.tensors, file.metadata, run.model().string(), device);
   }
   if (!std::filesystem::exists(run.last()) && !std::filesystem::exists(run.previous()))
@@ -70,7 +89,7 @@ std::unique_ptr<Model> load_saved_model(const RunFolder& run, at::Device device)
          run.path().string());
   const Checkpoint checkpoint = load_checkpoint(run);
   log_info("{} has not finished; its last checkpoint is used", run.path().string());
-  return build(checkpoint.model, checkpoint.metadata, run.path().string(), device);
+  return build(evaluated_state(checkpoint), checkpoint.metadata, run.path().string(), device);
 }
 
 }  // namespace skipway

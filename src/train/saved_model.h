@@ -16,8 +16,12 @@ namespace skipway {
 std::string save_model(const RunFolder& run, const Model& model);
 
 /// Reads model.safetensors or, in a run that stopped early, the last checkpoint, and says so in the
-/// log. Its kernels are the run's; where nothing says which, "auto". Errors: kCheckpoint when there
-/// is neither, or when what it says does not fit together.
+/// log; where it keeps averages of the weights, they are the model. Its kernels are the run's;
+/// where nothing says which, "auto". Errors: kCheckpoint when there is neither, when it is damaged,
+/// when what it says does not fit together; as require_finite().
 std::unique_ptr<Model> load_saved_model(const RunFolder& run, at::Device device = at::kCPU);
+
+/// `where`: what an error names. Errors: kCheckpoint when a weight is NaN or infinite.
+void require_finite(const NamedTensors& weights, const std::string& where);
 
 }  // namespace skipway

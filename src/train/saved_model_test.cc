@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 #include <unistd.h>
 
+#include <cmath>
 #include <filesystem>
 
 #include "base/error.h"
@@ -118,6 +119,31 @@ TEST_F(SavedModelTest, WhatDoesNotFitIsRefused) {
   other.name = "resnet34";
   write_safetensors(run_.model(), ResNet(spec(), 1).state(), to_metadata(other));
   EXPECT_EQ(kind_of_load_error(), ErrorKind::kCheckpoint);  // tensors of another model
+}
+
+TEST_F(SavedModelTest, AnUnfinishedRunGivesItsAverages) {
+  const ResNet model(spec(), 8), averages(spec(), 9);
+  Checkpoint checkpoint;
+  checkpoint.model = model.state();
+  checkpoint.ema = averages.state();
+  checkpoint.metadata = to_metadata(model.spec());
+  save_checkpoint(run_, checkpoint);
+  expect_equal_models(averages, *load_saved_model(run_));
+}
+
+TEST_F(SavedModelTest, AChangedByteIsSeen) {
+  save_model(run_, ResNet(spec(), 7));
+  std::string bytes = read_file(run_.model());
+  bytes[bytes.size() / 2] ^= 1;
+  write_file_atomic(run_.model(), bytes);
+  EXPECT_EQ(kind_of_load_error(), ErrorKind::kCheckpoint);
+}
+
+TEST_F(SavedModelTest, WeightsThatAreNotFiniteAreRefused) {
+  const ResNet model(spec(), 7);
+  model.parameters().front().second.detach().fill_(NAN);
+  save_model(run_, model);
+  EXPECT_EQ(kind_of_load_error(), ErrorKind::kCheckpoint);
 }
 
 }  // namespace

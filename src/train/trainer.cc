@@ -16,6 +16,7 @@
 #include "model/device.h"
 #include "record/checkpoint.h"
 #include "train/initialise.h"
+#include "train/same_run.h"
 #include "train/saved_model.h"
 #include "train/trouble.h"
 
@@ -136,8 +137,9 @@ Trainer::Trainer(const Config& config, std::string config_toml, Dataset dataset,
 
 void Trainer::warn_of_flaws() const {
   warn_of_schedule();
+  const int64_t side = model().spec().image_size;
   for (const std::string& warning :
-       augment_warnings(augment_options(config_, rule_for(passes_)), model().spec().image_size))
+       augment_warnings(augment_options(config_, rule_for(passes_), side), side))
     log_warning("{}", warning);
 }
 
@@ -358,12 +360,11 @@ void Trainer::record_step(const Gradient& gradient, double lr, double step_s) {
   ++progress_.step;
 
   if (steps_of_process_ == 0) log_info("kernel: {}", kernel());  // the first step chose it
+  // A short last batch of an epoch says little about the time of the others.
+  const bool is_full = images == learner_.batches.images_per_step();
+  if (is_full) step_images_per_s_.push_back(static_cast<double>(images) / step_s);
   if (++steps_of_process_ > kWarmupSteps) {
-    // A short last batch of an epoch says little about the time of the others.
-    if (images == config_.batch || step_images_per_s_.empty()) {
-      budget_.observe_step(progress_.stage, step_s);
-      step_images_per_s_.push_back(static_cast<double>(images) / step_s);
-    }
+    if (is_full) budget_.observe_step(progress_.stage, step_s);
     total_steps_ = budget_.total_steps(progress_.step, progress_.stage, run_wall_s());
     measure_evaluation_again();
   }
@@ -521,12 +522,14 @@ void Trainer::save() {
                                 {"lr_factor", progress_.lr_factor},
                                 {"rollbacks", progress_.rollbacks},
                                 {"train_wall_s", progress_.train_wall_s},
+                                {"images_per_s", images_per_s()},
                                 {"wall_s", run_wall_s()},
                                 {"accuracies", progress_.accuracies},
                                 {"best", progress_.best},
                                 {"best_epoch", progress_.best_epoch},
                                 {"micro_batch", learner_.micro_batch},
                                 {"train_images", learner_.batches.image_count()},
+                                {"train_labels_sha256", labels_sha256(dataset_)},
                                 {"kernels", model().kernels().chosen()}};
   checkpoint.metadata["progress"] = state.dump();
   save_checkpoint(run_, checkpoint);
@@ -534,9 +537,22 @@ void Trainer::save() {
 }
 
 void Trainer::restore() {
-  const nlohmann::json state = go_to(load_checkpoint(run_));
+  const Checkpoint checkpoint = load_checkpoint(run_);
+  require_settings(checkpoint);
+  const nlohmann::json state = go_to(checkpoint);
   earlier_wall_s_ = state.at("wall_s");
   learner_.model->kernels().restore(state.at("kernels").get<std::map<std::string, std::string>>());
+}
+
+void Trainer::require_settings(const Checkpoint& checkpoint) const {
+  const auto begun = checkpoint.metadata.find("config");
+  if (begun == checkpoint.metadata.end()) return;
+  const std::string changed = changed_setting(begun->second, config_toml_);
+  if (!changed.empty())
+    fail(ErrorKind::kCheckpoint, "train",
+         "expected the settings that the run began with, got another `{}` in {}; set it back, or "
+         "begin a new run with it",
+         changed, run_.config_toml().string());
 }
 
 nlohmann::json Trainer::go_to(const Checkpoint& checkpoint) {
@@ -557,6 +573,12 @@ nlohmann::json Trainer::go_to(const Checkpoint& checkpoint) {
            "the same data",
            state.at("train_images").dump(), where, learner_.batches.image_count(), dataset_.source);
     }
+    if (state.at("train_labels_sha256") != labels_sha256(dataset_)) {
+      fail(ErrorKind::kCheckpoint, "train",
+           "expected the classes and labels that the run in {} began with, got others from {}; "
+           "give it the same data",
+           where, dataset_.source);
+    }
     progress_.step = state.at("step");
     total_steps_ = std::min<int64_t>(total_steps_, state.at("total_steps"));
     passes_ = state.at("passes");
@@ -571,6 +593,7 @@ nlohmann::json Trainer::go_to(const Checkpoint& checkpoint) {
     progress_.rollbacks = state.at("rollbacks");
     learner_.micro_batch = std::min<int64_t>(learner_.micro_batch, state.at("micro_batch"));
     progress_.train_wall_s = state.at("train_wall_s");
+    progress_.images_per_s = state.at("images_per_s");
     progress_.accuracies = state.at("accuracies").get<std::vector<double>>();
     progress_.best = state.at("best");
     progress_.best_epoch = state.at("best_epoch");
@@ -599,7 +622,7 @@ StepReport Trainer::step_report() const {
   report.lr = progress_.lr;
   const double step_s = budget_.step_s(progress_.stage);
   if (step_s > 0) {
-    report.images_per_s = static_cast<double>(config_.batch) / step_s;
+    report.images_per_s = static_cast<double>(learner_.batches.images_per_step()) / step_s;
     report.eta_s = budget_.left_s(progress_.step, progress_.stage, total_steps_);
   }
   return report;
@@ -617,7 +640,7 @@ TrainResult Trainer::result(const Evaluation& last) const {
   result.images = learner_.batches.images_before(progress_.step);
   result.wall_s = run_wall_s();
   result.train_wall_s = progress_.train_wall_s;
-  result.images_per_s = median(step_images_per_s_);
+  result.images_per_s = images_per_s();
   result.last = last;
   result.views = evaluate_options(config_, learner_.precision, config_.tta).views();
   result.best = progress_.best;
@@ -629,6 +652,13 @@ TrainResult Trainer::result(const Evaluation& last) const {
   result.threads = at::get_num_threads();
   result.peak_rss_bytes = peak_rss_bytes();
   return result;
+}
+
+double Trainer::images_per_s() const {
+  // The first steps are slower; where there are no others, they are all that is known.
+  std::vector<double> steps = step_images_per_s_;
+  if (steps.size() > kWarmupSteps) steps.erase(steps.begin(), steps.begin() + kWarmupSteps);
+  return steps.empty() ? progress_.images_per_s : median(std::move(steps));
 }
 
 double Trainer::learning_rate_at(int64_t step) const {

@@ -82,7 +82,8 @@ class Trainer {
   Trainer(const Config& config, std::string config_toml, Dataset dataset, RunFolder run,
           TrainHooks hooks);
 
-  /// Goes back to the state of the run folder's last checkpoint. Errors: kCheckpoint.
+  /// Goes back to the state of the run folder's last checkpoint. Errors: kCheckpoint, also when the
+  /// settings (where data is, device and threads apart) or the data's labels are not the run's.
   void restore();
 
   /// Trains to the end, evaluates, writes the run folder. A loss or gradient that is not finite, or
@@ -119,12 +120,14 @@ class Trainer {
   Evaluation evaluate_now(bool tta);
   std::optional<Evaluation> evaluate_if_due();
   void save();
+  void require_settings(const Checkpoint& checkpoint) const;
   nlohmann::json go_to(const Checkpoint& checkpoint);
   TrainResult result(const Evaluation& last) const;
 
   StepReport step_report() const;
   double learning_rate_at(int64_t step) const;
   double loss_of_guessing() const;  // [nats]
+  double images_per_s() const;      // median over the steps
   double epochs(int64_t steps) const;
   double run_wall_s() const;
   int stop_signal() const { return hooks_.stop_signal ? hooks_.stop_signal() : 0; }
@@ -160,6 +163,7 @@ class Trainer {
     int64_t rollbacks = 0;
     size_t stage = 0;
     double train_wall_s = 0;
+    double images_per_s = 0;         // of the processes before a resume
     std::vector<double> accuracies;  // of every evaluation so far
     double best = 0, best_epoch = 0;
   } progress_;
@@ -167,7 +171,7 @@ class Trainer {
   int64_t total_steps_;        // as planned now
   double earlier_wall_s_ = 0;  // of processes before a resume
   double saved_at_s_ = 0;
-  std::vector<double> step_images_per_s_;  // of this process, warm-up left out
+  std::vector<double> step_images_per_s_;  // of this process
   int64_t steps_of_process_ = 0;
   bool evaluation_measured_again_ = false;
   double test_s_ = 0;  // of an evaluation during the run

@@ -186,20 +186,47 @@ TEST_F(TrainerTest, ResumeForgetsMetricsWrittenAfterTheCheckpoint) {
   EXPECT_EQ(epoch_lines(run).size(), 4u);
 }
 
-TEST_F(TrainerTest, ResumeRefusesOtherData) {
+TEST_F(TrainerTest, ResumeRefusesOtherDataAndOtherSettings) {
   const Config config = small_config(1);
   const RunFolder run = new_run("a");
-  Trainer(config, "", synthetic_dataset(), run, {}).run();
+  Trainer(config, "seed = 3\nthreads = 2\n", synthetic_dataset(), run, {}).run();
+  const auto refusal = [&](const std::string& config_toml, const Dataset& dataset) {
+    Trainer second(config, config_toml, dataset, run, {});
+    const Error error = error_of([&] { second.restore(); });
+    EXPECT_EQ(error.kind(), ErrorKind::kCheckpoint);
+    return std::string(error.what());
+  };
   Dataset other = synthetic_dataset();
   other.train = synthetic_split(41, 1);
-  Trainer second(config, "", other, run, {});
-  try {
-    second.restore();
-    FAIL() << "expected an error";
-  } catch (const Error& error) {
-    EXPECT_EQ(error.kind(), ErrorKind::kCheckpoint);
-    EXPECT_THAT(error.what(), testing::HasSubstr("40 training images"));
-  }
+  EXPECT_THAT(refusal("seed = 3\n", other), testing::HasSubstr("40 training images"));
+  other = synthetic_dataset();
+  other.train.labels = 1 - other.train.labels;
+  EXPECT_THAT(refusal("seed = 3\n", other), testing::HasSubstr("labels"));
+  EXPECT_THAT(refusal("seed = 4\n", synthetic_dataset()), testing::HasSubstr("`seed`"));
+  Trainer(config, "seed = 3\nthreads = 1\n", synthetic_dataset(), run, {}).restore();
+}
+
+TEST_F(TrainerTest, FewerImagesThanABatchAreCountedAsTheyAre) {
+  Config config = small_config(4);
+  config.batch = 1000;
+  TrainHooks hooks;
+  double last = 0;
+  hooks.on_step = [&](const StepReport& report) { last = report.images_per_s; };
+  const TrainResult result = Trainer(config, "", synthetic_dataset(), new_run("a"), hooks).run();
+  const double mean = 160 / result.train_wall_s;
+  EXPECT_GT(last, 0);
+  EXPECT_LT(last, 12 * mean);  // 25 times as many if the batch were full
+  EXPECT_LT(result.images_per_s, 12 * mean);
+}
+
+TEST_F(TrainerTest, AShortRunAndAResumedOneSayHowFastTheyWere) {
+  Config config = small_config(1. / 3);  // a step
+  const RunFolder run = new_run("a");
+  const double images_per_s = Trainer(config, "", synthetic_dataset(), run, {}).run().images_per_s;
+  EXPECT_GT(images_per_s, 0);
+  Trainer second(config, "", synthetic_dataset(), run, {});
+  second.restore();
+  EXPECT_DOUBLE_EQ(second.run().images_per_s, images_per_s);
 }
 
 std::vector<nlohmann::ordered_json> events(const RunFolder& run, const std::string& event) {

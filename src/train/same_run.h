@@ -1,0 +1,18 @@
+// What tells that a run which goes on is the one that began.
+#pragma once
+#include <string>
+#include <string_view>
+
+#include "data/dataset.h"
+
+namespace skipway {
+
+/// The first setting whose line differs between two texts of config.toml; "" when there is none.
+/// Where the data is, the device and the number of threads may change: they say where a run is, not
+/// what it computes.
+std::string changed_setting(std::string_view begun, std::string_view now);
+
+/// Over the names of the classes and the labels of the training images, in their order.
+std::string labels_sha256(const Dataset& dataset);
+
+}  // namespace skipway
