@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 #include <unistd.h>
 
+#include <array>
 #include <fstream>
 #include <nlohmann/json.hpp>
 #include <sstream>
@@ -104,7 +105,8 @@ TEST_F(E2eCommandLine, WrongFlagsAndValuesAreUsageErrors) {
                          {{"predict", "nowhere", "a.png", "--csv", "--json"}, "--json"},
                          {{"predict", "nowhere", "a.png", "--top", "0"}, "--top"},
                          {{"resume", "nowhere"}, "nowhere"},
-                         {{"doctor", "--jsno"}, "did you mean '--json'"}}) {
+                         {{"doctor", "--jsno"}, "did you mean '--json'"},
+                         {{"doctor", "--device", "tpu"}, "'tpu' at --device"}}) {
     const ProgramResult result = run(c.args);
     EXPECT_EQ(result.exit_code, 2) << c.message << result.err;
     EXPECT_THAT(result.err, AllOf(testing::StartsWith("error: "), HasSubstr(c.message)));
@@ -133,6 +135,20 @@ TEST_F(E2eCommandLine, AnErrorWithJsonIsAlsoAnObject) {
   EXPECT_THAT(object.at("error").at("message"), HasSubstr("/no/such/folder"));
   EXPECT_EQ(json::parse(run({"tarin", "--json"}).out).at("error").at("kind"), "usage");
   EXPECT_EQ(json::parse(run({"eval", "--json"}).out).at("schema"), "skipway.eval/1");
+  // As its success is.
+  EXPECT_EQ(json::parse(run({"resume", "nowhere", "--json"}).out).at("schema"), "skipway.train/1");
+}
+
+TEST_F(E2eCommandLine, TheSwitchForJsonMayHaveAValue) {
+  const auto printed = [&](const std::vector<std::string>& switches) {
+    std::vector<std::string> args = {"resume", "nowhere"};
+    args.insert(args.end(), switches.begin(), switches.end());
+    return run(args).out;
+  };
+  EXPECT_EQ(json::parse(printed({"--json=true"})).at("ok"), false);
+  EXPECT_EQ(json::parse(printed({"--json=false", "--json=on"})).at("ok"), false);
+  EXPECT_EQ(printed({"--json=false"}), "");
+  EXPECT_EQ(printed({"--json=maybe"}), "");
 }
 
 TEST_F(E2eCommandLine, ConfigShowSaysWhereEachValueComesFrom) {
@@ -224,10 +240,46 @@ TEST_F(E2eCommandLine, AFullDiskUnderStdoutIsSaid) {
   ProgramOptions options;
   options.working_directory = folder_ / ".";
   options.stdout_file = full;
-  const ProgramResult result = run_program({"config", "show"}, options);
+  for (const std::vector<std::string>& args :
+       std::vector<std::vector<std::string>>{{"config", "show"},
+                                             {"config", "show", "--json"},
+                                             {"models", "--json"},
+                                             {"--help"},
+                                             {"train", "--help"}}) {
+    const ProgramResult result = run_program(args, options);
+    EXPECT_EQ(result.exit_code, 9) << args.front();
+    EXPECT_THAT(result.err, HasSubstr("standard output"));
+  }
+  // What went wrong first counts.
+  EXPECT_EQ(run_program({"resume", "nowhere", "--json"}, options).exit_code, 2);
   close(full);
+}
+
+TEST_F(E2eCommandLine, AReaderThatIsGoneIsSaid) {
+  std::array<int, 2> ends{};
+  ASSERT_EQ(pipe2(ends.data(), O_CLOEXEC), 0);
+  close(ends[0]);
+  ProgramOptions options;
+  options.working_directory = folder_ / ".";
+  options.stdout_file = ends[1];
+  const ProgramResult result = run_program({"models", "--json"}, options);
+  close(ends[1]);
   EXPECT_EQ(result.exit_code, 9);
-  EXPECT_THAT(result.err, HasSubstr("standard output"));
+  EXPECT_THAT(result.err, HasSubstr("Broken pipe"));
+}
+
+TEST_F(E2eCommandLine, AStreamThatIsClosedIsNoFile) {
+  ProgramOptions options;
+  options.working_directory = folder_ / ".";
+  const auto without = [&](std::vector<int> streams) {
+    options.closed_streams = std::move(streams);
+    return run_program({"config", "show", "--json"}, options);
+  };
+  EXPECT_EQ(without({1}).exit_code, 9);
+  EXPECT_EQ(without({0, 1, 2}).exit_code, 9);
+  const ProgramResult heard = without({0, 2});
+  EXPECT_EQ(heard.exit_code, 0);
+  EXPECT_EQ(json::parse(heard.out).at("ok"), true);
 }
 
 }  // namespace

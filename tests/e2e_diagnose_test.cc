@@ -6,8 +6,10 @@
 #include <nlohmann/json.hpp>
 
 #include "base/for_test.h"
+#include "model/model.h"
 #include "program.h"
 #include "small_data.h"
+#include "train/saved_model.h"
 
 namespace skipway {
 namespace {
@@ -44,6 +46,24 @@ TEST(E2eDiagnose, SaysWhatTheRecordShows) {
   const ProgramResult text = run_program({"diagnose", "runs/001"}, options);
   EXPECT_THAT(text.out, AllOf(HasSubstr("symptom"), HasSubstr("evidence"),
                               HasSubstr("the imagenet stem for images of 16 pixels")));
+}
+
+TEST(E2eDiagnose, ImportedWeightsHaveNoRecord) {
+  const TemporaryFolder folder;
+  save_model(RunFolder::create(folder / "weights"), *make_model(ModelSpec(), 5));
+  ProgramOptions options;
+  options.working_directory = folder.path();
+  const ProgramResult result = run_program({"diagnose", "weights", "--json"}, options);
+  ASSERT_EQ(result.exit_code, 0) << result.err;
+  const json object = json::parse(result.out);
+  EXPECT_EQ(object.at("schema"), "skipway.diagnose/1");
+  EXPECT_EQ(object.at("run"), "weights");
+  EXPECT_EQ(object.at("accuracy"), nullptr);
+  EXPECT_EQ(object.at("findings"), json::array());
+
+  const ProgramResult text = run_program({"diagnose", "weights"}, options);
+  EXPECT_EQ(text.exit_code, 0);
+  EXPECT_THAT(text.out, HasSubstr("imported weights"));
 }
 
 TEST(E2eDiagnose, AFolderThatIsNoRunIsAnError) {

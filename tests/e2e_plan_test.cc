@@ -15,7 +15,9 @@ namespace skipway {
 namespace {
 
 using nlohmann::json;
+using testing::AllOf;
 using testing::HasSubstr;
+using testing::Not;
 
 class E2ePlan : public testing::Test {
  protected:
@@ -145,6 +147,14 @@ TEST_F(E2ePlan, LrFindWritesNoOtherPictureThanSvg) {
   EXPECT_EQ(result.exit_code, 2);
   EXPECT_THAT(result.err, HasSubstr("ends with .svg"));
   EXPECT_EQ(files(), std::set<std::string>{"photos"});
+}
+
+TEST_F(E2ePlan, LrFindRefusesAPlaceThatIsNotThereBeforeItMeasures) {
+  for (const std::string place : {"absent/lr.svg", "/proc/absent/lr.svg"}) {
+    const ProgramResult result = run({"lr-find", "--plot", place});
+    EXPECT_EQ(result.exit_code, 9);
+    EXPECT_THAT(result.err, AllOf(HasSubstr(place + " at --plot"), Not(HasSubstr("photos"))));
+  }
 }
 
 TEST_F(E2ePlan, LrFindWithImagesThatOverflowHasDiverged) {

@@ -75,11 +75,57 @@ TEST_F(E2eTrain, OneObjectOnStdoutAndAWholeRunFolder) {
 }
 
 TEST_F(E2eTrain, MinutesTooFewForAStepLeaveNoRunBehind) {
-  const ProgramResult result = run({"train", "--data", "photos", "--batch", "8", "--minutes",
-                                    "0.02", "--precision", "fp32", "--kernel", kTestKernel});
+  std::vector<std::string> args = {"train", "--data",    "photos",   "--batch",
+                                   "8",     "--minutes", "0.02",     "--precision",
+                                   "fp32",  "--kernel",  kTestKernel};
+  const ProgramResult result = run(args);
   EXPECT_EQ(result.exit_code, 2);
   EXPECT_THAT(result.err, HasSubstr("--minutes"));
   EXPECT_FALSE(std::filesystem::exists(folder_ / "runs/001"));
+
+  // A folder of the user's own stays, as empty as it was.
+  std::filesystem::create_directories(folder_ / "mine");
+  args.insert(args.end(), {"--run-dir", "mine"});
+  EXPECT_EQ(run(args).exit_code, 2);
+  ASSERT_TRUE(std::filesystem::exists(folder_ / "mine"));
+  EXPECT_TRUE(std::filesystem::is_empty(folder_ / "mine"));
+}
+
+TEST_F(E2eTrain, WithoutAStdoutTheRunIsWholeAndTheExitCodeSaysSo) {
+  options_.closed_streams = {0, 1, 2};
+  EXPECT_EQ(train({"--json"}, "1").exit_code, 9);
+  options_.closed_streams = {2};
+  const ProgramResult heard = train({"--json"}, "1");
+  EXPECT_EQ(heard.exit_code, 0);
+  EXPECT_EQ(json::parse(heard.out).at("run"), "runs/002");
+  options_.closed_streams = {};
+  for (const char* name : {"runs/001", "runs/002"}) {
+    const std::filesystem::path folder = folder_ / name;
+    for (const auto& file : std::filesystem::recursive_directory_iterator(folder)) {
+      if (!file.is_regular_file() || file.path().filename() == "metrics.jsonl") continue;
+      EXPECT_THAT(read_file(file.path()), Not(HasSubstr("skipway.train/1"))) << file.path();
+    }
+    EXPECT_EQ(run({"eval", name}).exit_code, 0);
+  }
+}
+
+TEST_F(E2eTrain, TheLogHasWhatWasSaidWithoutStyles) {
+  options_.terminal_columns = 80;
+  ASSERT_EQ(train({}, "1").exit_code, 0);
+  options_.terminal_columns.reset();
+  ASSERT_EQ(train({"--quiet", "--json"}, "1").exit_code, 0);
+  for (const char* name : {"runs/001/log.txt", "runs/002/log.txt"})
+    EXPECT_THAT(read_file(folder_ / name),
+                AllOf(HasSubstr(" s  model: resnet18"), HasSubstr(" s  epoch   1.00/1.00  loss"),
+                      HasSubstr(" s  accuracy "), HasSubstr(" s  report   runs/00"),
+                      Not(HasSubstr("\x1b"))));
+}
+
+TEST_F(E2eTrain, ARunThatGivesUpSaysSoInItsReportAndLog) {
+  const ProgramResult result = train({"--recipe", "article", "--lr", "1e30"});
+  EXPECT_EQ(result.exit_code, 6) << result.err;
+  EXPECT_THAT(read_file(folder_ / "runs/001/report.html"), HasSubstr("gave up"));
+  EXPECT_THAT(read_file(folder_ / "runs/001/log.txt"), HasSubstr(" s  error: [train] expected"));
 }
 
 TEST_F(E2eTrain, Airbench94TakesItsRecipeAndEvalItsSixViews) {
@@ -128,6 +174,39 @@ TEST_F(E2eTrain, APipeGetsPlainLinesAndATerminalAStatusLine) {
   EXPECT_GT(status_lines, 0);
 }
 
+TEST_F(E2eTrain, EightyColumnsShowLossAndRate) {
+  options_.terminal_columns = 80;
+  const std::string shown = train({}, "3").out;
+  const size_t at = shown.find("images/s  loss ");
+  ASSERT_NE(at, std::string::npos) << shown;
+  const size_t begin = shown.rfind("\r\x1b[K", at), end = shown.find('\r', at);
+  EXPECT_THAT(shown.substr(begin, end - begin),
+              AllOf(HasSubstr("\x1b[Kepoch "), testing::ContainsRegex("lr 0\\.[0-9]{4}$")));
+}
+
+TEST_F(E2eTrain, ARunThatLivesIsNotResumedAndOneThatWasKilledIs) {
+  ProgramResult second;
+  options_.signal_at_text = "epoch   1.00";
+  options_.signal = SIGKILL;
+  options_.before_signal = [&] {
+    ProgramOptions plain;
+    plain.working_directory = options_.working_directory;
+    second = run_program({"resume", "runs/001", "--json"}, plain);
+  };
+  EXPECT_EQ(train({}, "100000").exit_code, 128 + SIGKILL);
+  EXPECT_EQ(second.exit_code, 9);
+  EXPECT_EQ(json::parse(second.out).at("error").at("kind"), "disk");
+  EXPECT_THAT(second.err, HasSubstr("another process trains in this folder"));
+
+  options_.before_signal = {};
+  options_.signal_at_text = "epoch ";
+  options_.signal = SIGINT;
+  std::filesystem::create_directories(folder_ / "runs/001/report.html/taken");
+  const ProgramResult resumed = run({"resume", "runs/001"});
+  EXPECT_EQ(resumed.exit_code, 130);  // which a report that cannot be written does not hide
+  EXPECT_THAT(resumed.err, AllOf(HasSubstr("warning: "), HasSubstr("report.html")));
+}
+
 TEST_F(E2eTrain, AnInterruptSavesAndAResumeGoesOn) {
   const json whole = json::parse(train({"--json"}, "5").out);
   options_.signal_at_text = "epoch   2.00";
@@ -141,6 +220,8 @@ TEST_F(E2eTrain, AnInterruptSavesAndAResumeGoesOn) {
   EXPECT_EQ(object.at("run"), "runs/002");
   EXPECT_THAT(stopped.err, HasSubstr("skipway resume runs/002"));
   EXPECT_FALSE(std::filesystem::exists(folder_ / "runs/002/model.safetensors"));
+  EXPECT_THAT(read_file(folder_ / "runs/002/report.html"), HasSubstr("skipway resume runs/002"));
+  EXPECT_THAT(read_file(folder_ / "runs/002/log.txt"), HasSubstr(" s  stopped after "));
   EXPECT_EQ(run({"predict", "runs/002", "photos/test"}).exit_code, 0);  // by its last checkpoint
 
   options_.signal = 0;

@@ -135,6 +135,35 @@ TEST_F(E2eTrained, PredictGoesOnPastFilesThatAreNoImages) {
   EXPECT_EQ(json::parse(nothing.out).at("ok"), false);
 }
 
+TEST_F(E2eTrained, PredictGoesOnPastPathsThatCannotBeRead) {
+  const std::string too_long(300, 'n');
+  std::filesystem::create_directories(folder_ / "mixed");
+  std::filesystem::create_symlink("circle.png", folder_ / "mixed/circle.png");
+  std::filesystem::copy_file(image_path(3), folder_ / "mixed/whole.png");
+  // Deeper than a path can be long: a folder that nobody may open would not stop root.
+  const std::string level(250, 'd');
+  std::filesystem::path upper = folder_ / "mixed", lower = folder_ / "lower";
+  for (int i = 0; i < 10; ++i) upper /= level, lower /= level;
+  std::filesystem::create_directories(upper);
+  std::filesystem::create_directories(lower);
+  std::filesystem::rename(folder_ / "lower", upper / "lower");
+
+  const ProgramResult result = run({"predict", "run", too_long, "mixed", "--json"});
+  EXPECT_EQ(result.exit_code, 0) << result.err;
+  const json object = json::parse(result.out);
+  ASSERT_EQ(object.at("predictions").size(), 1u);
+  EXPECT_EQ(object.at("predictions")[0].at("file"), "mixed/whole.png");
+  std::map<std::string, std::string> failed;
+  for (const json& entry : object.at("failed")) failed[entry.at("file")] = entry.at("error");
+  ASSERT_EQ(failed.size(), 3u) << object.at("failed");
+  EXPECT_THAT(failed.at(too_long), HasSubstr("File name too long"));
+  EXPECT_THAT(failed.at("mixed/circle.png"), HasSubstr("symbolic links"));
+  failed.erase(too_long);
+  failed.erase("mixed/circle.png");
+  EXPECT_THAT(failed.begin()->first, AllOf(testing::StartsWith("mixed/ddd"), HasSubstr("/lower/")));
+  EXPECT_EQ(failed.begin()->second, "File name too long");
+}
+
 TEST_F(E2eTrained, PredictWritesTablesAndTheLikeliestClasses) {
   const std::string file = image_path(2).string();
   const ProgramResult text = run({"predict", "run", file});

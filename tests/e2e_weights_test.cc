@@ -26,6 +26,7 @@ using nlohmann::json;
 using testing::AllOf;
 using testing::ElementsAre;
 using testing::HasSubstr;
+using testing::Not;
 using testing::StartsWith;
 
 class E2eWeights : public testing::Test {
@@ -166,10 +167,10 @@ TEST_F(E2eWeights, WeightsThatAreNotFiniteAreSaidToBe) {
   EXPECT_THAT(imported.err, AllOf(HasSubstr("conv1.weight"), HasSubstr("weights.pth")));
   EXPECT_EQ(train({"--weights", "weights.pth", "--epochs", "1"}).exit_code, 7);
 
-  // What a run has comes out as it is.
   save_model(RunFolder::create(folder_ / "a"), *model_);
   const ProgramResult exported = run({"export", "a", "--to", "pth"});
-  EXPECT_EQ(exported.exit_code, 0) << exported.err;
+  EXPECT_EQ(exported.exit_code, 7);
+  EXPECT_THAT(exported.err, AllOf(HasSubstr("conv1.weight"), HasSubstr("a/model.safetensors")));
 }
 
 TEST_F(E2eWeights, AFrozenBackboneIsTheOneThatCame) {
@@ -178,7 +179,7 @@ TEST_F(E2eWeights, AFrozenBackboneIsTheOneThatCame) {
   const ProgramResult result =
       train({"--weights", "start", "--epochs", "1", "--freeze-epochs", "1"});
   ASSERT_EQ(result.exit_code, 0) << result.err;
-  EXPECT_THAT(result.err, HasSubstr("weights: start; the head with them"));
+  EXPECT_THAT(result.err, HasSubstr("/start; the head with them"));
   EXPECT_THAT(read_file(folder_ / "runs/001/config.toml"),
               AllOf(HasSubstr("mean = \"0.1,0.2,0.3\"  # weights"),
                     HasSubstr("stem = \"cifar\"  # weights")));
@@ -213,6 +214,35 @@ TEST_F(E2eWeights, AResumeNeedsNoFileAndGivesTheSameWeights) {
   ASSERT_EQ(resumed.exit_code, 0) << resumed.err;
   EXPECT_EQ(json::parse(resumed.out).at("weights_sha256"),
             json::parse(whole.out).at("weights_sha256"));
+}
+
+TEST_F(E2eWeights, ARunIsRepeatedFromAnotherFolder) {
+  const ProgramResult first = train({"--weights", "weights.pth", "--epochs", "1", "--json"});
+  ASSERT_EQ(first.exit_code, 0) << first.err;
+  fs::create_directories(folder_ / "elsewhere");
+  options_.working_directory = folder_ / "elsewhere";
+  const ProgramResult again = run({"train", "--config", "../runs/001/config.toml", "--json"});
+  ASSERT_EQ(again.exit_code, 0) << again.err;
+  EXPECT_EQ(json::parse(again.out).at("weights_sha256"),
+            json::parse(first.out).at("weights_sha256"));
+}
+
+TEST_F(E2eWeights, ImportedWeightsAreNothingToResume) {
+  ASSERT_EQ(import({"--out", "start"}).exit_code, 0);
+  const ProgramResult result = run({"resume", "start", "--json"});
+  EXPECT_EQ(result.exit_code, 7);
+  EXPECT_EQ(json::parse(result.out).at("error").at("kind"), "checkpoint");
+  EXPECT_THAT(result.err, HasSubstr("train --weights start"));
+}
+
+TEST_F(E2eWeights, AFolderThatCannotBeMadeIsNamedWithItsFlag) {
+  const ProgramResult disk = import({"--out", "/proc/none"});
+  EXPECT_EQ(disk.exit_code, 9);
+  EXPECT_THAT(disk.err, HasSubstr("choose another with --out"));
+  const ProgramResult taken = import({"--out", "photos"});
+  EXPECT_EQ(taken.exit_code, 2);
+  EXPECT_THAT(taken.err,
+              AllOf(HasSubstr("choose another with --out"), Not(HasSubstr("skipway resume"))));
 }
 
 TEST_F(E2eWeights, TrainRefusesWeightsThatDoNotFit) {
@@ -267,6 +297,8 @@ TEST_F(E2eWeights, WeightsComeFromAnAddressOnceAndAreKnownByTheirChecksum) {
   EXPECT_EQ(server.requests(1).size(), 1u) << "fetched again";
   const ProgramResult trained = train({"--weights", server.url(name), "--epochs", "1"});
   EXPECT_EQ(trained.exit_code, 0) << trained.err;
+  EXPECT_THAT(read_file(folder_ / "runs/001/config.toml"),
+              HasSubstr("weights = \"" + server.url(name) + "\""));
 
   const ProgramResult other = import_from(wrong, "third");
   EXPECT_EQ(other.exit_code, 3);

@@ -88,6 +88,7 @@ Child start(const std::vector<std::string>& args, const ProgramOptions& options)
     dup2(in.read_end, STDIN_FILENO);
     dup2(options.stdout_file.value_or(out.write_end), STDOUT_FILENO);
     dup2(err.write_end, STDERR_FILENO);
+    for (const int stream : options.closed_streams) close(stream);
     become_program(arguments, environment, folder);
   }
   if (!options.input.empty() && write(in.write_end, options.input.data(), options.input.size()) < 0)
@@ -123,6 +124,7 @@ void collect(const Child& child, const ProgramOptions& options, ProgramResult& r
     const std::string& shown = child.err >= 0 ? result.err : result.out;
     if (!signalled && shown.find(options.signal_at_text) != std::string::npos) {
       signalled = true;
+      if (options.before_signal) options.before_signal();
       kill(child.pid, options.signal);
     }
   }

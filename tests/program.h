@@ -1,6 +1,7 @@
 // Runs the program as a person or a script would, and collects what it did. Not for unit tests.
 #pragma once
 #include <filesystem>
+#include <functional>
 #include <map>
 #include <optional>
 #include <string>
@@ -19,9 +20,11 @@ struct ProgramOptions {
   std::string input;                             // of stdin; at most a pipe's buffer, 64 kB
   std::optional<int> terminal_columns;           // all three streams are one terminal this wide
   std::optional<int> stdout_file;                // an open file that takes the place of the pipe
+  std::vector<int> closed_streams;               // of 0, 1, 2: not open when the program starts
   double time_limit_s = kSanitized ? 540 : 120;  // then SIGKILL
   std::string signal_at_text;                    // when this has been shown, `signal` is sent, once
   int signal = 0;
+  std::function<void()> before_signal;  // what is done then, while the program lives; may be empty
 };
 
 struct ProgramResult {

@@ -45,8 +45,22 @@ void show(const Diagnosis& d) {
         "and with `skipway data show` what the model is shown");
 }
 
+int show_imported(const std::string& run, bool json) {
+  if (json) {
+    RunRecord none;
+    none.run = run;
+    print_json(to_json(none, {}));
+    return 0;
+  }
+  print_result("imported weights, which have no record of their training");
+  print_result(fmt::format("how good they are says `skipway eval {} --data X`", run));
+  return 0;
+}
+
 int run_diagnose(const fs::path& path, bool json) {
-  const RunRecord record = read_record(RunFolder::open(path));
+  const RunFolder run = RunFolder::open(path);
+  if (run.is_imported()) return show_imported(run.path().string(), json);
+  const RunRecord record = read_record(run);
   const Diagnosis diagnosis = diagnose(record);
   if (json)
     print_json(to_json(record, diagnosis));

@@ -53,6 +53,7 @@ Check check_device(const std::string& name, std::optional<at::Device>& device) {
     device = resolve_device(name);
     return {"device", State::kOk, describe_device(*device), ""};
   } catch (const Error& error) {
+    if (error.kind() == ErrorKind::kUsage) throw;  // it says nothing about the machine
     return {"device", State::kFailure, error.what(), "take --device cpu, or see the line above"};
   }
 }

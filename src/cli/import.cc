@@ -57,7 +57,7 @@ int import_weights(const ImportFlags& flags) {
   const std::unique_ptr<Model> model = make_model(spec, /*seed=*/0);
   model->load_state(weights.tensors, weights.where);
   model->kernels() = KernelChoice("auto");
-  const RunFolder run = RunFolder::create(flags.out);
+  const RunFolder run = RunFolder::create(flags.out, "--out");
   const std::string sha256 = save_model(run, *model);
   if (flags.json) {
     print_json({{"schema", "skipway.import/1"},

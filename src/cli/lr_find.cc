@@ -3,9 +3,11 @@
 #include "train/lr_find.h"
 
 #include <fmt/format.h>
+#include <unistd.h>
 
 #include <cmath>
 #include <memory>
+#include <system_error>
 
 #include "base/error.h"
 #include "base/files.h"
@@ -24,6 +26,19 @@ struct LrFindFlags {
   std::string plot = "lr-find.svg";
 };
 
+// That the picture can be written, before minutes are spent on it. There is one a call; a file that
+// is there is somebody's.
+void check_place(const fs::path& plot) {
+  require_new_file(plot, "lr-find", "--plot", "give another name, or \"\" for none");
+  const fs::path folder = fs::absolute(plot).parent_path();
+  std::error_code code;
+  if (!fs::is_directory(folder, code) || access(folder.c_str(), W_OK | X_OK) != 0)
+    fail(ErrorKind::kDisk, "lr-find",
+         "expected a file in a folder that can be written to, got {} at --plot; make that folder, "
+         "or give another, or \"\" for none",
+         plot.string());
+}
+
 void check(const LrFindFlags& flags) {
   if (!(std::isfinite(flags.from) && std::isfinite(flags.to) && 0 < flags.from &&
         flags.from < flags.to))
@@ -34,9 +49,7 @@ void check(const LrFindFlags& flags) {
          "expected a name that ends with .svg, got \"{}\" at --plot; no other kind of picture is "
          "written",
          flags.plot);
-  // There is one picture a call; a file that is there is somebody's.
-  if (!flags.plot.empty())
-    require_new_file(flags.plot, "lr-find", "--plot", "give another name, or \"\" for none");
+  if (!flags.plot.empty()) check_place(flags.plot);
 }
 
 nlohmann::ordered_json to_json(const LrFindResult& result, const LrFindFlags& flags) {

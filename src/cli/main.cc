@@ -1,11 +1,10 @@
 // The program: parses the command line, runs one subcommand, turns errors into exit codes. What the
 // subcommands do is in their own files.
-#include <c10/util/Exception.h>
+#include <fcntl.h>
 #include <torch/version.h>
+#include <unistd.h>
 
-#include <algorithm>
 #include <csignal>
-#include <filesystem>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -14,8 +13,8 @@
 #include "base/log.h"
 #include "cli/arguments.h"
 #include "cli/commands.h"
+#include "cli/errors.h"
 #include "cli/terminal.h"
-#include "train/memory.h"
 
 namespace skipway {
 namespace {
@@ -51,40 +50,6 @@ std::string_view kind_name(ErrorKind kind) {
       return "disk";
   }
   return "internal";
-}
-
-Error memory_error(std::string_view what) {
-  return Error(
-      ErrorKind::kMemory,
-      fmt::format(
-          "[memory] expected enough memory, got: {}; a smaller --microbatch or --batch needs less",
-          what));
-}
-
-Error bug(std::string_view what) {
-  return Error(ErrorKind::kInternal,
-               fmt::format("[internal] {}\nThis is a bug in Skipway. Please report it with the "
-                           "command and the output of `skipway doctor --json`.",
-                           what));
-}
-
-std::string_view first_line(std::string_view text) { return text.substr(0, text.find('\n')); }
-
-// The exception that is being handled, in Skipway's terms.
-Error current_error() {
-  try {
-    throw;
-  } catch (const Error& error) {
-    return error;
-  } catch (const std::filesystem::filesystem_error& error) {
-    return Error(ErrorKind::kDisk, fmt::format("[files] {}", error.what()));
-  } catch (const c10::Error& error) {
-    const auto memory = out_of_memory();
-    return memory ? memory_error(*memory) : bug(first_line(error.what_without_backtrace()));
-  } catch (const std::exception& error) {
-    const auto memory = out_of_memory();
-    return memory ? memory_error(*memory) : bug(error.what());
-  }
 }
 
 const CLI::App& deepest_command(const CLI::App& app) {
@@ -152,25 +117,52 @@ bool parse(CLI::App& program, const std::vector<std::string>& args, const Run& c
   return static_cast<bool>(chosen);
 }
 
+// Of the object that the command prints when all goes well, too.
+std::string schema(const CLI::App& program) {
+  const std::vector<CLI::App*> commands = program.get_subcommands();
+  const std::string name = commands.empty() ? "error" : commands.front()->get_name();
+  return fmt::format("skipway.{}/1", name == "resume" ? "train" : name);
+}
+
 void report(const Error& error, const CLI::App& program, bool json) {
   clear_status();
   print_line(fmt::format("{} {}", styled("error:", "red"), error.what()));
   if (!json) return;
-  const std::vector<CLI::App*> commands = program.get_subcommands();
-  print_json({{"schema", fmt::format("skipway.{}/1",
-                                     commands.empty() ? "error" : commands.front()->get_name())},
-              {"ok", false},
-              {"error",
-               {{"kind", kind_name(error.kind())},
-                {"exit_code", error.exit_code()},
-                {"message", error.what()}}}});
+  try {
+    print_json({{"schema", schema(program)},
+                {"ok", false},
+                {"error",
+                 {{"kind", kind_name(error.kind())},
+                  {"exit_code", error.exit_code()},
+                  {"message", error.what()}}}});
+  } catch (const Error&) {
+    // Nobody can be told on stdout; stderr and the exit code have said what went wrong.
+  }
+}
+
+int run_chosen(const Run& chosen) {
+  try {
+    return chosen();
+  } catch (const CLI::CallForHelp& help) {  // of a command that parses its own arguments
+    print_result(trimmed(help.what()));
+    return 0;
+  }
+}
+
+// Whether a switch is on in arguments that may be wrong elsewhere: the last one counts, and
+// "--json=true" is one too. A value that is none is for the parser to refuse.
+bool is_on(const std::vector<std::string>& args, const std::string& name) {
+  bool on = false;
+  for (const std::string& word : args) {
+    if (word == "--") break;
+    if (word == name) on = true;
+    if (word.starts_with(name + "=")) CLI::detail::lexical_cast(word.substr(name.size() + 1), on);
+  }
+  return on;
 }
 
 int run(const std::vector<std::string>& args) {
-  const auto has = [&](std::string_view word) {
-    return std::find(args.begin(), args.end(), word) != args.end();
-  };
-  add_log_sink([quiet = has("--quiet")](LogLevel level, std::string_view line) {
+  add_log_sink([quiet = is_on(args, "--quiet")](LogLevel level, std::string_view line) {
     if (level == LogLevel::kWarning)
       print_line(fmt::format("{} {}", styled("warning:", "yellow"), line));
     else if (!quiet)
@@ -185,21 +177,28 @@ int run(const std::vector<std::string>& args) {
   try {
     add_commands(program, chosen);
     int exit_code = 0;
-    return parse(program, args, chosen, exit_code) ? chosen() : exit_code;
-  } catch (const CLI::CallForHelp& help) {  // of a command that parses its own arguments
-    print_result(trimmed(help.what()));
-    return 0;
+    return parse(program, args, chosen, exit_code) ? run_chosen(chosen) : exit_code;
   } catch (...) {
     const Error error = current_error();
-    report(error, program, has("--json"));
+    report(error, program, is_on(args, "--json"));
     return error.exit_code();
   }
+}
+
+// The first files that are opened would take the numbers of standard streams that are closed, and
+// what is printed would land in them. In their place: nothing to read, an error for a result that
+// is written, and no trace of what is said to people.
+void open_closed_streams() {
+  for (const int stream : {STDIN_FILENO, STDOUT_FILENO, STDERR_FILENO})
+    if (fcntl(stream, F_GETFD) == -1)  // open() takes the lowest number that is free: this one
+      open("/dev/null", stream == STDERR_FILENO ? O_WRONLY : O_RDONLY);
 }
 
 }  // namespace
 }  // namespace skipway
 
 int main(int argc, char** argv) {
+  skipway::open_closed_streams();
   // A reader of the output that goes away must not end a training run.
   std::signal(SIGPIPE, SIG_IGN);
   return skipway::run({argv + 1, argv + argc});

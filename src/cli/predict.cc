@@ -8,6 +8,7 @@
 #include <memory>
 #include <numeric>
 #include <string>
+#include <system_error>
 #include <vector>
 
 #include "base/error.h"
@@ -40,21 +41,39 @@ struct Failure {
   std::string error;
 };
 
+// Appends the images below `folder`, at any depth. A folder that cannot be read is put down in
+// `failed`.
+void find_images(const fs::path& folder, std::vector<std::string>& found,
+                 std::vector<Failure>& failed) {
+  std::error_code code;
+  for (fs::directory_iterator entry(folder, code), end; !code && entry != end;
+       entry.increment(code)) {
+    std::error_code unreadable;
+    if (entry->is_directory(unreadable) && !entry->is_symlink(unreadable))  // they can be circles
+      find_images(entry->path(), found, failed);
+    else if (is_image_name(entry->path().string()) &&
+             (entry->is_regular_file(unreadable) || unreadable))  // what is wrong, reading will say
+      found.push_back(entry->path().string());
+  }
+  if (code) failed.push_back({folder.string(), code.message()});
+}
+
 // Files as given; folders become the images in them, at any depth, in the order of their names.
 std::vector<std::string> list_files(const std::vector<std::string>& given,
                                     std::vector<Failure>& failed) {
   std::vector<std::string> files;
   for (const std::string& name : given) {
-    if (!fs::is_directory(name)) {
+    std::error_code unreadable;
+    if (!fs::is_directory(name, unreadable)) {  // where that cannot be told, reading will say why
       files.push_back(name);
       continue;
     }
     std::vector<std::string> found;
-    for (const auto& entry : fs::recursive_directory_iterator(name))
-      if (entry.is_regular_file() && is_image_name(entry.path().string()))
-        found.push_back(entry.path().string());
+    const size_t failures = failed.size();
+    find_images(name, found, failed);
     std::sort(found.begin(), found.end());
-    if (found.empty()) failed.push_back({name, "no .jpg, .jpeg or .png file in this folder"});
+    if (found.empty() && failed.size() == failures)
+      failed.push_back({name, "no .jpg, .jpeg or .png file in this folder"});
     files.insert(files.end(), found.begin(), found.end());
   }
   return files;

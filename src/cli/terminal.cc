@@ -46,25 +46,13 @@ bool equals(const char* variable, std::string_view value) {
 // A reader that went away must not stop a training run, so errors on stderr are left alone.
 void write_stderr(std::string_view text) { std::fwrite(text.data(), 1, text.size(), stderr); }
 
-// `text` without the sequences that styled() puts in.
-std::string without_colour(std::string_view text) {
-  std::string plain;
-  for (size_t i = 0; i < text.size(); ++i) {
-    if (text[i] == '\x1b')
-      i = std::min(text.find('m', i), text.size());
-    else
-      plain += text[i];
-  }
-  return plain;
-}
-
 void write_stdout(std::string_view line) {
   std::lock_guard lock(status().mutex);
   const bool is_terminal = isatty(STDOUT_FILENO) == 1;
   const bool shares_terminal = is_terminal && !status().line.empty();
   if (shares_terminal) write_stderr(kEraseLine);
   // styled() looks at stderr alone.
-  const std::string text = (is_terminal ? std::string(line) : without_colour(line)) + '\n';
+  const std::string text = (is_terminal ? std::string(line) : without_style(line)) + '\n';
   if (std::fwrite(text.data(), 1, text.size(), stdout) != text.size() || std::fflush(stdout) != 0)
     fail(ErrorKind::kDisk, "terminal", "expected to write to standard output, got '{}'",
          std::strerror(errno));
@@ -89,6 +77,12 @@ std::string cut(std::string_view line, int columns) {
     }
   }
   return std::string(line);
+}
+
+// Of UTF-8, one for each character.
+int columns_of(std::string_view text) {
+  return static_cast<int>(
+      std::count_if(text.begin(), text.end(), [](char c) { return (c & 0xc0) != 0x80; }));
 }
 
 }  // namespace
@@ -133,6 +127,17 @@ void clear_status() {
   status().line.clear();
 }
 
+std::string with_bar(std::string_view before, double share, std::string_view after, int columns) {
+  // Of the rest one column is for the space behind the bar, and the last stays free.
+  const std::string text = fmt::format("{} {}", before, after);
+  const int width = std::clamp(columns - 2 - columns_of(text), 0, 24);
+  if (width == 0) return text;
+  const int full = static_cast<int>(std::clamp(share, 0.0, 1.0) * width);
+  std::string bar;
+  for (int i = 0; i < width; ++i) bar += i < full ? "━" : "┄";
+  return fmt::format("{} {} {}", before, bar, after);
+}
+
 std::string styled(std::string_view text, std::string_view style) {
   static constexpr std::array<std::pair<std::string_view, int>, 5> kCodes = {
       {{"bold", 1}, {"dim", 2}, {"green", 32}, {"yellow", 33}, {"red", 31}}};
@@ -140,6 +145,17 @@ std::string styled(std::string_view text, std::string_view style) {
     for (const auto& [name, code] : kCodes)
       if (name == style) return fmt::format("\x1b[{}m{}\x1b[0m", code, text);
   return std::string(text);
+}
+
+std::string without_style(std::string_view text) {
+  std::string plain;
+  for (size_t i = 0; i < text.size(); ++i) {
+    if (text[i] == '\x1b')
+      i = std::min(text.find('m', i), text.size());
+    else
+      plain += text[i];
+  }
+  return plain;
 }
 
 std::string format_duration(double seconds) {

@@ -25,9 +25,14 @@ void print_json(const nlohmann::ordered_json& object);
 /// the terminal's width.
 void show_status(std::string_view line);
 void clear_status();
+/// "before ━━━┄┄┄ after": a bar of `share` in [0,1] that takes what the two leave of a status line
+/// in a terminal of so many `columns`; 24 columns at most, and none rather than the end of `after`.
+std::string with_bar(std::string_view before, double share, std::string_view after, int columns);
 
 /// `text` in bold, dim, green, yellow or red when has_colour().
 std::string styled(std::string_view text, std::string_view style);
+/// `text` without what styled() put in.
+std::string without_style(std::string_view text);
 
 /// "1:05:09", "4:03", for durations [s].
 std::string format_duration(double seconds);

@@ -25,6 +25,14 @@ TEST(Terminal, BytesHaveUnitsOfPowersOfTen) {
   EXPECT_EQ(format_bytes(9.97e9), "10 GB");
 }
 
+TEST(Terminal, ABarTakesWhatTheTextLeaves) {
+  EXPECT_EQ(with_bar("epoch 1", 0.5, "50 %", 80), "epoch 1 ━━━━━━━━━━━━┄┄┄┄┄┄┄┄┄┄┄┄ 50 %");
+  EXPECT_EQ(with_bar("epoch 1", 0.5, "50 %", 18), "epoch 1 ━━┄┄ 50 %");  // one column stays free
+  EXPECT_EQ(with_bar("epoch 1", 2, "…", 13), "epoch 1 ━━ …");
+  for (const int columns : {14, 13, 5})
+    EXPECT_EQ(with_bar("epoch 1", 0.5, "50 %", columns), "epoch 1 50 %");
+}
+
 TEST(Terminal, LinesGoToStderrAndResultsToStdout) {
   testing::internal::CaptureStdout();
   testing::internal::CaptureStderr();

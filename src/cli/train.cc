@@ -1,17 +1,23 @@
 // `train` and `resume`: arguments to a run folder and a trainer, and what a person sees meanwhile.
 #include <ATen/Parallel.h>
+#include <unistd.h>
 
 #include <atomic>
 #include <csignal>
 #include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
 
 #include "base/clock.h"
+#include "base/error.h"
 #include "base/files.h"
 #include "base/log.h"
 #include "base/process.h"
 #include "cli/arguments.h"
 #include "cli/commands.h"
 #include "cli/data_loading.h"
+#include "cli/errors.h"
 #include "cli/terminal.h"
 #include "data/dataset.h"
 #include "data/known.h"
@@ -37,21 +43,14 @@ void install_signal_handlers() {
   sigaction(SIGTERM, &action, nullptr);
 }
 
-std::string bar(double share) {
-  constexpr int kWidth = 24;
-  const int full = static_cast<int>(std::clamp(share, 0.0, 1.0) * kWidth);
-  std::string text;
-  for (int i = 0; i < kWidth; ++i) text += i < full ? "━" : "┄";
-  return text;
-}
-
 std::string status_line(const StepReport& r) {
   if (r.images_per_s == 0) return "warming up …";
   const double share = static_cast<double>(r.step) / static_cast<double>(r.total_steps);
-  return fmt::format(
-      "epoch {:.2f}/{:.2f} {} {:3.0f} %  {} left  {:.0f} images/s  loss {:.3f}  lr {:.4f}", r.epoch,
-      r.total_epochs, bar(share), 100 * share, format_duration(r.eta_s), r.images_per_s, r.loss,
-      r.lr);
+  const int decimals = r.total_epochs < 100 ? 2 : 0;
+  return with_bar(fmt::format("epoch {:.2f}/{:.{}f}", r.epoch, r.total_epochs, decimals), share,
+                  fmt::format("{:3.0f} %  {} left  {:.0f} images/s  loss {:.3f}  lr {:.4f}",
+                              100 * share, format_duration(r.eta_s), r.images_per_s, r.loss, r.lr),
+                  terminal_columns());
 }
 
 std::string epoch_line(const EpochReport& report) {
@@ -66,31 +65,35 @@ std::string epoch_line(const EpochReport& report) {
 TrainHooks make_hooks(bool quiet) {
   TrainHooks hooks;
   hooks.stop_signal = [] { return received_signal.load(); };
+  hooks.on_epoch = [](const EpochReport& report) { log_info("{}", epoch_line(report)); };
   if (quiet) return hooks;
   hooks.on_step = [](const StepReport& report) { show_status(status_line(report)); };
-  hooks.on_epoch = [](const EpochReport& report) { print_line(epoch_line(report)); };
   hooks.on_evaluate = [](int64_t done, int64_t all) {
     show_status(fmt::format("evaluating {} of {}", done, all));
   };
   return hooks;
 }
 
-// Everything that is printed also goes to the run's log.txt, for as long as this lives.
+// The run's log.txt, and with it the lock on its folder, for as long as this lives. Messages and
+// warnings go there by themselves, with --quiet too; what the end of the run says is added.
 class RunLog {
  public:
   explicit RunLog(const RunFolder& run)
-      : file_(run.log_txt(), std::ios::app),
-        handle_(add_log_sink([this](LogLevel level, std::string_view line) {
-          file_ << fmt::format("{:9.2f} s  {}{}\n", process_wall_s(),
-                               level == LogLevel::kWarning ? "warning: " : "", line);
-          file_.flush();
+      : file_(run.open_log()), handle_(add_log_sink([this](LogLevel level, std::string_view line) {
+          add(level == LogLevel::kWarning ? fmt::format("warning: {}", line) : std::string(line));
         })) {}
   ~RunLog() { remove_log_sink(handle_); }
   RunLog(const RunLog&) = delete;
   RunLog& operator=(const RunLog&) = delete;
 
+  // A line that cannot be written is lost: the log is no reason to end a run.
+  void add(std::string_view line) const {
+    const std::string text = fmt::format("{:9.2f} s  {}\n", process_wall_s(), without_style(line));
+    [[maybe_unused]] const ssize_t written = write(file_.get(), text.data(), text.size());
+  }
+
  private:
-  std::ofstream file_;
+  Descriptor file_;
   int handle_;
 };
 
@@ -114,62 +117,100 @@ void show_beginning(const Trainer& trainer, const Config& config) {
            config.seed);
 }
 
-void show_result(const TrainResult& r) {
+std::vector<std::string> result_lines(const TrainResult& r) {
   const auto interval = interval95(r.last.accuracy, r.last.n);
-  print_result(fmt::format(
+  std::vector<std::string> lines = {fmt::format(
       "{} {:.2f} %{} on {} {} images (95 % interval {:.1f} to {:.1f} %)",
       styled("accuracy", "bold"), 100 * r.last.accuracy,
       r.views > 1 ? fmt::format(", {:.2f} % with {},", 100 * r.last.accuracy_tta, tta_name(r.views))
                   : "",
-      r.last.n, r.split, 100 * interval[0], 100 * interval[1]));
-  if (r.best > r.last.accuracy) {
-    print_result(fmt::format(
+      r.last.n, r.split, 100 * interval[0], 100 * interval[1])};
+  if (r.best > r.last.accuracy)
+    lines.push_back(fmt::format(
         "best     {:.2f} % after epoch {:g}: chosen on the {} images, so not a fair estimate",
         100 * r.best, r.best_epoch, r.split));
-  }
-  print_result(fmt::format(
+  lines.push_back(fmt::format(
       "time     {} in all, {} of it training: {:.2f} epochs at {:.0f} images/s; peak memory {}",
       format_duration(r.wall_s), format_duration(r.train_wall_s), r.epochs, r.images_per_s,
       format_bytes(static_cast<double>(r.peak_rss_bytes))));
-  print_result(fmt::format("report   {}/report.html", r.run));
-  print_result(fmt::format("again    skipway train --config {}/config.toml", r.run));
+  lines.push_back(fmt::format("report   {}/report.html", r.run));
+  lines.push_back(fmt::format("again    skipway train --config {}/config.toml", r.run));
+  return lines;
 }
 
-// A folder or file as it is found from any other folder too; the run's config.toml keeps it.
-std::string found_from_anywhere(const std::string& data) {
-  if (data == "auto" || find_known_dataset(data) != nullptr) return data;
-  return fs::absolute(expand_user(data)).lexically_normal().string();
+// A path as it is found from any other folder too; the run's config.toml keeps it.
+std::string found_from_anywhere(const std::string& path) {
+  return fs::absolute(expand_user(path)).lexically_normal().string();
 }
 
-int finish(const RunFolder& run, const TrainResult& result, bool json) {
-  clear_status();
-  if (result.stop_signal) {
-    if (json)
-      print_json({{"schema", "skipway.train/1"},
-                  {"ok", false},
-                  {"stopped", true},
-                  {"signal", result.stop_signal},
-                  {"run", result.run},
-                  {"epochs", result.epochs}});
-    print_line(
-        fmt::format("stopped after {:.2f} epochs, state saved; go on with: skipway resume {}",
-                    result.epochs, result.run));
-    return 128 + result.stop_signal;
+void make_findable(Config& config) {
+  if (config.data != "auto" && find_known_dataset(config.data) == nullptr)
+    config.data = found_from_anywhere(config.data);
+  const auto begins = [&](const char* text) { return config.weights.starts_with(text); };
+  if (!config.weights.empty() && !begins("torchvision:") && !begins("http://") &&
+      !begins("https://"))
+    config.weights = found_from_anywhere(config.weights);
+}
+
+// Of a run that did not come to its end. Why it did not is said elsewhere, and must not be lost.
+void write_report_so_far(const RunFolder& run) {
+  try {
+    write_report(run);
+  } catch (...) {
+    log_warning("no report of how far the run came: {}", current_error().what());
   }
+}
+
+int finish_stopped(const RunFolder& run, const RunLog& log, const TrainResult& result, bool json) {
+  write_report_so_far(run);
+  const std::string line =
+      fmt::format("stopped after {:.2f} epochs, state saved; go on with: skipway resume {}",
+                  result.epochs, result.run);
+  log.add(line);
+  print_line(line);
+  if (json)
+    print_json({{"schema", "skipway.train/1"},
+                {"ok", false},
+                {"stopped", true},
+                {"signal", result.stop_signal},
+                {"run", result.run},
+                {"epochs", result.epochs}});
+  return 128 + result.stop_signal;
+}
+
+int finish(const RunFolder& run, const RunLog& log, const TrainResult& result, bool json) {
+  clear_status();
+  if (result.stop_signal) return finish_stopped(run, log, result, json);
   write_report(run);
+  const std::vector<std::string> lines = result_lines(result);
+  for (const std::string& line : lines) log.add(line);
   if (json) {
     print_json(to_json(result));
   } else {
-    show_result(result);
+    for (const std::string& line : lines) print_result(line);
   }
   return 0;
 }
 
+// The exit code of work(log), which trains in `run`. What ends it too soon stands in the log and,
+// from the first checkpoint on, how far the run came in its report.
+template <typename Work>
+int recorded(const RunFolder& run, Work&& work) {
+  const RunLog log(run);
+  try {
+    return work(log);
+  } catch (...) {
+    log.add(fmt::format("error: {}", current_error().what()));
+    if (run.has_checkpoint()) write_report_so_far(run);
+    throw;
+  }
+}
+
 int train(const std::vector<std::string>& words) {
   Arguments arguments = parse_arguments(words);
+  make_findable(arguments.config);
   take_settings_of_weights(arguments);
   Config& config = arguments.config;
-  config.data = found_from_anywhere(config.data);
   Dataset dataset = prepare(config, arguments.quiet);
   if (config.precision == "auto") {
     // The run's config.toml holds the answer, so that a resumed run computes as the first did.
@@ -179,34 +220,40 @@ int train(const std::vector<std::string>& words) {
   }
   const RunFolder run = RunFolder::create(config.run_dir);
   try {
-    const RunLog log(run);
-    const std::string config_toml = to_toml(config, arguments.origins);
-    write_file_atomic(run.config_toml(), config_toml);
-    write_file_atomic(run.env_json(), environment().dump(2) + "\n");
-    log_info("run: {}", run.path().string());
-    install_signal_handlers();
-    Trainer trainer(config, config_toml, std::move(dataset), run, make_hooks(arguments.quiet));
-    show_beginning(trainer, config);
-    return finish(run, trainer.run(), arguments.json);
+    return recorded(run, [&](const RunLog& log) {
+      const std::string config_toml = to_toml(config, arguments.origins);
+      write_file_atomic(run.config_toml(), config_toml);
+      write_file_atomic(run.env_json(), environment().dump(2) + "\n");
+      log_info("run: {}", run.path().string());
+      install_signal_handlers();
+      Trainer trainer(config, config_toml, std::move(dataset), run, make_hooks(arguments.quiet));
+      show_beginning(trainer, config);
+      return finish(run, log, trainer.run(), arguments.json);
+    });
   } catch (...) {
-    std::error_code code;  // a run that never began leaves nothing behind
-    if (!fs::exists(run.last(), code)) fs::remove_all(run.path(), code);
+    run.discard();  // a run that never began leaves nothing behind
     throw;
   }
 }
 
 int resume(const fs::path& path, bool json, bool quiet) {
   const RunFolder run = RunFolder::open(path);
-  const std::string config_toml = read_file(run.config_toml());
-  Config config = from_toml(config_toml, run.config_toml().string());
-  config.weights.clear();  // the checkpoint has what became of them
-  Dataset dataset = prepare(config, quiet);
-  const RunLog log(run);
-  install_signal_handlers();
-  Trainer trainer(config, config_toml, std::move(dataset), run, make_hooks(quiet));
-  trainer.restore();
-  show_beginning(trainer, config);
-  return finish(run, trainer.run(), json);
+  if (run.is_imported())
+    fail(ErrorKind::kCheckpoint, "resume",
+         "expected a run, got imported weights, which no run here has trained, at {}; `skipway "
+         "train --weights {}` starts from them",
+         run.path().string(), run.path().string());
+  return recorded(run, [&](const RunLog& log) {
+    const std::string config_toml = read_file(run.config_toml());
+    Config config = from_toml(config_toml, run.config_toml().string());
+    config.weights.clear();  // the checkpoint has what became of them
+    Dataset dataset = prepare(config, quiet);
+    install_signal_handlers();
+    Trainer trainer(config, config_toml, std::move(dataset), run, make_hooks(quiet));
+    trainer.restore();
+    show_beginning(trainer, config);
+    return finish(run, log, trainer.run(), json);
+  });
 }
 
 }  // namespace

@@ -60,7 +60,7 @@ std::string save_checkpoint(const RunFolder& run, const Checkpoint& checkpoint) 
   add(kEmaPrefix, checkpoint.ema);
 
   // The new file is whole before an old one is touched; the two renames are what a kill can part.
-  const fs::path next = run.path() / "next.safetensors";
+  const fs::path next = run.next();
   const std::string sha256 = write_sealed(next, tensors, checkpoint.metadata);
   if (fs::exists(run.last())) rename_file(run.last(), run.previous());
   rename_file(next, run.last());

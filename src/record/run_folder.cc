@@ -5,6 +5,7 @@
 #include <ATen/Version.h>
 #include <fcntl.h>
 #include <fmt/ranges.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <sys/utsname.h>
 #include <torch/headeronly/version.h>
@@ -18,7 +19,7 @@
 #include <sstream>
 
 #include "base/error.h"
-#include "base/files.h"
+#include "base/log.h"
 #include "base/process.h"
 
 namespace skipway {
@@ -33,21 +34,21 @@ constexpr const char* kCompiler = "GCC " __VERSION__;
 #endif
 
 // True when this call made the folder, false when something of that name was there.
-bool make_folder(const fs::path& path) {
+bool make_folder(const fs::path& path, std::string_view flag) {
   if (mkdir(path.c_str(), 0777) == 0) return true;
   if (errno == EEXIST) return false;
-  fail(ErrorKind::kDisk, "run", "could not create the folder {}: {}; choose another with --run-dir",
-       path.string(), std::strerror(errno));
+  fail(ErrorKind::kDisk, "run", "could not create the folder {}: {}; choose another with {}",
+       path.string(), std::strerror(errno), flag);
 }
 
 // log.txt made by O_EXCL marks a folder as taken, so that of two runs that are given the same empty
 // folder at the same moment one is refused.
-bool claim(const fs::path& log_txt) {
+bool claim(const fs::path& log_txt, std::string_view flag) {
   const Descriptor file(::open(log_txt.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666));
   if (file.get() >= 0) return true;
   if (errno == EEXIST) return false;
-  fail(ErrorKind::kDisk, "run", "could not write {}: {}; choose another folder with --run-dir",
-       log_txt.string(), std::strerror(errno));
+  fail(ErrorKind::kDisk, "run", "could not write {}: {}; choose another folder with {}",
+       log_txt.string(), std::strerror(errno), flag);
 }
 
 // The number of a folder named by digits alone, else 0.
@@ -100,18 +101,19 @@ std::string value_in_file(const char* path, std::string_view key, char separator
 
 }  // namespace
 
-RunFolder RunFolder::create(const fs::path& requested) {
+RunFolder RunFolder::create(const fs::path& requested, std::string_view flag) {
   if (!requested.empty()) {
     const fs::path path = expand_user(requested.string());
     if (path.has_parent_path()) make_directories(path.parent_path());
     std::error_code code;
-    if (!make_folder(path) && (!fs::is_directory(path, code) || !fs::is_empty(path, code)))
+    const bool is_new = make_folder(path, flag);
+    if (!is_new && (!fs::is_directory(path, code) || !fs::is_empty(path, code)))
       fail(ErrorKind::kUsage, "run",
-           "expected a new or an empty folder, got {}; choose another, or go on with "
-           "`skipway resume {}` if it is a run",
-           path.string(), path.string());
-    RunFolder run(path);
-    if (!claim(run.log_txt()))
+           "expected a new or an empty folder, got {}; choose another with {}{}", path.string(),
+           flag,
+           is_run(path) ? fmt::format(", or go on with `skipway resume {}`", path.string()) : "");
+    RunFolder run(path, is_new);
+    if (!claim(run.log_txt(), flag))
       fail(ErrorKind::kUsage, "run",
            "expected an empty folder, got {}, which another run just took", path.string());
     return run;
@@ -123,13 +125,13 @@ RunFolder RunFolder::create(const fs::path& requested) {
   for (const auto& entry : fs::directory_iterator(runs))
     number = std::max(number, run_number(entry.path()) + 1);
   fs::path path = runs / fmt::format("{:03}", number);
-  while (!make_folder(path)) path = runs / fmt::format("{:03}", ++number);
-  return RunFolder(path);
+  while (!make_folder(path, flag)) path = runs / fmt::format("{:03}", ++number);
+  return RunFolder(path, /*is_new=*/true);
 }
 
 RunFolder RunFolder::open(const fs::path& path) {
   const fs::path folder = expand_user(path.string());
-  if (is_run(folder)) return RunFolder(folder);
+  if (is_run(folder)) return RunFolder(folder, /*is_new=*/false);
   const std::vector<std::string> nearby = nearby_runs(folder);
   fail(ErrorKind::kUsage, "run",
        "expected a run's folder (with model.safetensors, last.safetensors or config.toml), got "
@@ -138,6 +140,41 @@ RunFolder RunFolder::open(const fs::path& path) {
        folder.string(), fs::exists(folder) ? "" : ", which does not exist",
        nearby.empty() ? "make one with `skipway train`"
                       : fmt::format("near it: {}", fmt::join(nearby, ", ")));
+}
+
+bool RunFolder::has_checkpoint() const {
+  const auto may_exist = [](const fs::path& path) {
+    std::error_code code;
+    return fs::exists(path, code) || code;
+  };
+  return may_exist(last()) || may_exist(previous()) || may_exist(next());
+}
+
+bool RunFolder::is_imported() const { return !fs::exists(config_toml()) && !has_checkpoint(); }
+
+Descriptor RunFolder::open_log() const {
+  Descriptor file(::open(log_txt().c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0666));
+  if (file.get() < 0)
+    fail(ErrorKind::kDisk, "run", "could not open {} to append to it: {}; mend its permissions",
+         log_txt().string(), std::strerror(errno));
+  if (flock(file.get(), LOCK_EX | LOCK_NB) == 0) return file;
+  if (errno == EWOULDBLOCK)
+    fail(ErrorKind::kDisk, "run",
+         "expected a run that nobody goes on with, but another process trains in this folder: {}; "
+         "wait for its end, or stop it with Ctrl-C or SIGTERM",
+         path_.string());
+  log_warning("no lock on {} ({}): see to it that no other process trains in this folder",
+              log_txt().string(), std::strerror(errno));
+  return file;
+}
+
+void RunFolder::discard() const {
+  if (has_checkpoint()) return;
+  std::error_code ignored;
+  for (const fs::path& path : {config_toml(), env_json(), metrics_jsonl(), tensorboard(),
+                               log_txt()})  // the last to go: it marks the folder as taken
+    fs::remove_all(path, ignored);
+  if (is_new_) fs::remove(path_, ignored);
 }
 
 void RunFolder::append_metrics(const Json& line) const {

@@ -16,7 +16,9 @@
 namespace skipway {
 namespace {
 
+using testing::AllOf;
 using testing::HasSubstr;
+using testing::Not;
 using Json = nlohmann::ordered_json;
 
 // Runs with a folder of its own as the current one.
@@ -76,6 +78,68 @@ TEST_F(RunFolderTest, TakesARequestedFolderOnlyWhenItIsNewOrEmpty) {
   std::ofstream("file") << "x";
   EXPECT_THAT(complaint(ErrorKind::kUsage, [] { RunFolder::create("file"); }), HasSubstr("file"));
   complaint(ErrorKind::kDisk, [] { RunFolder::create("/proc/none/run"); });
+}
+
+TEST_F(RunFolderTest, AnErrorNamesTheFlagThatGaveTheFolder) {
+  fs::create_directories("notes/old");
+  EXPECT_THAT(complaint(ErrorKind::kUsage, [] { RunFolder::create("notes", "--out"); }),
+              AllOf(HasSubstr("another with --out"), Not(HasSubstr("resume"))));
+  write_file_atomic(RunFolder::create("run").config_toml(), "");
+  EXPECT_THAT(complaint(ErrorKind::kUsage, [] { RunFolder::create("run"); }),
+              AllOf(HasSubstr("another with --run-dir"), HasSubstr("skipway resume run")));
+  EXPECT_THAT(complaint(ErrorKind::kDisk, [] { RunFolder::create("/proc/run", "--out"); }),
+              HasSubstr("another with --out"));
+}
+
+TEST_F(RunFolderTest, OneLogIsOpenAtATime) {
+  const RunFolder run = RunFolder::create({});
+  {
+    const Descriptor log = run.open_log();
+    EXPECT_THAT(complaint(ErrorKind::kDisk, [&] { run.open_log(); }),
+                HasSubstr("another process trains in this folder: runs/001"));
+  }
+  const Descriptor again = run.open_log();
+  EXPECT_GE(again.get(), 0);
+}
+
+TEST_F(RunFolderTest, ARunThatNeverBeganLeavesWhatWasThereBefore) {
+  const auto begin = [](const RunFolder& run) {
+    const Descriptor log = run.open_log();
+    write_file_atomic(run.config_toml(), "");
+    write_file_atomic(run.env_json(), "");
+    write_file_atomic(run.metrics_jsonl(), "");
+    fs::create_directories(run.tensorboard());
+    return run;
+  };
+  begin(RunFolder::create({})).discard();
+  EXPECT_FALSE(fs::exists("runs/001"));
+  fs::create_directories("mine");
+  begin(RunFolder::create("mine")).discard();
+  EXPECT_TRUE(fs::is_empty("mine"));
+
+  const RunFolder shared = begin(RunFolder::create("shared"));
+  std::ofstream("shared/notes.txt") << "mine";
+  shared.discard();
+  EXPECT_EQ(std::distance(fs::directory_iterator("shared"), {}), 1);
+}
+
+TEST_F(RunFolderTest, ACheckpointUnderAnyNameKeepsTheRun) {
+  for (const char* name : {"last", "previous", "next"}) {
+    const RunFolder run = RunFolder::create(name);
+    EXPECT_FALSE(run.has_checkpoint());
+    write_file_atomic(run.path() / fmt::format("{}.safetensors", name), "weights");
+    EXPECT_TRUE(run.has_checkpoint());
+    run.discard();
+    EXPECT_TRUE(fs::exists(run.log_txt())) << name;
+  }
+}
+
+TEST_F(RunFolderTest, WeightsAloneAreImported) {
+  const RunFolder run = RunFolder::create("run");
+  write_file_atomic(run.model(), "weights");
+  EXPECT_TRUE(RunFolder::open("run").is_imported());
+  write_file_atomic(run.config_toml(), "");
+  EXPECT_FALSE(RunFolder::open("run").is_imported());
 }
 
 TEST_F(RunFolderTest, OpensWhatHoldsARunAndElseListsRunsNearby) {

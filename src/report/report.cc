@@ -134,6 +134,7 @@ std::string gigabytes(double bytes) { return fmt::format("{:.2f} GB", bytes * 1e
 struct History {
   std::vector<Json> epochs;    // by step
   std::optional<Json> finish;  // the "end" line
+  bool gave_up = false;        // after its last rollback, or at an evaluation that is not finite
 };
 
 // A resumed run may report steps again that it had reported after the checkpoint it went on from;
@@ -143,8 +144,10 @@ History history_of(const std::vector<Json>& lines) {
   for (const Json& line : lines) {
     const std::string event = text(line, "event");
     if (event == "end") history.finish = line;
+    if (event == "gave_up") history.gave_up = true;
     if (event != "epoch") continue;
     history.finish.reset();
+    history.gave_up = false;
     const double step = number(line, "step").value_or(0);
     while (!history.epochs.empty() && number(history.epochs.back(), "step").value_or(0) >= step)
       history.epochs.pop_back();
@@ -318,10 +321,10 @@ std::string stopped(const RunFolder& run, const History& history) {
       how_far += fmt::format(", {} in", duration(*wall));
   }
   return fmt::format(
-      "<div class=\"warn\"><p><b>This run is not finished.</b> What follows stops {}, so there is "
-      "no "
-      "final accuracy.</p>\n<pre>./skipway resume {}</pre></div>\n",
-      how_far, escaped(run.path().string()));
+      "<div class=\"warn\"><p><b>This run {}.</b> What follows stops {}, so there is no final "
+      "accuracy.</p>\n<pre>./skipway {} {}</pre></div>\n",
+      history.gave_up ? "gave up, because its loss diverged" : "is not finished", how_far,
+      history.gave_up ? "diagnose" : "resume", escaped(run.path().string()));
 }
 
 // ---- classes ----

@@ -8,7 +8,7 @@ namespace skipway {
 /// Writes report.html from config.toml, env.json and metrics.jsonl: result, curves, classes,
 /// confusion, the command that repeats the run, configuration, machine. No script, nothing loaded
 /// from elsewhere, every text from outside escaped. A run without its "end" line is shown as far as
-/// it went, and said to have stopped. Errors: kData for damaged metrics; kDisk.
+/// it went, and said to have stopped or given up. Errors: kData for damaged metrics; kDisk.
 void write_report(const RunFolder& run);
 
 }  // namespace skipway

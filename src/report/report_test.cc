@@ -15,6 +15,7 @@ namespace skipway {
 namespace {
 
 using Json = nlohmann::ordered_json;
+using testing::AllOf;
 using testing::HasSubstr;
 using testing::Not;
 
@@ -112,6 +113,15 @@ TEST_F(Report, ARunThatStoppedSaysSoAndShowsHowFarItCame) {
   EXPECT_THAT(html, HasSubstr("after epoch 2, step 782, 3 min 20 s in"));
   EXPECT_THAT(html, HasSubstr("skipway resume " + run_.path().string()));
   EXPECT_THAT(html, HasSubstr("epoch 1: 1.500"));
+}
+
+TEST_F(Report, ARunThatGaveUpIsNotToBeResumedBlindly) {
+  add_epoch(1, 1.5);
+  run_.append_metrics({{"event", "gave_up"}, {"step", 400}});
+  EXPECT_THAT(page(),
+              AllOf(HasSubstr("gave up"), HasSubstr("skipway diagnose " + run_.path().string())));
+  add_epoch(2, 1.25);  // of a resume
+  EXPECT_THAT(page(), HasSubstr("not finished"));
 }
 
 TEST_F(Report, AResumedRunShowsTheLaterOfTwoLinesForAStep) {
