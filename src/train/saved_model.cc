@@ -1,6 +1,8 @@
 // A trained model in a run folder: its tensors and its spec, in safetensors form. Not training.
 #include "train/saved_model.h"
 
+#include <ATen/ops/isfinite.h>
+
 #include <algorithm>
 #include <filesystem>
 #include <map>
