@@ -18,6 +18,15 @@ using nlohmann::json;
 using testing::AllOf;
 using testing::HasSubstr;
 
+json diagnosis_of(const std::string& run, const ProgramOptions& options) {
+  const ProgramResult result = run_program({"diagnose", run, "--json"}, options);
+  EXPECT_EQ(result.exit_code, 0) << result.err;
+  const json object = json::parse(result.out);
+  EXPECT_EQ(object.at("schema"), "skipway.diagnose/1");
+  EXPECT_EQ(object.at("run"), run);
+  return object;
+}
+
 TEST(E2eDiagnose, SaysWhatTheRecordShows) {
   const TemporaryFolder folder;
   write_small_part(folder / "photos/train", {"a", "b"}, 8, 16);
@@ -30,17 +39,13 @@ TEST(E2eDiagnose, SaysWhatTheRecordShows) {
                   options);
   ASSERT_EQ(trained.exit_code, 0) << trained.err;
 
-  const ProgramResult result = run_program({"diagnose", "runs/001", "--json"}, options);
-  ASSERT_EQ(result.exit_code, 0) << result.err;
-  const json object = json::parse(result.out);
-  EXPECT_EQ(object.at("schema"), "skipway.diagnose/1");
-  EXPECT_EQ(object.at("run"), "runs/001");
+  const json object = diagnosis_of("runs/001", options);
   EXPECT_EQ(object.at("sound"), false);
   EXPECT_TRUE(object.at("accuracy").is_number());
   const json& findings = object.at("findings");
   const auto stem = std::find_if(findings.begin(), findings.end(),
                                  [](const json& f) { return f.at("id") == "stem"; });
-  ASSERT_NE(stem, findings.end()) << result.out;
+  ASSERT_NE(stem, findings.end()) << object;
   EXPECT_EQ(stem->at("fix"), "--stem auto");
 
   const ProgramResult text = run_program({"diagnose", "runs/001"}, options);
@@ -53,11 +58,7 @@ TEST(E2eDiagnose, ImportedWeightsHaveNoRecord) {
   save_model(RunFolder::create(folder / "weights"), *make_model(ModelSpec(), 5));
   ProgramOptions options;
   options.working_directory = folder.path();
-  const ProgramResult result = run_program({"diagnose", "weights", "--json"}, options);
-  ASSERT_EQ(result.exit_code, 0) << result.err;
-  const json object = json::parse(result.out);
-  EXPECT_EQ(object.at("schema"), "skipway.diagnose/1");
-  EXPECT_EQ(object.at("run"), "weights");
+  const json object = diagnosis_of("weights", options);
   EXPECT_EQ(object.at("accuracy"), nullptr);
   EXPECT_EQ(object.at("findings"), json::array());
 

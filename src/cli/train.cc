@@ -24,6 +24,7 @@
 #include "model/device.h"
 #include "record/run_folder.h"
 #include "report/report.h"
+#include "train/pretrained.h"
 #include "train/trainer.h"
 
 namespace skipway {
@@ -146,9 +147,7 @@ std::string found_from_anywhere(const std::string& path) {
 void make_findable(Config& config) {
   if (config.data != "auto" && find_known_dataset(config.data) == nullptr)
     config.data = found_from_anywhere(config.data);
-  const auto begins = [&](const char* text) { return config.weights.starts_with(text); };
-  if (!config.weights.empty() && !begins("torchvision:") && !begins("http://") &&
-      !begins("https://"))
+  if (!config.weights.empty() && !is_fetched(config.weights))
     config.weights = found_from_anywhere(config.weights);
 }
 

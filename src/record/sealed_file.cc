@@ -14,8 +14,9 @@ namespace {
 
 constexpr const char* kHashKey = "contents_sha256";
 
-// Parts are preceded by their lengths, so that none can pass for its neighbour. Metadata goes in as
-// the JSON that is stored, where bytes that are not UTF-8 (a path may have them) are replaced.
+// Of contiguous tensors on the CPU. Parts are preceded by their lengths, so that none can pass for
+// its neighbour. Metadata goes in as the JSON that is stored, where bytes that are not UTF-8 (a
+// path may have them) are replaced.
 std::string contents_hash(const NamedTensors& tensors,
                           const std::map<std::string, std::string>& metadata) {
   Hash hash(HashKind::kSha256);
@@ -28,8 +29,7 @@ std::string contents_hash(const NamedTensors& tensors,
   for (const auto& [name, tensor] : tensors) {
     add(name);
     add(fmt::format("{} {}", c10::toString(tensor.scalar_type()), fmt::join(tensor.sizes(), "x")));
-    const at::Tensor stored = tensor.detach().to(at::kCPU).contiguous();
-    add({static_cast<const char*>(stored.const_data_ptr()), stored.nbytes()});
+    add({static_cast<const char*>(tensor.const_data_ptr()), tensor.nbytes()});
   }
   return hash.hex();
 }
@@ -38,9 +38,12 @@ std::string contents_hash(const NamedTensors& tensors,
 
 std::string write_sealed(const std::filesystem::path& path, const NamedTensors& tensors,
                          std::map<std::string, std::string> metadata) {
+  NamedTensors stored;  // copied once, to be hashed and written
+  for (const auto& [name, tensor] : tensors)
+    stored.emplace_back(name, tensor.detach().to(at::kCPU).contiguous());
   metadata.erase(kHashKey);
-  metadata[kHashKey] = contents_hash(tensors, metadata);
-  return write_safetensors(path, tensors, metadata);
+  metadata[kHashKey] = contents_hash(stored, metadata);
+  return write_safetensors(path, stored, metadata);
 }
 
 SafetensorsFile read_sealed(const std::filesystem::path& path, bool required) {

@@ -122,6 +122,10 @@ KnownFile file_at(const std::string& url) {
 
 }  // namespace
 
+bool is_fetched(std::string_view source) {
+  return source.starts_with(kPublished) || is_address(source);
+}
+
 Pretrained read_pretrained(const std::string& source, const FetchOptions& options) {
   const fs::path path = expand_user(source);
   Pretrained read = source.starts_with(kPublished)

@@ -3,6 +3,7 @@
 #pragma once
 #include <optional>
 #include <string>
+#include <string_view>
 
 #include "base/tensors.h"
 #include "data/fetch.h"
@@ -15,6 +16,9 @@ struct Pretrained {
   std::optional<ModelSpec> spec;  // what the source says of them; none in a file from elsewhere
   std::string where;              // the file, for errors
 };
+
+/// Whether a source of weights, as read_pretrained() takes it, is something to fetch and no path.
+bool is_fetched(std::string_view source);
 
 /// `source` is a run's folder, a .safetensors file, a file of torch.save, "torchvision:resnet50"
 /// (known_weights(); fetched into data_directory()/torchvision unless it is there), or the address
