@@ -9,6 +9,7 @@
 #include <nlohmann/json.hpp>
 #include <numeric>
 
+#include "base/files.h"
 #include "base/for_test.h"
 #include "data/dataset.h"
 #include "program.h"
@@ -123,6 +124,30 @@ TEST_F(E2eData, Cifar100WithFineAndCoarseLabelsByOneWord) {
           .size(),
       100u);
   check_run(coarse, "cifar100-coarse", "data/cifar-100-binary", 20, 32);
+}
+
+// Files of the official binary form, as the archive has them, under SKIPWAY_DATA.
+TEST_F(E2eData, WhatIsThereUnpackedIsNotFetchedAndAutoIsRemembered) {
+  const std::filesystem::path unpacked = folder_ / "data/cifar10/cifar-10-batches-bin";
+  std::filesystem::create_directories(unpacked);
+  const auto write = [&](const std::string& name, int records) {
+    std::ofstream file(unpacked / name, std::ios::binary);
+    for (int i = 0; i < records; ++i) {
+      file.put(static_cast<char>(i % 10));
+      for (int at = 0; at < 3 * 32 * 32; ++at) file.put(static_cast<char>((at * 7 + i * 31) % 251));
+    }
+  };
+  for (int i = 1; i <= 5; ++i) write("data_batch_" + std::to_string(i) + ".bin", 10);
+  write("test_batch.bin", 10);
+  std::ofstream names(unpacked / "batches.meta.txt");
+  for (int i = 0; i < 10; ++i) names << "class_" << i << '\n';
+  names.close();
+
+  options_.environment["SKIPWAY_MIRROR"] = "http://127.0.0.1:9";  // nobody answers there
+  EXPECT_EQ(run({"data", "fetch", "cifar10"}).at("path"), unpacked.string());
+  EXPECT_EQ(train("auto").at("dataset"), "cifar10");
+  EXPECT_THAT(read_file(folder_ / "runs/001/config.toml"),
+              testing::HasSubstr("data = \"cifar10\"  # found\n"));
 }
 
 TEST_F(E2eData, IdxFilesOfGreyImages) {

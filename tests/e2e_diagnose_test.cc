@@ -60,6 +60,7 @@ TEST(E2eDiagnose, ImportedWeightsHaveNoRecord) {
   options.working_directory = folder.path();
   const json object = diagnosis_of("weights", options);
   EXPECT_EQ(object.at("accuracy"), nullptr);
+  EXPECT_EQ(object.at("sound"), nullptr);
   EXPECT_EQ(object.at("findings"), json::array());
 
   const ProgramResult text = run_program({"diagnose", "weights"}, options);

@@ -87,6 +87,22 @@ TEST_F(E2ePlan, TheSetUpIsNotTakenOffTheTimeOfTheAlternatives) {
         << other.at("change");
 }
 
+// They are weaker than flags, in the processes that measure the alternatives too.
+TEST_F(E2ePlan, VariablesDoNotChangeTheAlternatives) {
+  options_.environment["SKIPWAY_EPOCHS"] = "7";
+  options_.environment["SKIPWAY_MODEL"] = "resnet34";
+  const ProgramResult result =
+      run({"plan", "--json", "--epochs", "3", "--resize", "none", "--model", "resnet18"});
+  ASSERT_EQ(result.exit_code, 0) << result.err;
+  const json others = json::parse(result.out).at("alternatives");
+  ASSERT_FALSE(others.empty());
+  for (const json& other : others) {
+    EXPECT_EQ(other.at("epochs"), 3);
+    EXPECT_EQ(other.at("model"),
+              other.at("change") == "--model resnet34" ? "resnet34" : "resnet18");
+  }
+}
+
 TEST_F(E2ePlan, EvaluationsDuringTheRunAreForeseen) {
   const ProgramResult result =
       run({"plan", "--json", "--alone", "--epochs", "4", "--test-every", "1"});

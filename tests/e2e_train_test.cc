@@ -207,11 +207,26 @@ TEST_F(E2eTrain, ARunThatLivesIsNotResumedAndOneThatWasKilledIs) {
   EXPECT_THAT(resumed.err, AllOf(HasSubstr("warning: "), HasSubstr("report.html")));
 }
 
+TEST_F(E2eTrain, AReportThatCannotBeWrittenDoesNotHideTheResult) {
+  options_.signal_at_text = "run: runs/001";
+  options_.signal = SIGCONT;  // which changes nothing
+  options_.before_signal = [&] {
+    std::filesystem::create_directories(folder_ / "runs/001/report.html/taken");
+  };
+  const ProgramResult result = train({"--json"}, "1");
+  EXPECT_EQ(result.exit_code, 9);
+  EXPECT_EQ(json::parse(result.out).at("accuracy").at("n"), 12);
+  EXPECT_THAT(result.err, AllOf(HasSubstr("warning: "), HasSubstr("report.html")));
+}
+
+// Of so many epochs that the program is not at their end when the signal comes, and of the shorter
+// steps, so that they do not take long.
 TEST_F(E2eTrain, AnInterruptSavesAndAResumeGoesOn) {
-  const json whole = json::parse(train({"--json"}, "5").out);
+  const std::vector<std::string> flags = {"--optimizer", "sgd", "--json"};
+  const json whole = json::parse(train(flags, "30").out);
   options_.signal_at_text = "epoch   2.00";
   options_.signal = SIGINT;
-  const ProgramResult stopped = train({"--json"}, "5");
+  const ProgramResult stopped = train(flags, "30");
   EXPECT_EQ(stopped.exit_code, 130) << stopped.err;
   const json object = json::parse(stopped.out);
   EXPECT_EQ(object.at("schema"), "skipway.train/1");

@@ -14,6 +14,7 @@
 #include "model/resnet.h"
 #include "nginx.h"
 #include "program.h"
+#include "record/full_disk_for_test.h"
 #include "record/safetensors.h"
 #include "record/torch_file.h"
 #include "small_data.h"
@@ -243,6 +244,15 @@ TEST_F(E2eWeights, AFolderThatCannotBeMadeIsNamedWithItsFlag) {
   EXPECT_EQ(taken.exit_code, 2);
   EXPECT_THAT(taken.err,
               AllOf(HasSubstr("choose another with --out"), Not(HasSubstr("skipway resume"))));
+}
+
+TEST_F(E2eWeights, AnImportThatDoesNotFitOnTheDiskCanBeRepeated) {
+  {
+    const FullDisk full(1 << 20);  // of the programs that start meanwhile, too
+    EXPECT_EQ(import({"--out", "start"}).exit_code, 9);
+  }
+  EXPECT_FALSE(std::filesystem::exists(folder_ / "start"));
+  EXPECT_EQ(import({"--out", "start"}).exit_code, 0);
 }
 
 TEST_F(E2eWeights, TrainRefusesWeightsThatDoNotFit) {

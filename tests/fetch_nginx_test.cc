@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include <cstdlib>
+#include <stdexcept>
 #include <thread>
 
 #include "base/error.h"
@@ -271,27 +272,20 @@ TEST_F(FetchNginx, AStalledMirrorIsLeftForTheNext) {
   expect_whole_file();
 }
 
-TEST_F(FetchNginx, CancellingKeepsThePartForLater) {
+TEST_F(FetchNginx, AnExceptionOfTheProgressCallbackComesThroughAndKeepsThePart) {
   server_->start(kSlow);
-  bool stop = false;
   FetchOptions options;
-  options.progress = [&](const FetchProgress& progress) { stop = progress.bytes_done > 0; };
-  options.cancelled = [&] { return stop; };
-  EXPECT_THAT(failure(options).what(), HasSubstr("kept in " + part_.string()));
+  options.progress = [](const FetchProgress& progress) {
+    if (progress.bytes_done > 0) throw std::runtime_error("mine");
+  };
+  EXPECT_THROW(fetch_file(file_, target_, options), std::runtime_error);
+  EXPECT_FALSE(fs::exists(target_));
   ASSERT_GT(fs::file_size(part_), 0U);
   server_->kill();
   server_->start();
   fetch_file(file_, target_, {});
   expect_whole_file();
   EXPECT_THAT(server_->requests(1).back(), StartsWith("206 "));
-}
-
-TEST_F(FetchNginx, AnExceptionOfTheProgressCallbackComesThrough) {
-  server_->start();
-  FetchOptions options;
-  options.progress = [](const FetchProgress&) { throw std::runtime_error("mine"); };
-  EXPECT_THROW(fetch_file(file_, target_, options), std::runtime_error);
-  EXPECT_FALSE(fs::exists(target_));
 }
 
 TEST_F(FetchNginx, AFullDiskIsAnErrorOfTheDisk) {

@@ -32,24 +32,16 @@ def read_safetensors(path):
 
 
 def read_tensorboard(folder):
-    """Scalars as [step, value] and texts as [step, text], by tag, and the plugin of each tensor tag."""
+    """Scalars as [step, value], by tag."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     events = EventAccumulator(folder)
     events.Reload()
-    tags = events.Tags()
     return {
         "scalars": {
             tag: [[event.step, event.value] for event in events.Scalars(tag)]
-            for tag in tags["scalars"]
-        },
-        "texts": {
-            tag: [[event.step, event.tensor_proto.string_val[0].decode()] for event in events.Tensors(tag)]
-            for tag in tags["tensors"]
-        },
-        "plugins": {
-            tag: events.SummaryMetadata(tag).plugin_data.plugin_name for tag in tags["tensors"]
-        },
+            for tag in events.Tags()["scalars"]
+        }
     }
 
 

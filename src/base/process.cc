@@ -36,15 +36,24 @@ int64_t peak_rss_bytes() {
   return usage.ru_maxrss * 1024;
 }
 
+std::optional<int64_t> memory_left_in(const std::filesystem::path& control_group) {
+  int64_t most = 0, used = 0;
+  if (!(std::ifstream(control_group / "memory.max") >> most)) return std::nullopt;  // or "max"
+  std::ifstream(control_group / "memory.current") >> used;
+  std::ifstream stat(control_group / "memory.stat");  // "inactive_file 4096"
+  int64_t bytes = 0;
+  for (std::string word; stat >> word >> bytes;)
+    if (word == "active_file" || word == "inactive_file") used -= bytes;
+  return std::max(int64_t{0}, most - used);
+}
+
 int64_t available_memory_bytes() {
   int64_t bytes = int64_t{sysconf(_SC_PHYS_PAGES)} * sysconf(_SC_PAGE_SIZE);
   std::ifstream machine("/proc/meminfo");  // "MemAvailable:   19000000 kB"
   int64_t kilobytes = 0;
   for (std::string word; machine >> word;)
     if (word == "MemAvailable:" && machine >> kilobytes) bytes = std::min(bytes, kilobytes * 1024);
-  for (const char* limit :
-       {"/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"})
-    if (int64_t most = 0; std::ifstream(limit) >> most && most > 0) bytes = std::min(bytes, most);
+  if (const auto left = memory_left_in("/sys/fs/cgroup")) bytes = std::min(bytes, *left);
   for (const auto resource : {RLIMIT_AS, RLIMIT_DATA}) {
     rlimit limit{};
     if (getrlimit(resource, &limit) == 0 && limit.rlim_cur < static_cast<rlim_t>(bytes))

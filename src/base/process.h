@@ -1,6 +1,7 @@
 // What this process may use and has used: cores and memory; and a second one of the same program.
 #pragma once
 #include <cstdint>
+#include <filesystem>
 #include <optional>
 #include <string>
 #include <vector>
@@ -17,6 +18,10 @@ int64_t usable_cores();
 
 /// The largest resident set of this process so far [bytes].
 int64_t peak_rss_bytes();
+
+/// What the memory.max of a control group (version 2) leaves to take [bytes], files that the system
+/// keeps in memory counted as free; none: there is no limit, or no such folder.
+std::optional<int64_t> memory_left_in(const std::filesystem::path& control_group);
 
 /// Memory that a process started now could take: what the machine has to give, or the limit of the
 /// container or the shell [bytes].

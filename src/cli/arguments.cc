@@ -55,17 +55,6 @@ std::vector<std::string> keys() {
   return names;
 }
 
-std::string flag_name(std::string key) {
-  std::replace(key.begin(), key.end(), '_', '-');
-  return "--" + key;
-}
-
-std::string variable_name(std::string key) {
-  std::transform(key.begin(), key.end(), key.begin(),
-                 [](unsigned char c) { return std::toupper(c); });
-  return "SKIPWAY_" + key;
-}
-
 // The whole text as a number, independent of the locale.
 template <typename Number>
 std::optional<Number> parse_number(std::string_view text) {
@@ -403,6 +392,17 @@ CLI::Option* add_flag(CLI::App& command, Flags::Flag& flag, const Field& preset,
 }
 
 }  // namespace
+
+std::string flag_name(std::string key) {
+  std::replace(key.begin(), key.end(), '_', '-');
+  return "--" + key;
+}
+
+std::string variable_name(std::string key) {
+  std::transform(key.begin(), key.end(), key.begin(),
+                 [](unsigned char c) { return std::toupper(c); });
+  return "SKIPWAY_" + key;
+}
 
 std::string did_you_mean(std::string_view name, const std::vector<std::string>& candidates) {
   std::string best;

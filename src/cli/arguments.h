@@ -53,6 +53,12 @@ Config from_toml(const std::string& text, const std::string& where);
 /// Text of each field as TOML writes it, by key, in the order of visit().
 std::vector<std::pair<std::string, std::string>> toml_values(const Config& config);
 
+/// "SKIPWAY_LR" for "lr".
+std::string variable_name(std::string key);
+
+/// "--batch-norm-images" for "batch_norm_images".
+std::string flag_name(std::string key);
+
 /// CLI11's layout of a help text, with switches as "--tta,--no-tta".
 std::shared_ptr<CLI::FormatterBase> help_formatter();
 

@@ -4,12 +4,11 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <stdlib.h>
-#include <unistd.h>
 
-#include <fstream>
 #include <limits>
 #include <set>
 
+#include "base/for_test.h"
 #include "base/log.h"
 
 namespace skipway {
@@ -21,35 +20,24 @@ using testing::HasSubstr;
 // A folder of its own, and an environment without Skipway's variables.
 class ArgumentsTest : public testing::Test {
  protected:
-  ArgumentsTest() {
-    folder_ = std::filesystem::path(testing::TempDir()) /
-              fmt::format("arguments_{}_{}", getpid(),
-                          testing::UnitTest::GetInstance()->current_test_info()->name());
-    std::filesystem::create_directories(folder_);
-  }
   ~ArgumentsTest() override {
     for (const std::string& name : variables_) unsetenv(name.c_str());
-    std::filesystem::remove_all(folder_);
   }
-  void write(const std::string& name, const std::string& text) {
-    std::ofstream(folder_ / name) << text;
-  }
+  void write(const std::string& name, const std::string& text) { folder_.write(name, text); }
   void set_variable(const std::string& name, const std::string& value) {
     setenv(name.c_str(), value.c_str(), 1);
     variables_.push_back(name);
   }
-  Arguments parse(const std::vector<std::string>& args) { return parse_arguments(args, folder_); }
+  Arguments parse(const std::vector<std::string>& args) {
+    return parse_arguments(args, folder_.path());
+  }
   std::string usage_message(const std::vector<std::string>& args) {
-    try {
-      parse(args);
-    } catch (const Error& error) {
-      EXPECT_EQ(error.kind(), ErrorKind::kUsage);
-      return error.what();
-    }
-    return "no error";
+    const Error error = error_of([&] { parse(args); });
+    EXPECT_EQ(error.kind(), ErrorKind::kUsage);
+    return error.what();
   }
 
-  std::filesystem::path folder_;
+  TemporaryFolder folder_;
   std::vector<std::string> variables_;
 };
 
@@ -171,13 +159,9 @@ TEST_F(ArgumentsTest, UnknownVariablesAreWarnedOf) {
 }
 
 TEST_F(ArgumentsTest, AMissingConfigFileIsADataError) {
-  try {
-    parse({"--config", "absent.toml"});
-    FAIL();
-  } catch (const Error& error) {
-    EXPECT_EQ(error.kind(), ErrorKind::kData);
-    EXPECT_THAT(error.what(), HasSubstr("absent.toml"));
-  }
+  const Error error = error_of([&] { parse({"--config", "absent.toml"}); });
+  EXPECT_EQ(error.kind(), ErrorKind::kData);
+  EXPECT_THAT(error.what(), HasSubstr("absent.toml"));
 }
 
 TEST_F(ArgumentsTest, HelpIsLeftToTheCaller) { EXPECT_THROW(parse({"--help"}), CLI::CallForHelp); }
@@ -331,13 +315,9 @@ TEST(Toml, RubbishIsRefusedWithItsLine) {
                            "batch = 1.5",
                            "\x01\x02",
                            "lr = 0.1, batch = 3"}) {
-    try {
-      from_toml("\n" + std::string(text), "my.toml");
-      ADD_FAILURE() << text;
-    } catch (const Error& error) {
-      EXPECT_EQ(error.kind(), ErrorKind::kUsage) << text;
-      EXPECT_THAT(error.what(), HasSubstr("my.toml:")) << text;
-    }
+    const Error error = error_of([&] { from_toml("\n" + std::string(text), "my.toml"); });
+    EXPECT_EQ(error.kind(), ErrorKind::kUsage) << text;
+    EXPECT_THAT(error.what(), HasSubstr("my.toml:")) << text;
   }
 }
 

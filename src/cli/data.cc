@@ -12,6 +12,7 @@
 #include "base/clock.h"
 #include "base/error.h"
 #include "base/log.h"
+#include "cli/arguments.h"
 #include "cli/commands.h"
 #include "cli/data_loading.h"
 #include "cli/terminal.h"
@@ -138,7 +139,7 @@ int fetch(const FetchFlags& flags) {
   const fs::path own = data_directory() / dataset->folder;
   auto path = find_local(*dataset);
   // What lies where downloads go is compared with its checksum; a copy elsewhere is the user's.
-  if (!path || *path == own || path->parent_path() == own) {
+  if (!path || *path == own || *path == own / dataset->files.front().name) {
     const fs::path folder = fetch_shown(*dataset, flags.quiet);
     path = find_local(*dataset).value_or(folder);
   }
@@ -296,9 +297,7 @@ void add_config_flags(CLI::App& command, Config& config,
                       const std::vector<std::string_view>& keys) {
   visit(config, [&](const std::string& key, auto& field, const char* help) {
     if (std::ranges::find(keys, key) == keys.end()) return;
-    std::string name = "--" + key;
-    std::ranges::replace(name, '_', '-');
-    command.add_option(name, field, help)->capture_default_str();
+    command.add_option(flag_name(key), field, help)->capture_default_str();
   });
 }
 
@@ -318,7 +317,6 @@ void run_with(CLI::App& command, Run& chosen, const std::shared_ptr<Flags>& flag
 
 void add_data(CLI::App& program, Run& chosen) {
   CLI::App* data = program.add_subcommand("data", "Data sets: list, download, check, look at");
-  data->require_subcommand(1);
 
   CLI::App* command = data->add_subcommand("list", "Data sets known by name, and where they are");
   run_with(*command, chosen, std::make_shared<CommonFlags>(), &list);

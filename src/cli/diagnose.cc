@@ -49,7 +49,9 @@ int show_imported(const std::string& run, bool json) {
   if (json) {
     RunRecord none;
     none.run = run;
-    print_json(to_json(none, {}));
+    nlohmann::ordered_json object = to_json(none, {});
+    object["sound"] = nullptr;  // nothing is known of it
+    print_json(object);
     return 0;
   }
   print_result("imported weights, which have no record of their training");

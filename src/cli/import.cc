@@ -10,6 +10,7 @@
 #include "cli/commands.h"
 #include "cli/data_loading.h"
 #include "cli/terminal.h"
+#include "model/resnet.h"
 #include "train/config.h"
 #include "train/pretrained.h"
 #include "train/saved_model.h"
@@ -32,7 +33,7 @@ ModelSpec spec_of(const Pretrained& weights, const ImportFlags& flags) {
   if (flags.model.empty() && !weights.spec)
     fail(ErrorKind::kUsage, "import",
          "expected --model, because {} does not say which model its weights are of; one of {}",
-         weights.where, fmt::join(model_names(), ", "));
+         weights.where, fmt::join(resnet_names(), ", "));
   ModelSpec spec = weights.spec ? *weights.spec : describe(weights, flags.model);
   if (!flags.model.empty()) spec.name = flags.model;
   if (!flags.stem.empty()) spec.stem = flags.stem;
@@ -48,6 +49,16 @@ ModelSpec spec_of(const Pretrained& weights, const ImportFlags& flags) {
   return spec;
 }
 
+// A folder that the model did not get into is not left behind.
+std::string saved(const RunFolder& run, const Model& model) {
+  try {
+    return save_model(run, model);
+  } catch (...) {
+    run.discard();
+    throw;
+  }
+}
+
 int import_weights(const ImportFlags& flags) {
   FetchOptions fetching;
   fetching.progress = fetch_progress_display(flags.quiet);
@@ -58,7 +69,7 @@ int import_weights(const ImportFlags& flags) {
   model->load_state(weights.tensors, weights.where);
   model->kernels() = KernelChoice("auto");
   const RunFolder run = RunFolder::create(flags.out, "--out");
-  const std::string sha256 = save_model(run, *model);
+  const std::string sha256 = saved(run, *model);
   if (flags.json) {
     print_json({{"schema", "skipway.import/1"},
                 {"ok", true},
@@ -98,9 +109,12 @@ void add_import(CLI::App& program, Run& chosen) {
       ->add_option("file", flags->source,
                    ".safetensors, .pth of torchvision or timm, or torchvision:resnet50, …")
       ->required();
-  command->add_option("--model", flags->model, "resnet18, resnet34 or resnet50")
+  command
+      ->add_option("--model", flags->model,
+                   fmt::format("{}; a run and what `export` wrote say it themselves",
+                               fmt::join(resnet_names(), ", ")))
       ->type_name("NAME")
-      ->check(CLI::IsMember(model_names()).description(""));
+      ->check(CLI::IsMember(resnet_names()).description(""));
   command->add_option("--stem", flags->stem, "cifar or imagenet; without it, as the weights are")
       ->type_name("NAME")
       ->check(CLI::IsMember({"cifar", "imagenet"}).description(""));

@@ -16,6 +16,7 @@
 #include "cli/data_loading.h"
 #include "cli/terminal.h"
 #include "report/lr_plot.h"
+#include "train/plan.h"
 
 namespace skipway {
 namespace {
@@ -65,12 +66,16 @@ nlohmann::ordered_json to_json(const LrFindResult& result, const LrFindFlags& fl
           {"points", points}};
 }
 
-int run_lr_find(Arguments arguments, const LrFindFlags& flags) {
+int run_lr_find(Arguments arguments, LrFindFlags flags) {
+  flags.plot = expand_user(flags.plot).string();
   check(flags);
   take_settings_of_weights(arguments);
   const Config& config = arguments.config;
-  const Dataset dataset = prepare(config, arguments.quiet);
+  Dataset dataset = prepare(config, arguments.quiet);
+  const Split evaluation_split = take_evaluation_split(config, dataset);
   Learner learner(config, dataset);
+  // What the length of the run decides, such as the filters' share of the rate, becomes known here.
+  if (config.minutes > 0) make_plan(config, learner, evaluation_split);
   LrFindOptions options{flags.from, flags.to, flags.steps, {}};
   if (!arguments.quiet)
     options.on_step = [&](int64_t done) {

@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include <csignal>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -95,26 +96,24 @@ std::string_view trimmed(std::string_view text) {
   return text.substr(0, text.find_last_not_of('\n') + 1);
 }
 
-// Fills `chosen`; false when there is nothing left to do but to end with `exit_code`.
-bool parse(CLI::App& program, const std::vector<std::string>& args, const Run& chosen,
-           int& exit_code) {
+// Fills `chosen`. An exit code when there is nothing left to do.
+std::optional<int> parse(CLI::App& program, const std::vector<std::string>& args,
+                         const Run& chosen) {
   try {
     // CLI11 takes them reversed.
     program.parse(std::vector<std::string>(args.rbegin(), args.rend()));
   } catch (const CLI::CallForHelp&) {
     print_result(trimmed(program.help()));  // of the command that was given
-    return false;
+    return 0;
   } catch (const CLI::CallForVersion& version) {
     print_result(version.what());
-    return false;
+    return 0;
   } catch (const CLI::ParseError& error) {
     throw usage_error(deepest_command(program), error);
   }
-  if (!chosen) {
-    print_line(trimmed(program.help()));
-    exit_code = static_cast<int>(ErrorKind::kUsage);
-  }
-  return static_cast<bool>(chosen);
+  if (chosen) return std::nullopt;
+  print_line(trimmed(program.help()));
+  return static_cast<int>(ErrorKind::kUsage);
 }
 
 // Of the object that the command prints when all goes well, too.
@@ -176,8 +175,8 @@ int run(const std::vector<std::string>& args) {
   Run chosen;
   try {
     add_commands(program, chosen);
-    int exit_code = 0;
-    return parse(program, args, chosen, exit_code) ? run_chosen(chosen) : exit_code;
+    const std::optional<int> done = parse(program, args, chosen);
+    return done ? *done : run_chosen(chosen);
   } catch (...) {
     const Error error = current_error();
     report(error, program, is_on(args, "--json"));

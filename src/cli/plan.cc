@@ -8,6 +8,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <cstdlib>
 #include <cstring>
 #include <memory>
 #include <optional>
@@ -91,7 +92,8 @@ struct Measured {
 // count for the next.
 class Measurer {
  public:
-  // The settings are a file in memory, which is gone with this process however it ends.
+  // The settings are a file in memory, which is gone with this process however it ends. The
+  // variables are in them, and would be stronger than them.
   explicit Measurer(const Arguments& arguments)
       : settings_(memfd_create("skipway-plan.toml", MFD_CLOEXEC)) {
     const std::string text = to_toml(arguments.config, arguments.origins);
@@ -99,6 +101,8 @@ class Measurer {
         write(settings_.get(), text.data(), text.size()) != static_cast<ssize_t>(text.size()))
       fail(ErrorKind::kMemory, "plan", "could not keep the settings in memory: {}",
            std::strerror(errno));
+    for (const auto& [key, value] : toml_values(arguments.config))
+      if (key != "data") unsetenv(variable_name(key).c_str());
   }
 
   Measured plan_with(const std::vector<std::string>& flags) const {
@@ -153,6 +157,7 @@ nlohmann::ordered_json find_largest_batch(const Arguments& arguments) {
     take_evaluation_split(arguments.config, dataset);
     images = dataset.train.size();
   }
+  release_cached_memory(at::kCPU);  // the images', which the processes to come have anew
   const int64_t available = available_memory_bytes();
   limit_memory(available);
   const Measurer measurer(arguments);
@@ -249,6 +254,7 @@ int run_memory(Arguments arguments) {
 int run_plan(Arguments arguments, bool alone) {
   take_settings_of_weights(arguments);
   const nlohmann::ordered_json plan = measure(arguments.config, arguments.quiet);
+  release_cached_memory(at::kCPU);
   nlohmann::ordered_json others = nlohmann::ordered_json::array();
   if (!alone) others = measure_alternatives(arguments);
   if (arguments.json) {

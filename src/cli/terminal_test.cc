@@ -1,4 +1,4 @@
-// Tests of formatting and of what is written where; a real terminal is in tests/e2e_terminal_test.
+// Tests of formatting and of what is written where; a real terminal is in tests/e2e_train_test.cc.
 #include "cli/terminal.h"
 
 #include <gtest/gtest.h>

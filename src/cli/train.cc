@@ -180,7 +180,14 @@ int finish_stopped(const RunFolder& run, const RunLog& log, const TrainResult& r
 int finish(const RunFolder& run, const RunLog& log, const TrainResult& result, bool json) {
   clear_status();
   if (result.stop_signal) return finish_stopped(run, log, result, json);
-  write_report(run);
+  int exit_code = 0;
+  try {
+    write_report(run);
+  } catch (...) {  // no reason to keep the result back
+    const Error error = current_error();
+    log_warning("no report: {}", error.what());
+    exit_code = error.exit_code();
+  }
   const std::vector<std::string> lines = result_lines(result);
   for (const std::string& line : lines) log.add(line);
   if (json) {
@@ -188,7 +195,7 @@ int finish(const RunFolder& run, const RunLog& log, const TrainResult& result, b
   } else {
     for (const std::string& line : lines) print_result(line);
   }
-  return 0;
+  return exit_code;
 }
 
 // The exit code of work(log), which trains in `run`. What ends it too soon stands in the log and,
@@ -211,8 +218,13 @@ int train(const std::vector<std::string>& words) {
   take_settings_of_weights(arguments);
   Config& config = arguments.config;
   Dataset dataset = prepare(config, arguments.quiet);
+  // The run's config.toml holds what `auto` came to, so that a resumed run, and one like it, has
+  // the same images and computes alike.
+  if (config.data == "auto") {
+    config.data = dataset.name;
+    arguments.origins["data"] = "found";
+  }
   if (config.precision == "auto") {
-    // The run's config.toml holds the answer, so that a resumed run computes as the first did.
     config.precision =
         precision_name(resolve_precision("auto", resolve_device(config.device), config.kernel));
     arguments.origins["precision"] = "measured";

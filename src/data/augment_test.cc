@@ -10,6 +10,7 @@
 #include <functional>
 
 #include "base/error.h"
+#include "base/for_test.h"
 
 namespace skipway {
 namespace {
@@ -187,13 +188,9 @@ TEST(Augment, PaddingMustBeSmallerThanTheImage) {
   EXPECT_NO_THROW(augment(images, all_of(images), options, 0, 0));
   options.crop_pad = 4;
   options.crop_fill = CropFill::kZero;
-  try {
-    augment(images, all_of(images), options, 0, 0);
-    FAIL() << "no error";
-  } catch (const Error& error) {
-    EXPECT_EQ(error.kind(), ErrorKind::kUsage);
-    EXPECT_THAT(error.what(), testing::HasSubstr("4 at --crop-pad"));
-  }
+  const Error error = error_of([&] { augment(images, all_of(images), options, 0, 0); });
+  EXPECT_EQ(error.kind(), ErrorKind::kUsage);
+  EXPECT_THAT(error.what(), testing::HasSubstr("4 at --crop-pad"));
 }
 
 TEST(Normalise, ScalesEachChannelAndIsChannelsLast) {

@@ -39,7 +39,6 @@ Batch Batches::at_step(int64_t step, int64_t side) {
     order_epoch_ = epoch;
   }
   Batch batch;
-  batch.epoch = epoch;
   batch.indices = order_.slice(0, begin, std::min(begin + batch_size_, image_count()));
   batch.labels = split_.labels.index_select(0, batch.indices.to(split_.labels.device()));
   at::Tensor images = augment(split_.images, batch.indices, augmentation_, seed_, epoch);

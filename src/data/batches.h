@@ -19,7 +19,6 @@ struct Batch {
   // share that `labels` keeps, float [b].
   at::Tensor other_labels;
   at::Tensor own_share;
-  int64_t epoch = 0;
 };
 
 class Batches {

@@ -294,8 +294,7 @@ Dataset load_path(const fs::path& path, const std::string& name, const LoadOptio
 Dataset load_known(const KnownDataset& known, const LoadOptions& options) {
   std::optional<fs::path> path = find_local(known);
   if (!path) {
-    const fs::path folder = fetch_dataset(
-        known, {.progress = options.fetch_progress, .cancelled = options.fetch_cancelled});
+    const fs::path folder = fetch_dataset(known, {.progress = options.fetch_progress});
     path = find_local(known).value_or(folder);
   }
   return load_path(*path, known.name, options);
@@ -312,10 +311,8 @@ Dataset load_auto(const LoadOptions& options) {
   if (find_local(cifar)) return load_known(cifar, options);
   std::string reason;
   try {
-    fetch_dataset(cifar,
-                  {.progress = options.fetch_progress, .cancelled = options.fetch_cancelled});
+    fetch_dataset(cifar, {.progress = options.fetch_progress});
   } catch (const Error& error) {
-    if (options.fetch_cancelled && options.fetch_cancelled()) throw;
     reason = error.what();
   }
   if (reason.empty()) return load_known(cifar, options);

@@ -51,7 +51,6 @@ struct LoadOptions {
       cache_folder;       // decoded images are kept here; empty: $HOME/.cache/skipway/decoded
   bool use_cache = true;  // only up to 4 GB of images
   std::function<void(const FetchProgress&)> fetch_progress;  // of a download; may be empty
-  std::function<bool()> fetch_cancelled;                     // true: stop it; may be empty
 };
 
 /// Loads `--data SPEC`:

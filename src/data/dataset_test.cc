@@ -334,16 +334,6 @@ TEST(Dataset, AutoFallsBackToFashionMnistAndSaysSo) {
   EXPECT_NE(message_of(ErrorKind::kData, [&] { load_dataset("cifar10", folders.options()); }), "");
 }
 
-TEST(Dataset, ACancelledDownloadIsNoReasonForOtherData) {
-  const Folders folders;
-  const Variable data("SKIPWAY_DATA", folders.data.path());
-  const Variable https("https_proxy", "http://127.0.0.1:9");
-  const Variable http("http_proxy", "http://127.0.0.1:9");
-  LoadOptions options = folders.options();
-  options.fetch_cancelled = [] { return true; };
-  EXPECT_NE(message_of(ErrorKind::kData, [&] { load_dataset("auto", options); }), "");
-}
-
 TEST(Dataset, RealCifarImagesComeInClassOrder) {
   const char* place = std::getenv("SKIPWAY_CIFAR");
   if (!place) GTEST_SKIP() << "SKIPWAY_CIFAR names no CIFAR-10 class folders or archive";

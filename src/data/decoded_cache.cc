@@ -1,10 +1,11 @@
 // Layout of a cache file, in the byte order of the machine:
-//   magic, SHA-256 of all that follows, eight int64 numbers, strings that end with 0, train images,
+//   magic, SHA-256 of all that follows, six int64 numbers, strings that end with 0, train images,
 //   train labels, test images, test labels.
 #include "data/decoded_cache.h"
 
 #include <ATen/ATen.h>
 
+#include <chrono>
 #include <cstdint>
 #include <fstream>
 #include <span>
@@ -203,10 +204,12 @@ void write_decoded_cache(const fs::path& folder, const CacheKey& key, const Data
     write_file_atomic(cache_path(folder, key), pieces);
     for (const fs::directory_entry& entry : fs::directory_iterator(folder)) {
       const std::string name = entry.path().filename().string();
-      if (name.starts_with(key.place + "-") && name.ends_with(".images") &&
-          entry.path() != cache_path(folder, key)) {
-        fs::remove(entry.path());
-      }
+      if (!name.starts_with(key.place + "-") || entry.path() == cache_path(folder, key)) continue;
+      const bool is_old = name.ends_with(".images");
+      // Of a process that was killed; one that still writes is never silent for so long.
+      const bool is_abandoned =
+          fs::file_time_type::clock::now() - entry.last_write_time() > std::chrono::hours(1);
+      if (is_old || is_abandoned) fs::remove(entry.path());
     }
   } catch (const std::exception& error) {
     log_warning("decoded images are not kept for the next run: {}", error.what());

@@ -96,25 +96,15 @@ class Part {
   fs::path version_path_;
 };
 
-[[noreturn]] void fail_cancelled(const KnownFile& file, const Part& part) {
-  fail(ErrorKind::kData, "fetch",
-       "stopped before {} was complete; {} bytes are kept in {} and the same command goes on there",
-       file.name, part.bytes(), part.path().string());
-}
-
-bool is_cancelled(const FetchOptions& options) { return options.cancelled && options.cancelled(); }
-
 // Waits until no other program downloads into the folder. The folder itself is locked, so that no
 // lock file stays behind; a file system without locks does without.
-Descriptor lock_folder(const fs::path& folder, const KnownFile& file, const Part& part,
-                       const FetchOptions& options) {
+Descriptor lock_folder(const fs::path& folder) {
   Descriptor lock(open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
   if (lock.get() < 0) fail_disk("could not open the folder", folder, errno);
   bool said = false;
   while (flock(lock.get(), LOCK_EX | LOCK_NB) != 0 && (errno == EWOULDBLOCK || errno == EINTR)) {
     if (!said) log_info("waiting for another program that downloads into {}", folder.string());
     said = true;
-    if (is_cancelled(options)) fail_cancelled(file, part);
     std::this_thread::sleep_for(std::chrono::milliseconds(100));
   }
   return lock;
@@ -163,12 +153,11 @@ class Transfer {
   static int on_progress(void* self_pointer, curl_off_t, curl_off_t, curl_off_t, curl_off_t) {
     auto* self = static_cast<Transfer*>(self_pointer);
     try {
-      self->cancelled_ = is_cancelled(self->options_);
       self->report_progress(false);
     } catch (...) {
       self->error_ = std::current_exception();
     }
-    return self->cancelled_ || self->error_ ? 1 : 0;
+    return self->error_ ? 1 : 0;
   }
 
   void read_header(std::string_view line);
@@ -198,7 +187,6 @@ class Transfer {
   Stopwatch since_start_, since_progress_;
   std::string refusal_;
   std::exception_ptr error_;
-  bool cancelled_ = false;
 };
 
 void Transfer::read_header(std::string_view line) {
@@ -318,7 +306,6 @@ Outcome Transfer::run() {
   // An empty file is whole without a call of on_body.
   if (code == CURLE_OK && output_.get() < 0 && !begin_body()) code = CURLE_WRITE_ERROR;
   if (error_) std::rethrow_exception(error_);
-  if (cancelled_) fail_cancelled(file_, part_);
 
   outcome.went_on_from_part = offset_ > 0;
   if (code == CURLE_OK) {
@@ -346,7 +333,7 @@ std::vector<std::string> mirrors_of(const KnownFile& file) {
   const char* mirror = std::getenv("SKIPWAY_MIRROR");
   if (mirror && *mirror) {
     std::string url = mirror;
-    if (!url.starts_with("http://") && !url.starts_with("https://")) {
+    if (!is_address(url)) {
       fail(ErrorKind::kUsage, "fetch",
            "expected an http:// or https:// address, got SKIPWAY_MIRROR={}; to use files of this "
            "machine, copy them into {}",
@@ -389,12 +376,16 @@ bool fetch_from(const std::string& url, const KnownFile& file, const Part& part,
 
 }  // namespace
 
+bool is_address(std::string_view text) {
+  return text.starts_with("http://") || text.starts_with("https://");
+}
+
 void fetch_file(const KnownFile& file, const fs::path& target, const FetchOptions& options) {
   const std::vector<std::string> urls = mirrors_of(file);
   const fs::path folder = target.has_parent_path() ? target.parent_path() : fs::path(".");
   make_directories(folder);
   const Part part(target);
-  const Descriptor lock = lock_folder(folder, file, part, options);
+  const Descriptor lock = lock_folder(folder);
   if (is_right(target, file)) return;
   // Everything had come when an earlier program was stopped.
   if (is_right(part.path(), file)) return part.publish(target);
@@ -407,7 +398,6 @@ void fetch_file(const KnownFile& file, const fs::path& target, const FetchOption
   }
   std::string tried;
   for (const std::string& url : urls) {
-    if (is_cancelled(options)) fail_cancelled(file, part);
     std::string reason;
     if (fetch_from(url, file, part, options, reason)) return part.publish(target);
     log_warning("{}: {}", url, reason);

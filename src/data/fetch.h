@@ -4,6 +4,7 @@
 #include <filesystem>
 #include <functional>
 #include <string>
+#include <string_view>
 
 #include "data/known.h"
 
@@ -18,11 +19,13 @@ struct FetchProgress {
 
 struct FetchOptions {
   std::function<void(const FetchProgress&)>
-      progress;                     // may be empty; at most some ten calls a second
-  std::function<bool()> cancelled;  // may be empty; true: stop, keep the part for a later resume
-  double stall_timeout_s = 30;      // below 1 kB/s for this long: next mirror
+      progress;                 // may be empty; at most some ten calls a second
+  double stall_timeout_s = 30;  // below 1 kB/s for this long: next mirror
   double connect_timeout_s = 15;
 };
+
+/// Whether it is one that can be fetched from: http or https.
+bool is_address(std::string_view text);
 
 /// Brings one file to `target`; does nothing when it is there with the right checksum.
 /// Mirrors:  $SKIPWAY_MIRROR/<file.name> first when that is set (http or https), then file.urls.
@@ -32,8 +35,8 @@ struct FetchOptions {
 ///           mirror asked, or the same one anew when the part had been gone on with.
 /// Two programs that want the same file take turns.
 /// Errors:   kData with every URL tried and its reason, the expected checksum, and how to put the
-///           file there by hand; kData when `cancelled`; kUsage for a SKIPWAY_MIRROR that is no
-///           http URL; kDisk, which keeps the part.
+///           file there by hand; kUsage for a SKIPWAY_MIRROR that is no http URL; kDisk, which
+///           keeps the part. So does the end of the process, whenever it comes.
 void fetch_file(const KnownFile& file, const std::filesystem::path& target,
                 const FetchOptions& options);
 

@@ -8,6 +8,7 @@
 #include <cstdlib>
 
 #include "base/error.h"
+#include "base/for_test.h"
 
 namespace skipway {
 namespace {
@@ -22,28 +23,16 @@ class Fetch : public testing::Test {
   void SetUp() override {
     unsetenv("SKIPWAY_MIRROR");
     setenv("no_proxy", "127.0.0.1", 1);
-    std::string name = testing::TempDir() + "/skipway_fetch_XXXXXX";
-    ASSERT_NE(mkdtemp(name.data()), nullptr);
-    folder_ = name;
-    target_ = folder_ / "sub" / "file.bin";
     file_ = {"file.bin", {kNobody}, HashKind::kSha256, hash_of(HashKind::kSha256, "right"), 5};
   }
-  void TearDown() override {
-    unsetenv("SKIPWAY_MIRROR");
-    fs::remove_all(folder_);
+  void TearDown() override { unsetenv("SKIPWAY_MIRROR"); }
+
+  Error failure() {
+    return error_of([&] { fetch_file(file_, target_, {}); });
   }
 
-  Error failure(const FetchOptions& options = {}) {
-    try {
-      fetch_file(file_, target_, options);
-    } catch (const Error& error) {
-      return error;
-    }
-    ADD_FAILURE() << "the fetch succeeded";
-    return Error(ErrorKind::kInternal, "");
-  }
-
-  fs::path folder_, target_;
+  TemporaryFolder folder_;
+  const fs::path target_ = folder_ / "sub/file.bin";
   KnownFile file_;
 };
 
@@ -75,12 +64,6 @@ TEST_F(Fetch, AFolderThatCannotBeMadeIsAnErrorOfTheDisk) {
   EXPECT_EQ(failure().kind(), ErrorKind::kDisk);
 }
 
-TEST_F(Fetch, OneCancelledBeforehandAsksNobody) {
-  FetchOptions options;
-  options.cancelled = [] { return true; };
-  EXPECT_THAT(failure(options).what(), HasSubstr("stopped before file.bin was complete"));
-}
-
 TEST_F(Fetch, AMirrorOfOnesOwnComesFirst) {
   setenv("SKIPWAY_MIRROR", "http://127.0.0.1:2/mine", 1);
   const std::string message = failure().what();
@@ -101,7 +84,7 @@ TEST_F(Fetch, AnAddressOfALocalFileIsRefused) {
 }
 
 TEST_F(Fetch, ADataSetThatIsThereNeedsNoServer) {
-  setenv("SKIPWAY_DATA", folder_.c_str(), 1);
+  setenv("SKIPWAY_DATA", folder_.path().c_str(), 1);
   make_directories(folder_ / "sub");
   write_file_atomic(target_, "right");
   const KnownDataset dataset{"known", "a data set of one file", {file_}, "sub", "", {}};

@@ -2,11 +2,12 @@
 #include "data/known.h"
 
 #include <gtest/gtest.h>
-#include <unistd.h>
 
 #include <cstdlib>
-#include <fstream>
+#include <optional>
 #include <set>
+
+#include "base/for_test.h"
 
 namespace skipway {
 namespace {
@@ -15,13 +16,10 @@ namespace {
 class Known : public testing::Test {
  protected:
   void SetUp() override {
-    data_ = fs::path(testing::TempDir()) / ("skipway_known_" + std::to_string(getpid()));
-    fs::create_directories(data_);
     if (const char* before = std::getenv("SKIPWAY_DATA")) before_ = before;
-    setenv("SKIPWAY_DATA", data_.c_str(), 1);
+    setenv("SKIPWAY_DATA", data_.path().c_str(), 1);
   }
   void TearDown() override {
-    fs::remove_all(data_);
     if (before_) {
       setenv("SKIPWAY_DATA", before_->c_str(), 1);
     } else {
@@ -31,12 +29,10 @@ class Known : public testing::Test {
 
   // A file of that size that takes no room on the disk.
   void put(const fs::path& relative, int64_t bytes) {
-    fs::create_directories((data_ / relative).parent_path());
-    std::ofstream(data_ / relative).flush();
-    fs::resize_file(data_ / relative, static_cast<uintmax_t>(bytes));
+    fs::resize_file(data_.write(relative.string(), ""), static_cast<uintmax_t>(bytes));
   }
 
-  fs::path data_;
+  TemporaryFolder data_;
   std::optional<std::string> before_;
 };
 

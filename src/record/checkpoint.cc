@@ -3,12 +3,14 @@
 #include "record/checkpoint.h"
 
 #include <ATen/ATen.h>
+#include <fmt/ranges.h>
 
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
 #include <string_view>
 #include <utility>
+#include <vector>
 
 #include "base/error.h"
 #include "base/files.h"
@@ -26,6 +28,14 @@ void rename_file(const fs::path& from, const fs::path& to) {
   if (std::rename(from.c_str(), to.c_str()) != 0)
     fail(ErrorKind::kDisk, "checkpoint", "could not rename {} to {}: {}", from.string(),
          to.filename().string(), std::strerror(errno));
+}
+
+// What killed processes left of this file before it was whole.
+void remove_unfinished(const fs::path& path) {
+  const std::string beginning = path.filename().string() + ".tmp";
+  std::error_code ignored;
+  for (const auto& entry : fs::directory_iterator(path.parent_path(), ignored))
+    if (entry.path().filename().string().starts_with(beginning)) fs::remove(entry.path(), ignored);
 }
 
 Checkpoint load_from(const fs::path& path) {
@@ -49,7 +59,7 @@ Checkpoint load_from(const fs::path& path) {
 
 }  // namespace
 
-std::string save_checkpoint(const RunFolder& run, const Checkpoint& checkpoint) {
+void save_checkpoint(const RunFolder& run, const Checkpoint& checkpoint) {
   NamedTensors tensors;
   const auto add = [&tensors](std::string_view prefix, const NamedTensors& group) {
     for (const auto& [name, tensor] : group)
@@ -61,28 +71,27 @@ std::string save_checkpoint(const RunFolder& run, const Checkpoint& checkpoint) 
 
   // The new file is whole before an old one is touched; the two renames are what a kill can part.
   const fs::path next = run.next();
-  const std::string sha256 = write_sealed(next, tensors, checkpoint.metadata);
+  remove_unfinished(next);
+  write_sealed(next, tensors, checkpoint.metadata);
   if (fs::exists(run.last())) rename_file(run.last(), run.previous());
   rename_file(next, run.last());
-  return sha256;
 }
 
 Checkpoint load_checkpoint(const RunFolder& run) {
-  std::string reason;
-  try {
-    return load_from(run.last());
-  } catch (const Error& error) {
-    reason = error.what();
+  std::vector<std::string> reasons;
+  for (const fs::path& path : {run.next(), run.last(), run.previous()}) {
+    if (path == run.next() && !fs::exists(path)) continue;  // as it should be
+    try {
+      Checkpoint checkpoint = load_from(path);
+      if (!reasons.empty())
+        log_warning("going on from {}, because: {}", path.string(), fmt::join(reasons, "; "));
+      return checkpoint;
+    } catch (const Error& error) {
+      reasons.emplace_back(error.what());
+    }
   }
-  try {
-    Checkpoint checkpoint = load_from(run.previous());
-    log_warning("going on from {}, because: {}", run.previous().string(), reason);
-    return checkpoint;
-  } catch (const Error& error) {
-    fail(ErrorKind::kCheckpoint, "checkpoint",
-         "expected a whole checkpoint in {}, got neither last ({}) nor previous ({})",
-         run.path().string(), reason, error.what());
-  }
+  fail(ErrorKind::kCheckpoint, "checkpoint", "expected a whole checkpoint in {}, got none: {}",
+       run.path().string(), fmt::join(reasons, "; "));
 }
 
 }  // namespace skipway

@@ -17,12 +17,14 @@ struct Checkpoint {
 };
 
 /// Writes last.safetensors; the one before becomes previous.safetensors. Whenever the process is
-/// killed, `last` or `previous` is whole; when the disk is full, both stay as they were. Errors:
-/// kDisk. Returns the SHA-256 of the file.
-std::string save_checkpoint(const RunFolder& run, const Checkpoint& checkpoint);
+/// killed, one of `next`, `last` and `previous` is whole; when the disk is full, both stay as they
+/// were. What a killed process left of an unfinished file is removed: the caller has the folder's
+/// lock. Errors: kDisk.
+void save_checkpoint(const RunFolder& run, const Checkpoint& checkpoint);
 
-/// Reads `last`; when that is missing or damaged (a hash of the contents is stored with them),
-/// `previous`, with a warning in the log that says why. Errors: kCheckpoint when neither is whole.
+/// Reads the newest that is whole (a hash of the contents is stored with them): `next`, which is
+/// there when a kill came before it got its name, else `last`, else `previous`, with a warning in
+/// the log that says why. Errors: kCheckpoint when none is whole.
 Checkpoint load_checkpoint(const RunFolder& run);
 
 }  // namespace skipway

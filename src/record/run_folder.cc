@@ -51,6 +51,11 @@ bool claim(const fs::path& log_txt, std::string_view flag) {
        log_txt.string(), std::strerror(errno), flag);
 }
 
+// "runs/001" for "runs/001/", as the completion of a shell writes it.
+fs::path without_slash(const fs::path& path) {
+  return path.has_filename() ? path : path.parent_path();
+}
+
 // The number of a folder named by digits alone, else 0.
 int64_t run_number(const fs::path& path) {
   const std::string name = path.filename().string();
@@ -103,7 +108,7 @@ std::string value_in_file(const char* path, std::string_view key, char separator
 
 RunFolder RunFolder::create(const fs::path& requested, std::string_view flag) {
   if (!requested.empty()) {
-    const fs::path path = expand_user(requested.string());
+    const fs::path path = without_slash(expand_user(requested.string()));
     if (path.has_parent_path()) make_directories(path.parent_path());
     std::error_code code;
     const bool is_new = make_folder(path, flag);
@@ -130,7 +135,7 @@ RunFolder RunFolder::create(const fs::path& requested, std::string_view flag) {
 }
 
 RunFolder RunFolder::open(const fs::path& path) {
-  const fs::path folder = expand_user(path.string());
+  const fs::path folder = without_slash(expand_user(path.string()));
   if (is_run(folder)) return RunFolder(folder, /*is_new=*/false);
   const std::vector<std::string> nearby = nearby_runs(folder);
   fail(ErrorKind::kUsage, "run",

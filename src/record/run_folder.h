@@ -1,5 +1,4 @@
-// The folder a run leaves behind: names of its files, and writing them. cli.md's contract of
-// `runs/NNN`.
+// The folder a run leaves behind, `runs/NNN`: names of its files, and writing them.
 #pragma once
 #include <filesystem>
 #include <nlohmann/json.hpp>

@@ -11,6 +11,7 @@
 
 #include "base/error.h"
 #include "base/files.h"
+#include "base/for_test.h"
 #include "record/full_disk_for_test.h"
 
 namespace skipway {
@@ -24,30 +25,18 @@ using Json = nlohmann::ordered_json;
 // Runs with a folder of its own as the current one.
 class RunFolderTest : public testing::Test {
  protected:
-  RunFolderTest()
-      : old_(fs::current_path()),
-        folder_(fs::path(testing::TempDir()) / fmt::format("run_folder-{}", getpid())) {
-    fs::create_directories(folder_);
-    fs::current_path(folder_);
-  }
-  ~RunFolderTest() override {
-    fs::current_path(old_);
-    fs::remove_all(folder_);
-  }
+  RunFolderTest() { fs::current_path(folder_.path()); }
+  ~RunFolderTest() override { fs::current_path(old_); }
 
   template <typename Function>
-  static std::string complaint(ErrorKind kind, Function&& function) {
-    try {
-      function();
-    } catch (const Error& error) {
-      EXPECT_EQ(error.kind(), kind);
-      return error.what();
-    }
-    ADD_FAILURE() << "no error";
-    return "";
+  static std::string complaint(ErrorKind kind, const Function& function) {
+    const Error error = error_of(function);
+    EXPECT_EQ(error.kind(), kind);
+    return error.what();
   }
 
-  fs::path old_, folder_;
+  TemporaryFolder folder_;
+  const fs::path old_ = fs::current_path();
 };
 
 TEST_F(RunFolderTest, TakesTheNextFreeNumber) {
@@ -58,6 +47,16 @@ TEST_F(RunFolderTest, TakesTheNextFreeNumber) {
   EXPECT_EQ(RunFolder::create({}).path(), "runs/042");
   fs::create_directories("runs/999");
   EXPECT_EQ(RunFolder::create({}).path(), "runs/1000");
+}
+
+// As the completion of a shell writes it.
+TEST_F(RunFolderTest, ASlashAtTheEndChangesNothing) {
+  const RunFolder run = RunFolder::create("mine/");
+  EXPECT_EQ(run.path(), "mine");
+  write_file_atomic(run.config_toml(), "");
+  EXPECT_EQ(RunFolder::open("mine/").path(), "mine");
+  run.discard();
+  EXPECT_FALSE(fs::exists("mine"));
 }
 
 TEST_F(RunFolderTest, RunsThatStartTogetherGetFoldersOfTheirOwn) {

@@ -111,8 +111,8 @@ Entry parse_entry(const std::string& name, const Json& value, const Complaint& c
 
 }  // namespace
 
-std::string write_safetensors(const fs::path& path, const NamedTensors& tensors,
-                              const std::map<std::string, std::string>& metadata) {
+void write_safetensors(const fs::path& path, const NamedTensors& tensors,
+                       const std::map<std::string, std::string>& metadata) {
   Json header = Json::object();
   if (!metadata.empty()) header[std::string(kMetadataKey)] = metadata;
   std::vector<at::Tensor> stored;  // keeps alive what `pieces` points into
@@ -144,10 +144,7 @@ std::string write_safetensors(const fs::path& path, const NamedTensors& tensors,
   pieces[0] = {reinterpret_cast<const char*>(&header_bytes), sizeof(header_bytes)};
   pieces[1] = header_text;
 
-  Hash hash(HashKind::kSha256);
-  for (std::string_view piece : pieces) hash.update(piece);
   write_file_atomic(path, pieces);
-  return hash.hex();
 }
 
 SafetensorsFile read_safetensors(const fs::path& path) {

@@ -17,9 +17,9 @@ struct SafetensorsFile {
 /// Writes atomically. Tensors may be anywhere, of any stride; they are stored contiguous (a
 /// channels_last weight [k,c,h,w] as k,c,h,w). Types: F64 F32 F16 BF16 I64 I32 I16 I8 U8 BOOL.
 /// The first tensor begins at a multiple of 8, each other where the one before it ends. Errors:
-/// kDisk; kInternal for a name twice or another type. Returns the SHA-256 of the file.
-std::string write_safetensors(const std::filesystem::path& path, const NamedTensors& tensors,
-                              const std::map<std::string, std::string>& metadata);
+/// kDisk; kInternal for a name twice or another type.
+void write_safetensors(const std::filesystem::path& path, const NamedTensors& tensors,
+                       const std::map<std::string, std::string>& metadata);
 
 /// Reads and checks before believing: header length against file size, JSON, type names, shape
 /// times size against offsets, overlaps, gaps, order. Errors: kCheckpoint with the path and what

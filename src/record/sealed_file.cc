@@ -36,14 +36,14 @@ std::string contents_hash(const NamedTensors& tensors,
 
 }  // namespace
 
-std::string write_sealed(const std::filesystem::path& path, const NamedTensors& tensors,
-                         std::map<std::string, std::string> metadata) {
+void write_sealed(const std::filesystem::path& path, const NamedTensors& tensors,
+                  std::map<std::string, std::string> metadata) {
   NamedTensors stored;  // copied once, to be hashed and written
   for (const auto& [name, tensor] : tensors)
     stored.emplace_back(name, tensor.detach().to(at::kCPU).contiguous());
   metadata.erase(kHashKey);
   metadata[kHashKey] = contents_hash(stored, metadata);
-  return write_safetensors(path, stored, metadata);
+  write_safetensors(path, stored, metadata);
 }
 
 SafetensorsFile read_sealed(const std::filesystem::path& path, bool required) {

@@ -10,9 +10,9 @@
 namespace skipway {
 
 /// write_safetensors() with "contents_sha256" among the metadata: over metadata, names, types,
-/// shapes and bytes. Errors and result: as there.
-std::string write_sealed(const std::filesystem::path& path, const NamedTensors& tensors,
-                         std::map<std::string, std::string> metadata);
+/// shapes and bytes. Errors: as there.
+void write_sealed(const std::filesystem::path& path, const NamedTensors& tensors,
+                  std::map<std::string, std::string> metadata);
 
 /// read_safetensors() without that entry. Errors: as there; kCheckpoint when the contents are not
 /// those that were written, or when there is no hash and one is `required`.

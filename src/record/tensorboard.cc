@@ -62,7 +62,7 @@ std::string float_field(int number, float value) {
   return varint(static_cast<uint64_t>(number) << 3 | 5) + raw(value);
 }
 
-// Field numbers of tensorflow's event.proto, summary.proto and tensor.proto.
+// Field numbers of tensorflow's event.proto and summary.proto.
 std::string event(const std::string& what) {
   const std::chrono::duration<double> now = std::chrono::system_clock::now().time_since_epoch();
   return double_field(1, now.count()) + what;
@@ -71,12 +71,6 @@ std::string summary_event(std::string_view tag, const std::string& value, int64_
   const std::string summary = bytes_field(1, bytes_field(1, tag) + value);
   return event(integer_field(2, step) + bytes_field(5, summary));
 }
-std::string metadata_field(std::string_view plugin, int data_class) {
-  return bytes_field(9, bytes_field(1, bytes_field(1, plugin)) + integer_field(4, data_class));
-}
-
-constexpr int kStringType = 7;       // DataType DT_STRING
-constexpr int kTensorDataClass = 2;  // DataClass DATA_CLASS_TENSOR
 
 }  // namespace
 
@@ -105,14 +99,6 @@ TensorBoardWriter::TensorBoardWriter(const fs::path& folder) {
 
 void TensorBoardWriter::add_scalar(std::string_view tag, double value, int64_t step) {
   write_event(summary_event(tag, float_field(2, static_cast<float>(value)), step));
-}
-
-void TensorBoardWriter::add_text(std::string_view tag, std::string_view markdown, int64_t step) {
-  // A string tensor without dimensions: type, empty shape, one value.
-  const std::string tensor =
-      integer_field(1, kStringType) + bytes_field(2, "") + bytes_field(8, markdown);
-  write_event(
-      summary_event(tag, bytes_field(8, tensor) + metadata_field("text", kTensorDataClass), step));
 }
 
 void TensorBoardWriter::flush() {

@@ -14,8 +14,6 @@ class TensorBoardWriter {
   /// missing. Errors: kDisk.
   explicit TensorBoardWriter(const std::filesystem::path& folder);
   void add_scalar(std::string_view tag, double value, int64_t step);
-  /// Shown by the text plugin.
-  void add_text(std::string_view tag, std::string_view markdown, int64_t step);
   /// Hands everything to the operating system. Errors: kDisk, also for earlier add_… calls.
   void flush();
 

@@ -1,9 +1,7 @@
 // Tests of the framing and its checksum; tests/readers_test.cc lets TensorBoard itself read files.
 #include "record/tensorboard.h"
 
-#include <fmt/format.h>
 #include <gtest/gtest.h>
-#include <unistd.h>
 
 #include <bit>
 #include <cstring>
@@ -11,6 +9,7 @@
 
 #include "base/error.h"
 #include "base/files.h"
+#include "base/for_test.h"
 #include "record/full_disk_for_test.h"
 
 namespace skipway {
@@ -18,16 +17,14 @@ namespace {
 
 class TensorBoard : public testing::Test {
  protected:
-  TensorBoard() : folder_(fs::path(testing::TempDir()) / fmt::format("tensorboard-{}", getpid())) {}
-  ~TensorBoard() override { fs::remove_all(folder_); }
-
   std::vector<fs::path> files() const {
     std::vector<fs::path> paths;
-    for (const auto& entry : fs::directory_iterator(folder_)) paths.push_back(entry.path());
+    for (const auto& entry : fs::directory_iterator(tb_)) paths.push_back(entry.path());
     return paths;
   }
 
-  fs::path folder_;
+  TemporaryFolder folder_;
+  const fs::path tb_ = folder_ / "tb";  // which the writer makes
 };
 
 TEST(Crc32c, AgreesWithPublishedValues) {
@@ -37,7 +34,7 @@ TEST(Crc32c, AgreesWithPublishedValues) {
 }
 
 TEST_F(TensorBoard, FramesRecordsWithMaskedChecksums) {
-  TensorBoardWriter writer(folder_);
+  TensorBoardWriter writer(tb_);
   writer.add_scalar("loss", 1.5, 10);
   writer.add_scalar("lr", 0.1, 1 << 20);
   writer.flush();
@@ -69,20 +66,15 @@ TEST_F(TensorBoard, FramesRecordsWithMaskedChecksums) {
 }
 
 TEST_F(TensorBoard, WritersInOneSecondGetFilesOfTheirOwn) {
-  TensorBoardWriter a(folder_), b(folder_);
+  TensorBoardWriter a(tb_), b(tb_);
   EXPECT_EQ(files().size(), 2U);
 }
 
 TEST_F(TensorBoard, AFullDiskIsAnErrorAtFlush) {
-  TensorBoardWriter writer(folder_);
+  TensorBoardWriter writer(tb_);
   FullDisk full(100);
   for (int i = 0; i < 10; ++i) writer.add_scalar("loss", 1, i);
-  try {
-    writer.flush();
-    FAIL();
-  } catch (const Error& error) {
-    EXPECT_EQ(error.kind(), ErrorKind::kDisk);
-  }
+  EXPECT_EQ(error_of([&] { writer.flush(); }).kind(), ErrorKind::kDisk);
 }
 
 }  // namespace

@@ -251,7 +251,7 @@ std::string curves(const History& history) {
             false, 3) +
       chart("Accuracy [%]",
             {series_of(history, "plain", "test_accuracy", 100),
-             series_of(history, "with mirror images", "test_accuracy_tta", 100)},
+             series_of(history, "with TTA", "test_accuracy_tta", 100)},
             false, 2) +
       chart("Learning rate", {series_of(history, "last", "lr")}, true, 5) +
       chart("Images per second", {series_of(history, "last", "images_per_s")}, true, 1);
@@ -275,7 +275,7 @@ std::string fact(std::string_view name, std::optional<double> value, Format&& fo
   return value ? fact(name, format(*value)) : "";
 }
 
-std::string score(const Json& result) {
+std::string score(const Json& result, std::optional<double> views) {
   const auto accuracy = number(result, "accuracy/last"), tta = number(result, "accuracy/last_tta"),
              n = number(result, "accuracy/n");
   if (!accuracy) return "";
@@ -289,7 +289,9 @@ std::string score(const Json& result) {
                         percent((*interval)[1].get<double>()));
   html += "</p>\n";
   if (tta)
-    html += fmt::format("<p>{} with each image and its mirror image averaged</p>\n", percent(*tta));
+    html += fmt::format(
+        "<p>{} with each image {} averaged</p>\n", percent(*tta),
+        views == 6 ? "in six views, mirrored and moved by a pixel," : "and its mirror image");
   return html;
 }
 
@@ -501,7 +503,8 @@ void write_report(const RunFolder& run) {
       "'unsafe-inline'\">\n<title>{} · Skipway</title>\n<style>{}</style>\n</head>\n<body>\n"
       "<h1>Skipway run {}</h1>\n",
       title, kStyle, title);
-  page += history.finish ? score(result) + facts(result) : stopped(run, history);
+  page += history.finish ? score(result, number(finish, "views")) + facts(result)
+                         : stopped(run, history);
   page +=
       curves(history) + per_class(finish) + confusion(finish) + configuration(run) + machine(run);
   page += "</body>\n</html>\n";

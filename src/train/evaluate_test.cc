@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include "base/error.h"
+#include "base/for_test.h"
 #include "model/resnet.h"
 
 namespace skipway {
@@ -108,12 +109,7 @@ TEST(Evaluate, LeavesTheModelAsItWas) {
 
 TEST(Evaluate, NothingToEvaluateIsADataError) {
   ResNet model(small_spec(), 1);
-  try {
-    evaluate(model, {}, {});
-    FAIL() << "expected an error";
-  } catch (const Error& error) {
-    EXPECT_EQ(error.kind(), ErrorKind::kData);
-  }
+  EXPECT_EQ(error_of([&] { evaluate(model, {}, {}); }).kind(), ErrorKind::kData);
 }
 
 }  // namespace

@@ -181,14 +181,11 @@ double Learner::measure_step_s(const Stage& stage, int64_t step) {
 
 double Learner::measure_evaluation_s(const Split& split, const EvaluateOptions& options) {
   const int64_t count = std::min(options.batch, split.size());
-  EvaluateOptions plain = options;
-  plain.tta = false, plain.progress = nullptr;
   const at::Tensor images = split.images.narrow(0, 0, count);
-  predict_logits(*model, images, plain);  // the first call is slower, as the first steps are
+  predict_logits(*model, images, options);  // the first call is slower, as the first steps are
   const Stopwatch watch;
-  predict_logits(*model, images, plain);
-  const double batches_of_split = static_cast<double>(split.size()) / static_cast<double>(count);
-  return watch.seconds() * batches_of_split * static_cast<double>(options.views());
+  predict_logits(*model, images, options);
+  return watch.seconds() * static_cast<double>(split.size()) / static_cast<double>(count);
 }
 
 }  // namespace skipway

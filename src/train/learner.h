@@ -49,7 +49,7 @@ class Learner {
   /// Seconds of a step of `stage`: the shorter of two, or one of over a second, after one that
   /// chooses kernels. Weights, statistics and the optimizer's state are afterwards what they were.
   double measure_step_s(const Stage& stage, int64_t step);
-  /// Seconds to evaluate on `split`, from one batch.
+  /// Seconds to evaluate on one view of `split`, from one batch.
   double measure_evaluation_s(const Split& split, const EvaluateOptions& options);
   /// What goes through the model at once: at most micro_batch images each.
   std::vector<Batch> parts_of(const Batch& batch) const;

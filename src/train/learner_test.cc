@@ -212,7 +212,6 @@ TEST(Learner, BatchNormTakenAnewHasTheMeanOfTheBatchesStatistics) {
 
 TEST(Learner, BatchNormTakenAnewWeighsBatchesByTheirImages) {
   Config config = small_config(8, "auto");
-  config.batch_norm_images = 12;
   config.augment = "none";
   const Dataset dataset = noise_dataset(12);  // a batch of 8 and one of 4
   Learner parts(config, dataset);
@@ -233,6 +232,30 @@ TEST(Learner, WithoutBatchNormImagesTheRunningStatisticsStay) {
   const at::Tensor before = learner.model->buffers().front().second.clone();
   learner.retake_batch_norm(0, 0);
   EXPECT_TRUE(at::equal(learner.model->buffers().front().second, before));
+}
+
+TEST(Learner, MeasuringAStepLeavesItAsItWas) {
+  for (const char* optimizer : {"sgd", "muon"}) {
+    Config config;
+    config.batch = 16;
+    config.precision = "fp32";
+    config.kernel = "torch";
+    config.optimizer = optimizer;
+    Learner learner(config, noise_dataset(64));
+    // A step first, so that the optimizer has a state to lose.
+    learner.backward(learner.batches.at_step(0));
+    learner.optimizer.step(0.1);
+    NamedTensors before;
+    for (const NamedTensors& state : {learner.model->state(), learner.optimizer.state()})
+      for (const auto& [name, tensor] : state) before.emplace_back(name, tensor.detach().clone());
+    EXPECT_GT(learner.measure_step_s({1, 8, false}, 0), 0);
+    size_t i = 0;
+    for (const NamedTensors& state : {learner.model->state(), learner.optimizer.state()})
+      for (const auto& [name, tensor] : state)
+        EXPECT_TRUE(at::equal(tensor, before[i++].second)) << optimizer << " " << name;
+    for (const auto& [name, parameter] : learner.model->parameters())
+      EXPECT_FALSE(parameter.grad().defined()) << name;
+  }
 }
 
 TEST(Learner, AColourThatNeverVariesIsNoDivisionByZero) {

@@ -6,7 +6,6 @@
 #include <cmath>
 
 #include "base/for_test.h"
-#include "report/lr_plot.h"
 
 namespace skipway {
 namespace {
@@ -79,36 +78,6 @@ TEST(LrFind, WithoutAFirstStepThereIsNoRateToName) {
   const Error error = error_of([&] { lr_find(learner, {.steps = 5, .on_step = {}}); });
   EXPECT_EQ(error.kind(), ErrorKind::kDiverged);
   EXPECT_NE(std::string(error.what()).find("--mean and --std"), std::string::npos);
-}
-
-TEST(LrFind, MeasuringAStepLeavesTheLearnerAsItWas) {
-  for (const char* optimizer : {"sgd", "muon"}) {
-    Config c = config();
-    c.optimizer = optimizer;
-    Learner learner(c, bright_and_dark());
-    // A step first, so that the optimizer has a state to lose.
-    learner.backward(learner.batches.at_step(0));
-    learner.optimizer.step(0.1);
-    NamedTensors before;
-    for (const NamedTensors& state : {learner.model->state(), learner.optimizer.state()})
-      for (const auto& [name, tensor] : state) before.emplace_back(name, tensor.detach().clone());
-    EXPECT_GT(learner.measure_step_s({1, 8, false}, 0), 0);
-    size_t i = 0;
-    for (const NamedTensors& state : {learner.model->state(), learner.optimizer.state()})
-      for (const auto& [name, tensor] : state)
-        EXPECT_TRUE(at::equal(tensor, before[i++].second)) << optimizer << " " << name;
-    for (const auto& [name, parameter] : learner.model->parameters())
-      EXPECT_FALSE(parameter.grad().defined()) << name;
-  }
-}
-
-TEST(LrPlot, MarksBothPlacesInASvg) {
-  const std::string svg = lr_plot(summarise(valley()));
-  EXPECT_TRUE(svg.starts_with("<svg xmlns"));
-  EXPECT_NE(svg.find("steepest"), std::string::npos);
-  EXPECT_NE(svg.find("lowest"), std::string::npos);
-  EXPECT_EQ(svg.find("nan"), std::string::npos);
-  EXPECT_EQ(lr_plot({}), "");
 }
 
 }  // namespace

@@ -45,7 +45,7 @@ class Optimizer {
   /// Momentum buffers, named "momentum.<parameter>"; what a checkpoint keeps. Zero before the first
   /// step, as torch after it.
   NamedTensors state() const;
-  /// Errors: kCheckpoint as ResNet::load_state.
+  /// Errors: kCheckpoint as Model::load_state.
   void load_state(const NamedTensors& state, const std::string& where);
 
  private:

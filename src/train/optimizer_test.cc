@@ -9,6 +9,7 @@
 #include <cmath>
 
 #include "base/error.h"
+#include "base/for_test.h"
 #include "model/resnet.h"
 
 namespace skipway {
@@ -257,16 +258,12 @@ TEST(Optimizer, RefusesAStateThatDoesNotFitAndChangesNothing) {
   for (const auto& [name, buffer] : sgd.state()) state.emplace_back(name, at::ones_like(buffer));
   state[0].second = at::ones({2, 2});
   state[1].first = "momentum.other";
-  try {
-    sgd.load_state(state, "last.safetensors");
-    FAIL() << "no error";
-  } catch (const Error& error) {
-    EXPECT_EQ(error.kind(), ErrorKind::kCheckpoint);
-    EXPECT_THAT(error.what(), testing::HasSubstr("missing momentum.conv2.weight"));
-    EXPECT_THAT(error.what(), testing::HasSubstr("unexpected momentum.other"));
-    EXPECT_THAT(error.what(), testing::HasSubstr("[2,2], expected [8,3,3,3]"));
-    EXPECT_THAT(error.what(), testing::HasSubstr("last.safetensors"));
-  }
+  const Error error = error_of([&] { sgd.load_state(state, "last.safetensors"); });
+  EXPECT_EQ(error.kind(), ErrorKind::kCheckpoint);
+  EXPECT_THAT(error.what(), testing::HasSubstr("missing momentum.conv2.weight"));
+  EXPECT_THAT(error.what(), testing::HasSubstr("unexpected momentum.other"));
+  EXPECT_THAT(error.what(), testing::HasSubstr("[2,2], expected [8,3,3,3]"));
+  EXPECT_THAT(error.what(), testing::HasSubstr("last.safetensors"));
   for (const auto& [name, buffer] : sgd.state()) EXPECT_EQ(buffer.abs().sum().item<float>(), 0);
 }
 

@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 
 #include "base/error.h"
+#include "base/for_test.h"
 
 namespace skipway {
 namespace {
@@ -128,12 +129,7 @@ TEST(Plan, WithoutATestPartOneMustBeTaken) {
   Dataset data = grey_images(16, 8);
   data.test = Split();
   Config c = config();
-  try {
-    take_evaluation_split(c, data);
-    FAIL() << "no error";
-  } catch (const Error& error) {
-    EXPECT_EQ(error.kind(), ErrorKind::kData);
-  }
+  EXPECT_EQ(error_of([&] { take_evaluation_split(c, data); }).kind(), ErrorKind::kData);
   c.val_split = 4;
   EXPECT_EQ(take_evaluation_split(c, data).size(), 4);
   EXPECT_EQ(data.train.size(), 12);

@@ -100,10 +100,6 @@ Pretrained read_published(const std::string& name, const FetchOptions& options) 
   return read;
 }
 
-bool is_address(std::string_view source) {
-  return source.starts_with("http://") || source.starts_with("https://");
-}
-
 // A file "name-0123abcd.pth", whose name ends in the first digits of its SHA-256: as torch.hub has
 // them, and all of torchvision's and many of timm's.
 KnownFile file_at(const std::string& url) {

@@ -9,6 +9,7 @@
 #include <nlohmann/json.hpp>
 
 #include "base/error.h"
+#include "base/files.h"
 #include "base/log.h"
 #include "record/checkpoint.h"
 #include "record/sealed_file.h"
@@ -76,7 +77,8 @@ std::string save_model(const RunFolder& run, const Model& model) {
   metadata["format"] = "pt";  // what Python's readers look for
   metadata["kernel"] = model.kernels().word();
   metadata["kernels"] = nlohmann::json(model.kernels().chosen()).dump();
-  return write_sealed(run.model(), model.state(), std::move(metadata));
+  write_sealed(run.model(), model.state(), std::move(metadata));
+  return hash_of_file(HashKind::kSha256, run.model());
 }
 
 std::unique_ptr<Model> load_saved_model(const RunFolder& run, at::Device device) {
@@ -84,7 +86,7 @@ std::unique_ptr<Model> load_saved_model(const RunFolder& run, at::Device device)
     const SafetensorsFile file = read_sealed(run.model(), /*required=*/false);
     return build(file.tensors, file.metadata, run.model().string(), device);
   }
-  if (!std::filesystem::exists(run.last()) && !std::filesystem::exists(run.previous()))
+  if (!run.has_checkpoint())
     fail(ErrorKind::kCheckpoint, "model",
          "expected model.safetensors or last.safetensors, got neither in {}; the run ended before "
          "its first checkpoint, so train again",

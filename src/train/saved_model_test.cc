@@ -3,13 +3,12 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
-#include <unistd.h>
 
 #include <cmath>
-#include <filesystem>
 
 #include "base/error.h"
 #include "base/files.h"
+#include "base/for_test.h"
 #include "model/resnet.h"
 #include "record/checkpoint.h"
 #include "record/safetensors.h"
@@ -19,13 +18,6 @@ namespace {
 
 class SavedModelTest : public testing::Test {
  protected:
-  SavedModelTest()
-      : path_(std::filesystem::path(testing::TempDir()) /
-              fmt::format("saved_model_{}_{}", getpid(),
-                          testing::UnitTest::GetInstance()->current_test_info()->name())),
-        run_(RunFolder::create(path_)) {}
-  ~SavedModelTest() override { std::filesystem::remove_all(path_); }
-
   static ModelSpec spec() {
     ModelSpec spec;
     spec.num_classes = 3;
@@ -35,16 +27,11 @@ class SavedModelTest : public testing::Test {
     return spec;
   }
   ErrorKind kind_of_load_error() {
-    try {
-      load_saved_model(run_);
-    } catch (const Error& error) {
-      return error.kind();
-    }
-    return ErrorKind::kInternal;
+    return error_of([&] { load_saved_model(run_); }).kind();
   }
 
-  std::filesystem::path path_;
-  RunFolder run_;
+  TemporaryFolder folder_;
+  RunFolder run_ = RunFolder::create(folder_.path());
 };
 
 void expect_equal_models(const Model& a, const Model& b) {

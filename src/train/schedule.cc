@@ -52,21 +52,25 @@ double one_cycle(const ScheduleOptions& options, double progress, double total, 
 
 }  // namespace
 
+double warmup_share(const ScheduleOptions& options, double progress_epochs, double total_epochs) {
+  const double warmup = options.warmup_fraction * total_epochs;
+  return progress_epochs < warmup ? progress_epochs / warmup : 1.0;
+}
+
 double learning_rate(const ScheduleOptions& options, double progress_epochs, double total_epochs,
                      double epochs_per_step) {
   const double progress = options.per_epoch ? std::floor(progress_epochs) : progress_epochs;
   const double warmup = options.warmup_fraction * total_epochs;
-  const double after_warmup = progress - warmup;
+  const double after_warmup = std::max(0.0, progress - warmup);
   const double lr = options.lr, final_lr = options.lr * options.final_fraction;
-  // Share of the rate that the warm-up lets through.
-  const double rise = after_warmup < 0 ? progress / warmup : 1.0;
+  const double rise = warmup_share(options, progress_epochs, total_epochs);
 
   switch (options.kind) {
     case ScheduleKind::kLinear:
-      if (after_warmup < 0) return line(lr * options.warmup_start, lr, rise);
+      if (rise < 1) return line(lr * options.warmup_start, lr, rise);
       return line(lr, final_lr, share(after_warmup, total_epochs - warmup));
     case ScheduleKind::kCosine:
-      if (after_warmup < 0) return lr * rise;
+      if (rise < 1) return lr * rise;
       return half_cosine(lr, final_lr,
                          options.t_max_epochs > 0 ? after_warmup / options.t_max_epochs
                                                   : share(after_warmup, total_epochs - warmup));

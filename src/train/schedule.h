@@ -27,6 +27,9 @@ struct ScheduleOptions {
       false;  // true: the rate changes only between epochs, as torch's epoch-wise schedulers do
 };
 
+/// Share of the rate that the warm-up lets through, step by step whatever `per_epoch`; in [0, 1].
+double warmup_share(const ScheduleOptions& options, double progress_epochs, double total_epochs);
+
 /// Rate of a step. `progress_epochs` = epochs done before this step (fraction allowed),
 /// `total_epochs` = the run's length [epochs], which may change from call to call;
 /// `epochs_per_step` = length of a step [epochs], which onecycle needs to end at the last step (not
@@ -37,7 +40,7 @@ double learning_rate(const ScheduleOptions& options, double progress_epochs, dou
                      double epochs_per_step = 0);
 
 /// ReduceLROnPlateau (mode max, threshold 1e-4 relative) over the accuracies so far -> the rate
-/// from now on.
+/// from now on, before warmup_share().
 double plateau_learning_rate(const ScheduleOptions& options, const std::vector<double>& accuracies);
 
 /// Errors: kUsage that lists the names.

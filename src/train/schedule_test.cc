@@ -6,6 +6,7 @@
 #include <gtest/gtest.h>
 
 #include "base/error.h"
+#include "base/for_test.h"
 
 namespace skipway {
 namespace {
@@ -25,6 +26,21 @@ TEST(Schedule, LinearRisesFromATwentyFifthAndEndsAtFinalLr) {
   higher.warmup_start = 0.2;
   EXPECT_DOUBLE_EQ(learning_rate(higher, 0, 10), 0.1);
   EXPECT_DOUBLE_EQ(learning_rate(higher, 2, 10), 0.5);
+}
+
+// Else a run of one epoch would have the rate of its first step throughout.
+TEST(Schedule, TheWarmUpGoesStepByStepWhereTheRestGoesEpochByEpoch) {
+  for (const ScheduleKind kind : {ScheduleKind::kLinear, ScheduleKind::kCosine, ScheduleKind::kStep,
+                                  ScheduleKind::kMultistep}) {
+    const ScheduleOptions options{.kind = kind,
+                                  .lr = 1,
+                                  .warmup_fraction = 0.25,
+                                  .warmup_start = 0,
+                                  .step_epochs = 3,
+                                  .per_epoch = true};
+    EXPECT_DOUBLE_EQ(learning_rate(options, 0.25, 2), 0.5);
+    EXPECT_DOUBLE_EQ(learning_rate(options, 0.75, 2), 1);
+  }
 }
 
 TEST(Schedule, CosineEndsAtFinalLrWhenTMaxIsTheRun) {
@@ -109,13 +125,9 @@ TEST(Schedule, PlateauDecaysAfterPatienceAndStartsCountingAnew) {
 
 TEST(Schedule, ParseListsTheNames) {
   EXPECT_EQ(parse_schedule("onecycle"), ScheduleKind::kOneCycle);
-  try {
-    parse_schedule("cosin");
-    FAIL() << "no error";
-  } catch (const Error& error) {
-    EXPECT_EQ(error.kind(), ErrorKind::kUsage);
-    EXPECT_THAT(error.what(), testing::HasSubstr("multistep, onecycle or plateau, got \"cosin\""));
-  }
+  const Error error = error_of([] { parse_schedule("cosin"); });
+  EXPECT_EQ(error.kind(), ErrorKind::kUsage);
+  EXPECT_THAT(error.what(), testing::HasSubstr("multistep, onecycle or plateau, got \"cosin\""));
 }
 
 }  // namespace

@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include "base/error.h"
+#include "base/for_test.h"
 
 namespace skipway {
 namespace {
@@ -33,13 +34,9 @@ TEST(Stages, ShallowStepsEndOnTheirOwn) {
 TEST(Stages, RefusesWhatItCannotMean) {
   for (const char* resize : {"", "16", "16:", "16:x", "16:0.5,", "16:0.5;24:0.7", "32:0.5",
                              "40:0.5", "0:0.5", "16:0", "16:1", "24:0.5,16:0.7", "16:0.5,24:0.5"}) {
-    try {
-      make_stages(resize, 0, 32, 0.55);
-      ADD_FAILURE() << resize;
-    } catch (const Error& error) {
-      EXPECT_EQ(error.kind(), ErrorKind::kUsage);
-      EXPECT_THAT(error.what(), testing::HasSubstr("--resize"));
-    }
+    const Error error = error_of([&] { make_stages(resize, 0, 32, 0.55); });
+    EXPECT_EQ(error.kind(), ErrorKind::kUsage) << resize;
+    EXPECT_THAT(error.what(), testing::HasSubstr("--resize")) << resize;
   }
 }
 

@@ -68,6 +68,7 @@ nlohmann::ordered_json end_line(const TrainResult& result) {
     if (n > 0) accuracy = rounded(static_cast<double>(row[c]) / static_cast<double>(n), 6);
   }
   line["confusion"] = result.last.confusion;
+  line["views"] = result.views;
   return line;
 }
 
@@ -145,13 +146,15 @@ void Trainer::warn_of_flaws() const {
 
 void Trainer::warn_of_schedule() const {
   const double length = budget_.by_time() ? epochs(total_steps_) : config_.epochs;
-  if (schedule_.kind == ScheduleKind::kCosine && config_.t_max > length) {
+  const double fall = length * (1 - schedule_.warmup_fraction);
+  if (schedule_.kind == ScheduleKind::kCosine && config_.t_max > fall * (1 + 1e-9)) {
     log_warning(
-        "the cosine schedule has --t-max {:g} but the run has {:.4g} epochs: the rate stops at "
+        "the cosine schedule has --t-max {:g} but the run has {:.4g} epochs for it: the rate stops "
+        "at "
         "{:.3g} and never anneals, which costs "
         "several points of accuracy; --t-max {:g} ends at zero",
-        config_.t_max, length, learning_rate(schedule_, length, length),
-        budget_.by_time() ? 0 : length);  // 0: at the end, whenever that is
+        config_.t_max, fall, learning_rate(schedule_, length, length),
+        budget_.by_time() ? 0 : fall);  // 0: at the end, whenever that is
   }
   const bool by_step = schedule_.kind == ScheduleKind::kStep;
   if (!by_step && (schedule_.kind != ScheduleKind::kMultistep || schedule_.milestones.empty()))
@@ -509,28 +512,15 @@ void Trainer::save() {
   checkpoint.ema = learner_.ema.state();
   checkpoint.metadata = to_metadata(model().spec());
   checkpoint.metadata["config"] = config_toml_;
-  const nlohmann::json state = {{"step", progress_.step},
-                                {"total_steps", total_steps_},
-                                {"stage", progress_.stage},
-                                {"passes", passes_},
-                                {"recorded_step", progress_.recorded_step},
-                                {"epoch_loss_sum", progress_.epoch_loss_sum},
-                                {"epoch_norm_sum", progress_.epoch_norm_sum},
-                                {"epoch_images", progress_.epoch_images},
-                                {"mean_loss", progress_.mean_loss},
-                                {"lr", progress_.lr},
-                                {"lr_factor", progress_.lr_factor},
-                                {"rollbacks", progress_.rollbacks},
-                                {"train_wall_s", progress_.train_wall_s},
-                                {"images_per_s", images_per_s()},
-                                {"wall_s", run_wall_s()},
-                                {"accuracies", progress_.accuracies},
-                                {"best", progress_.best},
-                                {"best_epoch", progress_.best_epoch},
-                                {"micro_batch", learner_.micro_batch},
-                                {"train_images", learner_.batches.image_count()},
-                                {"train_labels_sha256", labels_sha256(dataset_)},
-                                {"kernels", model().kernels().chosen()}};
+  nlohmann::json state = progress_;
+  state.update({{"images_per_s", images_per_s()},
+                {"total_steps", total_steps_},
+                {"passes", passes_},
+                {"wall_s", run_wall_s()},
+                {"micro_batch", learner_.micro_batch},
+                {"train_images", learner_.batches.image_count()},
+                {"train_labels_sha256", labels_sha256(dataset_)},
+                {"kernels", model().kernels().chosen()}});
   checkpoint.metadata["progress"] = state.dump();
   save_checkpoint(run_, checkpoint);
   saved_at_s_ = run_wall_s();
@@ -569,34 +559,21 @@ nlohmann::json Trainer::go_to(const Checkpoint& checkpoint) {
     state = nlohmann::json::parse(progress->second);
     if (state.at("train_images") != learner_.batches.image_count()) {
       fail(ErrorKind::kCheckpoint, "train",
-           "expected the {} training images that the run in {} began with, got {} from {}; give it "
-           "the same data",
+           "expected the {} training images that the run in {} began with, got {} from {}; set "
+           "`data` in its config.toml to where they are",
            state.at("train_images").dump(), where, learner_.batches.image_count(), dataset_.source);
     }
     if (state.at("train_labels_sha256") != labels_sha256(dataset_)) {
       fail(ErrorKind::kCheckpoint, "train",
-           "expected the classes and labels that the run in {} began with, got others from {}; "
-           "give it the same data",
+           "expected the classes and labels that the run in {} began with, got others from {}; set "
+           "`data` in its config.toml to where they are",
            where, dataset_.source);
     }
-    progress_.step = state.at("step");
+    progress_ = state.get<Progress>();
+    progress_.stage = std::min(progress_.stage, stages_.size() - 1);
     total_steps_ = std::min<int64_t>(total_steps_, state.at("total_steps"));
     passes_ = state.at("passes");
-    progress_.stage = std::min(state.at("stage").get<size_t>(), stages_.size() - 1);
-    progress_.recorded_step = state.at("recorded_step");
-    progress_.epoch_loss_sum = state.at("epoch_loss_sum");
-    progress_.epoch_norm_sum = state.at("epoch_norm_sum");
-    progress_.epoch_images = state.at("epoch_images");
-    progress_.mean_loss = state.at("mean_loss");
-    progress_.lr = state.at("lr");
-    progress_.lr_factor = state.at("lr_factor");
-    progress_.rollbacks = state.at("rollbacks");
     learner_.micro_batch = std::min<int64_t>(learner_.micro_batch, state.at("micro_batch"));
-    progress_.train_wall_s = state.at("train_wall_s");
-    progress_.images_per_s = state.at("images_per_s");
-    progress_.accuracies = state.at("accuracies").get<std::vector<double>>();
-    progress_.best = state.at("best");
-    progress_.best_epoch = state.at("best_epoch");
   } catch (const nlohmann::json::exception& error) {
     fail(ErrorKind::kCheckpoint, "train", "could not read the progress kept in {}: {}", where,
          error.what());
@@ -664,7 +641,8 @@ double Trainer::images_per_s() const {
 double Trainer::learning_rate_at(int64_t step) const {
   const double planned =
       schedule_.kind == ScheduleKind::kPlateau
-          ? plateau_learning_rate(schedule_, progress_.accuracies)
+          ? plateau_learning_rate(schedule_, progress_.accuracies) *
+                warmup_share(schedule_, epochs(step), epochs(total_steps_))
           : learning_rate(schedule_, epochs(step), epochs(total_steps_), epochs(1));
   return progress_.lr_factor * planned;
 }

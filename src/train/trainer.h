@@ -33,7 +33,7 @@ struct StepReport {
   double grad_norm = 0;     // mean over the epoch so far, before --clip-grad-norm
   double lr = 0;            // of this step
   double images_per_s = 0;  // recent
-  double eta_s = 0;         // until the end of the run, evaluation included
+  double eta_s = 0;         // until the end; in a run by epochs, without the evaluations
 };
 
 /// What is known at the end of an epoch, and of the run.
@@ -166,6 +166,9 @@ class Trainer {
     double images_per_s = 0;         // of the processes before a resume
     std::vector<double> accuracies;  // of every evaluation so far
     double best = 0, best_epoch = 0;
+    NLOHMANN_DEFINE_TYPE_INTRUSIVE(Progress, step, recorded_step, epoch_loss_sum, epoch_norm_sum,
+                                   epoch_images, mean_loss, lr, lr_factor, rollbacks, stage,
+                                   train_wall_s, images_per_s, accuracies, best, best_epoch)
   } progress_;
   double passes_;              // that the run affords; 0 while it is not known
   int64_t total_steps_;        // as planned now
