@@ -15,12 +15,14 @@ ENVIRONMENT = {"GOMP_SPINCOUNT": "10000", "GLIBC_TUNABLES": "glibc.malloc.hugetl
 MODELS = ["resnet18", "resnet34", "resnet50"]
 
 
-def set_up(python, targets, packages=()):
-    """Builds Skipway's rows and, unless an interpreter is given, installs PyTorch and what else is needed; returns the interpreter."""
+def build(*targets):
+    """Skipway's rows."""
     subprocess.run([ROOT / "skipway", "setup"], check=True, stdout=sys.stderr)
     subprocess.run(["cmake", "--build", BUILD, "--target", *targets], check=True, stdout=sys.stderr)
-    if python:
-        return python
+
+
+def python_with(*packages):
+    """An interpreter with PyTorch and what else is needed, installed once."""
     if not (VENV / "done").exists():
         subprocess.run(["/usr/bin/python3", "-m", "venv", "--clear", VENV], check=True)
         subprocess.run([VENV / "bin/pip", "install", "--quiet", "torch==2.11.0", "numpy"], check=True, stdout=sys.stderr)
@@ -33,7 +35,7 @@ def set_up(python, targets, packages=()):
 def output_of(command):
     """The JSON object that a row prints."""
     environment = os.environ | (ENVIRONMENT if pathlib.Path(command[0]).is_relative_to(BUILD) else {})
-    return json.loads(subprocess.run(command, check=True, capture_output=True, text=True, env=environment).stdout)
+    return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment).stdout)
 
 
 def processor():

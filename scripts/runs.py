@@ -41,6 +41,11 @@ def train(result, seed, arguments):
     return json.loads(result.read_text())
 
 
+def percent(accuracy):
+    """Not a number where none was measured, as with TTA in a run without it."""
+    return math.nan if accuracy is None else 100 * accuracy
+
+
 def mean_and_error(values):
     """The mean, and its standard error; that of a single value, and both where a value is not known, are not a number."""
     if any(map(math.isnan, values)):

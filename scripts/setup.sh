@@ -46,7 +46,8 @@ stage() {
   shift 2
   printf 'skipway: %s … ' "$text" >&2
   printf '== %s\n' "$text" >>"$log"
-  if "$@" 3>&2 >>"$log" 2>&1 </dev/null; then
+  # What it says is looked at below, so in English.
+  if LC_ALL=C.UTF-8 "$@" 3>&2 >>"$log" 2>&1 </dev/null; then
     printf '%d s\n' $((SECONDS - start)) >&2
     return
   fi
@@ -119,9 +120,11 @@ make_venv() {
     say "$venv was made by someone else; moving it to $venv.old"
     mv -T --backup=numbered "$venv" "$venv.old"
   fi
-  rm -rf "$venv"
   (($(free_mb "$root") >= megabytes)) ||
     give_up 9 "$text needs $megabytes MB of disk, $(free_mb "$root") MB are free at $root"
+  # What was built against it would not start any more, or with another interpreter's files.
+  [[ $venv != "$root/.venv" ]] || rm -f "$root"/build/*/.built
+  rm -rf "$venv"
   mkdir "$venv"
   echo unfinished >"$venv/.skipway"
   stage 4 "Python environment $(basename "$venv")" "$python" -m venv "$venv"
@@ -152,10 +155,13 @@ configure() {
 }
 
 compile() {
-  local dir=$1 target=$2 line jobs memory_jobs
+  local dir=$1 target=$2 line jobs free_kb limit memory_jobs
   jobs=$(nproc)
-  # A file takes up to 1.5 GB to compile.
-  memory_jobs=$(awk '/^MemAvailable/ { print int($2 / 1500000) + 1 }' /proc/meminfo)
+  # A file takes up to 1.5 GB to compile. A container may have less memory than the machine.
+  free_kb=$(awk '/^MemAvailable/ { print $2 }' /proc/meminfo)
+  limit=$(cat /sys/fs/cgroup/memory.max 2>/dev/null || true)
+  [[ $limit =~ ^[0-9]+$ ]] && ((limit / 1024 < free_kb)) && free_kb=$((limit / 1024))
+  memory_jobs=$((free_kb / 1500000 + 1))
   cmake --build "$dir" --target "$target" -j "$((jobs < memory_jobs ? jobs : memory_jobs))" 2>&1 |
     while IFS= read -r line; do
       printf '%s\n' "$line"

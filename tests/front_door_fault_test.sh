@@ -120,6 +120,9 @@ expect "a download that fails is an environment error" [ "$code" = 4 ]
 touch "$checkout/.venv/left-over"
 torch= run
 expect "a half-made environment is made anew" [ ! -e "$checkout/.venv/left-over" ]
+mkdir -p "$checkout/build/release" && touch "$checkout/build/release/.built"
+torch= run
+expect "what was built against an environment goes with it" [ ! -e "$checkout/build/release/.built" ]
 rm "$checkout/.venv/.skipway"
 torch= run
 expect "somebody else's environment is kept" [ -e "$checkout/.venv.old/bin/python" ]
