@@ -23,11 +23,19 @@ void prepare_allocator() {
   mallopt(M_TOP_PAD, 64 << 20);
 }
 
+std::optional<int64_t> cores_granted_by(const std::filesystem::path& control_group) {
+  std::ifstream file(control_group / "cpu.max");  // "150000 100000" microseconds, or "max 100000"
+  int64_t quota = 0, period = 0;
+  if (!(file >> quota >> period) || quota <= 0 || period <= 0) return std::nullopt;
+  return (quota + period - 1) / period;
+}
+
 int64_t usable_cores() {
   cpu_set_t set;
   CPU_ZERO(&set);
-  if (sched_getaffinity(0, sizeof(set), &set) == 0) return CPU_COUNT(&set);
-  return sysconf(_SC_NPROCESSORS_ONLN);
+  const bool known = sched_getaffinity(0, sizeof(set), &set) == 0;
+  const int64_t cores = known ? CPU_COUNT(&set) : sysconf(_SC_NPROCESSORS_ONLN);
+  return std::min(cores, cores_granted_by("/sys/fs/cgroup").value_or(cores));
 }
 
 int64_t peak_rss_bytes() {

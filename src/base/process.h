@@ -13,7 +13,11 @@ namespace skipway {
 /// allocation.
 void prepare_allocator();
 
-/// Cores that this process may run on; at least 1.
+/// Cores that the cpu.max of a control group (version 2) is worth, rounded up; none: there is no
+/// limit, or no such folder.
+std::optional<int64_t> cores_granted_by(const std::filesystem::path& control_group);
+
+/// Cores that this process may run on, or is granted the time of; at least 1.
 int64_t usable_cores();
 
 /// The largest resident set of this process so far [bytes].

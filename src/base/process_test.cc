@@ -22,5 +22,18 @@ TEST(Process, AContainerLeavesItsLimitWithoutWhatIsTakenButForFilesKeptInMemory)
   EXPECT_EQ(memory_left_in(group.path()), 0);
 }
 
+TEST(Process, ACpuQuotaIsWorthSoManyCores) {
+  const TemporaryFolder group;
+  EXPECT_EQ(cores_granted_by(group.path()), std::nullopt);
+  group.write("cpu.max", "max 100000\n");
+  EXPECT_EQ(cores_granted_by(group.path()), std::nullopt);
+  group.write("cpu.max", "200000 100000\n");
+  EXPECT_EQ(cores_granted_by(group.path()), 2);
+  group.write("cpu.max", "150000 100000\n");
+  EXPECT_EQ(cores_granted_by(group.path()), 2);
+  group.write("cpu.max", "1000 100000\n");
+  EXPECT_EQ(cores_granted_by(group.path()), 1);
+}
+
 }  // namespace
 }  // namespace skipway

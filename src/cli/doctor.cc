@@ -75,23 +75,11 @@ Check check_instructions() {
   return {"instructions", State::kOk, set, ""};
 }
 
-// Cores' worth of time that the control group grants; infinity when it does not say.
-double cpu_quota() {
-  std::istringstream line(first_line("/sys/fs/cgroup/cpu.max"));
-  double quota = 0, period = 0;
-  return line >> quota >> period && period > 0 ? quota / period
-                                               : std::numeric_limits<double>::infinity();
-}
-
 Check check_cores() {
   const int64_t cores = usable_cores();
   const int threads = at::get_num_threads();
   Check check{"cores", State::kOk, fmt::format("{}, {} threads", cores, threads), ""};
-  if (cpu_quota() < static_cast<double>(cores)) {
-    check.state = State::kWarning;
-    check.message += fmt::format(", but the control group grants {:.1f} cores", cpu_quota());
-    check.fix = fmt::format("--threads {:.0f}", std::max(1.0, cpu_quota()));
-  } else if (threads < cores) {
+  if (threads < cores) {
     check.state = State::kWarning;
     check.fix = fmt::format("--threads {}, or unset OMP_NUM_THREADS", cores);
   }

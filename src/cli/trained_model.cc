@@ -64,6 +64,7 @@ void add_model_flags(CLI::App& command, ModelFlags& flags) {
 }
 
 TrainedModel load_trained_model(const RunFolder& run, const ModelFlags& flags) {
+  prepare_allocator();
   at::set_num_threads(static_cast<int>(flags.threads > 0 ? flags.threads : usable_cores()));
   const at::Device device = resolve_device(flags.device);
   std::optional<Config> config = config_of(run);

@@ -53,9 +53,13 @@ std::vector<std::string> instruction_sets() {
   return names;
 }
 
+bool dot_in_use() {
+  return has_dot() && dot_allowed && (hwy::SupportedTargets() & HWY_TARGETS & HWY_AVX3) != 0;
+}
+
 std::string instruction_set_in_use() {
   const int64_t here = hwy::SupportedTargets() & HWY_TARGETS;
-  if (here & HWY_AVX3) return has_dot() && dot_allowed ? "avx512_bf16" : "avx512";
+  if (here & HWY_AVX3) return dot_in_use() ? "avx512_bf16" : "avx512";
   return here & HWY_AVX2 ? "avx2" : "scalar";
 }
 
@@ -86,8 +90,8 @@ size_t workspace_bytes(const ConvShape& shape, Numbers numbers, Pass pass, int t
 
 void forward(const ConvShape& shape, Numbers numbers, const ForwardArguments& arguments,
              void* workspace, const Threads& threads) {
-  passes_of(shape).forward(shape, numbers, has_dot() && dot_allowed, arguments,
-                           static_cast<float*>(workspace), threads);
+  passes_of(shape).forward(shape, numbers, dot_in_use(), arguments, static_cast<float*>(workspace),
+                           threads);
 }
 
 size_t prepared_bytes(const ConvShape& shape, Numbers numbers) {
@@ -98,14 +102,14 @@ size_t prepared_bytes(const ConvShape& shape, Numbers numbers) {
 
 void prepare(const ConvShape& shape, Numbers numbers, const float* weights, void* prepared,
              const Threads& threads) {
-  passes_of(shape).prepare(shape, numbers, has_dot() && dot_allowed, weights,
-                           static_cast<float*>(prepared), threads);
+  passes_of(shape).prepare(shape, numbers, dot_in_use(), weights, static_cast<float*>(prepared),
+                           threads);
 }
 
 void backward(const ConvShape& shape, Numbers numbers, const BackwardArguments& arguments,
               void* workspace, const Threads& threads) {
-  passes_of(shape).backward(shape, numbers, has_dot() && dot_allowed, arguments,
-                            static_cast<float*>(workspace), threads);
+  passes_of(shape).backward(shape, numbers, dot_in_use(), arguments, static_cast<float*>(workspace),
+                            threads);
 }
 
 }  // namespace skipway::kernels

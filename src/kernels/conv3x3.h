@@ -46,7 +46,7 @@ std::string refusal(const ConvShape& shape);
 std::vector<std::string> instruction_sets();
 /// The one in use; best of instruction_sets() at the start.
 std::string instruction_set_in_use();
-/// For tests and SKIPWAY_KERNEL: from now on uses the named one. Not while a kernel runs. Returns
+/// For tests and benchmarks: from now on uses the named one. Not while a kernel runs. Returns
 /// false for one that the machine cannot run.
 bool use_instruction_set(const std::string& name);
 
@@ -90,7 +90,7 @@ struct BackwardArguments {
   const void* src = nullptr;                               // [n,h,w,c], as in forward
   const float *src_scale = nullptr, *src_shift = nullptr;  // as in forward
   const float* weights = nullptr;                          // [k,3,3,c]
-  const void* grad_dst = nullptr;                          // [n,h,w,k]
+  const void* grad_dst = nullptr;                          // [n,out_h,out_w,k]
   // Or, to apply a BatchNorm's backward pass on the way in, the convolution's result dst
   // and three coefficients of each channel [k]: the gradient taken is
   //   by_grad * grad_dst + by_dst * dst + constant.

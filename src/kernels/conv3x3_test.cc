@@ -280,32 +280,42 @@ TEST_P(Conv3x3, SameThreadsGiveSameBits) {
 INSTANTIATE_TEST_SUITE_P(All, Conv3x3, testing::ValuesIn(cases()),
                          [](const auto& test) { return name_of(test.param); });
 
-// Each thread's share is another one, and some have none.
-TEST(Conv3x3Threads, OneAndThreeGiveTheDirectSum) {
-  for (const int64_t stride : {1, 2}) {
-    const ConvShape s{5, 9, 7, 16, 48, 3, stride, 1};
-    const int64_t out_values = s.n * s.out_h() * s.out_w() * s.k;
-    const std::vector<float> src = random_values(s.n * s.h * s.w * s.c, 1, true),
-                             weights = random_values(s.k * 9 * s.c, 2),
-                             grad_dst = random_values(out_values, 3);
-    std::vector<float> want(grad_dst.size()), want_src(src.size()), want_weights(weights.size());
-    ForwardArguments f;
-    f.src = src.data(), f.weights = weights.data(), f.dst = want.data();
-    reference_forward(s, Type::kFp32, f, {});
-    BackwardArguments b;
-    b.src = src.data(), b.weights = weights.data(), b.grad_dst = grad_dst.data();
-    b.grad_src = want_src.data(), b.grad_weights = want_weights.data();
-    reference_backward(s, Type::kFp32, b, {});
-    for (const int count : {1, 3}) {
-      const Threads threads = these_threads(count);
-      std::vector<float> dst(want.size()), grad_src(src.size()), grad_weights(weights.size());
-      f.dst = dst.data(), b.grad_src = grad_src.data(), b.grad_weights = grad_weights.data();
-      Scratch of_forward(s, {}, Pass::kForward, count), of_backward(s, {}, Pass::kBackward, count);
-      forward(s, {}, f, of_forward.data(), threads);
-      backward(s, {}, b, of_backward.data(), threads);
-      EXPECT_LT(relative_error(dst, want), tolerance({})) << count << " threads";
-      EXPECT_LT(relative_error(grad_src, want_src), tolerance({})) << count << " threads";
-      EXPECT_LT(relative_error(grad_weights, want_weights), tolerance({})) << count << " threads";
+// Each thread's share is another one, and some have none. Where there are many channels and few
+// pixels, threads share a block.
+TEST(Conv3x3Threads, AnyNumberGivesTheDirectSum) {
+  for (const ConvShape& s :
+       {ConvShape{5, 9, 7, 16, 48, 3, 1}, ConvShape{5, 9, 7, 16, 48, 3, 2},
+        ConvShape{3, 4, 4, 512, 512, 3, 1}, ConvShape{3, 4, 4, 256, 320, 3, 2}}) {
+    for (const Type type : {Type::kFp32, Type::kBf16}) {
+      const Numbers numbers{type, type};
+      const int64_t out_values = s.n * s.out_h() * s.out_w() * s.k;
+      const std::vector<float> weights = random_values(s.k * 9 * s.c, 2);
+      Stored src(type, random_values(s.n * s.h * s.w * s.c, 1, true)),
+          grad_dst(type, random_values(out_values, 3)), dst(type, out_values),
+          grad_src(type, s.n * s.h * s.w * s.c);
+      std::vector<float> grad_weights(weights.size());
+      ForwardArguments f;
+      f.src = src.data(), f.weights = weights.data(), f.dst = dst.data();
+      BackwardArguments b;
+      b.src = src.data(), b.weights = weights.data(), b.grad_dst = grad_dst.data();
+      b.grad_src = grad_src.data(), b.grad_weights = grad_weights.data();
+      reference_forward(s, type, f, {});
+      reference_backward(s, type, b, {});
+      const std::vector<float> want = dst.values_now(), want_src = grad_src.values_now(),
+                               want_weights = grad_weights;
+      for (const int count : {1, 3, 5, 16}) {
+        const Threads threads = these_threads(count);
+        Scratch of_forward(s, numbers, Pass::kForward, count),
+            of_backward(s, numbers, Pass::kBackward, count);
+        forward(s, numbers, f, of_forward.data(), threads);
+        backward(s, numbers, b, of_backward.data(), threads);
+        EXPECT_LT(relative_error(dst.values_now(), want), tolerance(numbers))
+            << count << " threads";
+        EXPECT_LT(relative_error(grad_src.values_now(), want_src), tolerance(numbers))
+            << count << " threads";
+        EXPECT_LT(relative_error(grad_weights, want_weights), tolerance(numbers))
+            << count << " threads";
+      }
     }
   }
 }

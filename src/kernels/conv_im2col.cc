@@ -396,8 +396,6 @@ namespace {
 HWY_EXPORT(run_im2col_prepare);
 HWY_EXPORT(run_im2col_forward);
 HWY_EXPORT(run_im2col_backward);
-
-bool has_dot() { return instruction_set_in_use() == "avx512_bf16"; }
 }  // namespace
 
 size_t im2col_workspace_bytes(const ConvShape& shape, Numbers numbers, Pass pass, int threads) {
@@ -408,7 +406,7 @@ size_t im2col_workspace_bytes(const ConvShape& shape, Numbers numbers, Pass pass
 void im2col_forward(const ConvShape& shape, Numbers numbers, const ForwardArguments& arguments,
                     void* workspace, const Threads& threads) {
   HWY_DYNAMIC_DISPATCH(run_im2col_forward)
-  (shape, numbers, has_dot(), arguments, static_cast<float*>(workspace), threads);
+  (shape, numbers, dot_in_use(), arguments, static_cast<float*>(workspace), threads);
 }
 
 size_t im2col_prepared_bytes(const ConvShape& shape, Numbers numbers) {
@@ -425,7 +423,7 @@ void im2col_prepare(const ConvShape& shape, Numbers numbers, const float* weight
 void im2col_backward(const ConvShape& shape, Numbers numbers, const BackwardArguments& arguments,
                      void* workspace, const Threads& threads) {
   HWY_DYNAMIC_DISPATCH(run_im2col_backward)
-  (shape, numbers, has_dot(), arguments, static_cast<float*>(workspace), threads);
+  (shape, numbers, dot_in_use(), arguments, static_cast<float*>(workspace), threads);
 }
 
 }  // namespace skipway::kernels

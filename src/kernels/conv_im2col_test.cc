@@ -202,6 +202,15 @@ TEST_P(ConvIm2col, NanPassesEveryRelu) {
   EXPECT_EQ(count_nan(), out_pixels * s.k);
 }
 
+std::string name_of(const testing::TestParamInfo<Case>& info) {
+  const auto& [set, numbers, s] = info.param;
+  const auto word = [](Type type) { return type == Type::kBf16 ? "bf16" : "fp32"; };
+  return set + "_" + word(numbers.maps) + "_" + word(numbers.products) + "_" + std::to_string(s.n) +
+         "_" + std::to_string(s.h) + "_" + std::to_string(s.w) + "_" + std::to_string(s.c) + "_" +
+         std::to_string(s.k) + "_" + std::to_string(s.size) + "x" + std::to_string(s.size) +
+         "_stride" + std::to_string(s.stride);
+}
+
 INSTANTIATE_TEST_SUITE_P(
     All, ConvIm2col,
     testing::Combine(
@@ -215,7 +224,8 @@ INSTANTIATE_TEST_SUITE_P(
                         // Odd numbers of pixels, and of inputs.
                         ConvShape{3, 5, 5, 16, 48, 3, 1, 1}, ConvShape{3, 7, 7, 3, 32, 3, 1, 1},
                         ConvShape{1, 1, 1, 32, 16, 1, 1, 0},
-                        ConvShape{1, 4, 4, 32, 144, 3, 1, 1})));  // threads share columns
+                        ConvShape{1, 4, 4, 32, 144, 3, 1, 1})),  // threads share columns
+    name_of);
 
 }  // namespace
 }  // namespace skipway::kernels

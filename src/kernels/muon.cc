@@ -270,12 +270,11 @@ void muon_step(const std::vector<MuonMatrix>& matrices, const MuonRates& rates, 
     *least += work_of(m);
     of_thread[static_cast<size_t>(least - work.begin())].push_back(m);
   }
-  const bool dot = instruction_set_in_use() == "avx512_bf16";
   const int64_t words = words_of_thread(matrices);
   threads.run([&](int thread) {
     float* scratch = static_cast<float*>(workspace) + thread * words;
     for (const MuonMatrix& m : of_thread[static_cast<size_t>(thread)])
-      HWY_DYNAMIC_DISPATCH(run_muon_matrix)(m, rates, products, dot, scratch);
+      HWY_DYNAMIC_DISPATCH(run_muon_matrix)(m, rates, products, dot_in_use(), scratch);
   });
 }
 

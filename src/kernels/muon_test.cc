@@ -3,7 +3,9 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
+#include <limits>
 #include <memory>
 #include <random>
 #include <string>
@@ -137,6 +139,23 @@ INSTANTIATE_TEST_SUITE_P(Shapes, MuonStepOf,
                                                           std::pair<int64_t, int64_t>{144, 256}),
                                           testing::Bool()),
                          name_of);
+
+// So that a loss or gradient that is not finite is seen in the next forward pass at the latest.
+TEST(MuonStep, AGradientThatIsNoNumberShows) {
+  for (const std::string& set : instruction_sets()) {
+    for (const float bad :
+         {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity()}) {
+      Case given(16, 48);
+      given.gradient[5] = bad;
+      ASSERT_TRUE(use_instruction_set(set));
+      step({given.matrix()}, {.lr = 0.1, .momentum = 0.8, .nesterov = false}, Type::kFp32);
+      use_instruction_set(instruction_sets().front());
+      EXPECT_TRUE(std::any_of(given.filters.begin(), given.filters.end(),
+                              [](float x) { return !std::isfinite(x); }))
+          << set << " " << bad;
+    }
+  }
+}
 
 TEST(MuonStep, HasTheSameBitsForAnyNumberOfThreads) {
   const auto run = [](int threads) {

@@ -455,10 +455,10 @@ void backward_sweep(const ConvShape& s, const BackwardArguments& a, Sweep sweep,
     if (!to_weights(sweep)) return;
     float* memory = scratch + part.team * at.team_words;
     float* sum = memory + at.grad_weights + part.rank * at.thread_grad_weights;
-    const Columns rows = part.columns(s.k);
-    const int64_t at_once = blocks.shared ? kSharedRows : s.k;
-    for (int64_t row = rows.begin; row < rows.end; row += at_once) {
-      const int64_t end = std::min(row + at_once, rows.end);
+    const Share rows = part.share(s.k / kWidest);
+    const int64_t at_once = blocks.shared ? kSharedRows : s.k, stop = rows.end * kWidest;
+    for (int64_t row = rows.begin * kWidest; row < stop; row += at_once) {
+      const int64_t end = std::min(row + at_once, stop);
       bool begun[S::kTiling.weight_points()] = {};
       for (int64_t point = 0; point < S::kTiling.points(); ++point) {
         const int64_t of_weights = S::weight_point(point);

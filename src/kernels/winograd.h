@@ -88,7 +88,9 @@ struct Blocks {
     all = s.n * rows * columns;
     const int64_t weights = tiling.weight_points() * s.c * s.k;
     const int64_t maps = tiling.points() * all * std::max(s.c, s.k);
-    shared = std::min(s.c, s.k) >= threads * kPanel &&
+    // What a thread needs to have of its own: rows of the weights' gradient, else columns.
+    const int64_t least = sweep == Sweep::kWeightsGradient ? kWidest : kPanel;
+    shared = std::min(s.c, s.k) >= threads * least &&
              (sweep == Sweep::kWeightsGradient
                   ? threads * weights * bytes_of(Type::kFp32) > maps * bytes_of(operands)
                   : weights >= maps);

@@ -18,14 +18,12 @@ const std::vector<std::string>& attention_names();
 /// One block's attention, with the arithmetic, the names and the initial values of timm's SEModule,
 /// EcaModule and CbamModule in a ResNet:
 ///   se    sigmoid(fc2(relu(fc1(mean over pixels)))) scales the channels; fc1 has a sixteenth of
-///   the
-///         channels, in multiples of 8 (Hu et al., arXiv:1709.01507)
+///         them, in multiples of 8 (Hu et al., arXiv:1709.01507)
 ///   eca   the same of a convolution of 3 or more neighbouring channels (Wang et al.,
 ///         arXiv:1910.03151)
 ///   cbam  the same of fc1 and fc2 without biases, of the mean and of the largest value, added;
-///   then
-///         sigmoid(batch_norm(7x7 convolution of the mean and the largest value over channels))
-///         scales the pixels (Woo et al., arXiv:1807.06521)
+///         then sigmoid(batch_norm(7x7 convolution of the mean and the largest value over
+///         channels)) scales the pixels (Woo et al., arXiv:1807.06521)
 class Attention {
  public:
   /// Keeps what it is given and returns what becomes of it; see Model::add_parameter.

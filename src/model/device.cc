@@ -120,6 +120,7 @@ at::ScalarType resolve_precision(const std::string& name, at::Device device,
     if (device.is_cuda())  // not run on a GPU; before Ampere cuDNN has no convolutions for bf16
       return at::detail::getCUDAHooks().supportsBFloat16ConvolutionWithCuDNNv8() ? at::kBFloat16
                                                                                  : at::kFloat;
+    if (kernel == "reference") return at::kFloat;  // in double either way
     return bf16_is_faster(kernel) ? at::kBFloat16 : at::kFloat;
   }
   if (name == "bf16") return at::kBFloat16;

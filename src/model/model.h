@@ -53,7 +53,7 @@ class Model {
   /// Shapes: images [n,3,h,w] -> logits [n,num_classes], fp32. `training`: BatchNorm uses and
   /// updates batch statistics. Convolutions run in the type that autocast gives (see
   /// PrecisionScope); the last layer is always fp32, so that equal logits are rare. channels_last
-  /// images are used as they are; others are copied once, by the first convolution.
+  /// images are used as they are; others are copied once.
   virtual at::Tensor forward(const at::Tensor& images, bool training) = 0;
 
   /// Share of a batch's statistics in BatchNorm's running ones; 0.1 until it is set.

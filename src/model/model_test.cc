@@ -217,6 +217,30 @@ TEST(ResNet, TrainingUpdatesStatisticsAndEvaluationLeavesThem) {
 }
 
 // LibTorch divides the variance by the number of values less one.
+// Every BatchNorm of a model takes it: with none of a batch's share its statistics stay.
+TEST(Models, MomentumReachesEveryBatchNorm) {
+  for (const char* name : {"resnet18", "resnet50", "airbench94"}) {
+    for (const char* attention : {"none", "cbam"}) {
+      for (const char* kernel : {"torch", "winograd"}) {
+        if (name == std::string("airbench94") && attention != std::string("none")) continue;
+        ModelSpec spec = with_attention(make_spec(name, "cifar", 32, 10), attention);
+        const std::unique_ptr<Model> model = make_model(spec, 3);
+        model->kernels() = KernelChoice(kernel);
+        NamedTensors before;
+        for (const auto& [key, tensor] : model->state()) before.emplace_back(key, tensor.clone());
+        model->set_batch_norm_momentum(0);
+        const at::NoGradGuard no_grad;
+        model->forward(random_images(2, 32), true);
+        for (const auto& [key, tensor] : before) {
+          if (key.find("running_") == std::string::npos) continue;
+          EXPECT_TRUE(at::equal(find(model->state(), key), tensor))
+              << name << " " << attention << " " << kernel << " " << key;
+        }
+      }
+    }
+  }
+}
+
 TEST(ResNet, OneValueOfAChannelLeavesTheStatistics) {
   for (const char* attention : {"none", "cbam"})
     for (const char* word : {"torch", "winograd", "reference"}) {

@@ -216,11 +216,8 @@ void ResNet::choose_kernels(int64_t images, int64_t height, int64_t width) {
 at::Tensor ResNet::forward(const at::Tensor& images, bool training) {
   // With frozen BatchNorm alone LibTorch trains, see apply().
   const bool has_kernel = frozen_backbone_ || !frozen_batch_norm_;
-  if (training && has_kernel && kernels_.word() == "auto" && images.size(2) != chosen_height_ &&
-      conv_chain_supports(stem_, images)) {
-    choose_kernels(images.size(0), images.size(2), images.size(3));
-    chosen_height_ = images.size(2);
-  }
+  if (training && has_kernel && kernels_.word() == "auto" && conv_chain_supports(stem_, images))
+    choose_kernels(images.size(0), images.size(2), images.size(3));  // measured once a shape
   const bool of_batch = training && !frozen_backbone_ && !frozen_batch_norm_;  // statistics
   at::Tensor x = images.contiguous(at::MemoryFormat::ChannelsLast);            // [n,3,h,w]
   {

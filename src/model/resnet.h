@@ -52,7 +52,6 @@ class ResNet : public Model {
   std::vector<Block> blocks_;
   bool shallow_ = false;
   bool frozen_backbone_ = false, frozen_batch_norm_ = false;
-  int64_t chosen_height_ = 0;  // of the images that kernels were last chosen for
   at::Tensor fc_weight_, fc_bias_;
 };
 
