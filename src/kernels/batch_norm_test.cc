@@ -3,25 +3,35 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <string>
+#include <tuple>
 
 #include "kernels/maps_for_test.h"
 
 namespace skipway::kernels {
 namespace {
 
+using Parameters = std::tuple<std::string, Type, int64_t, int64_t>;
+
 // Pixels that are no multiple of any block, channels in and out of groups of 64.
-class BatchNorm : public testing::TestWithParam<std::tuple<std::string, int64_t, int64_t>> {
+class BatchNorm : public testing::TestWithParam<Parameters> {
  protected:
   BatchNorm() { EXPECT_TRUE(use_instruction_set(std::get<0>(GetParam()))); }
   ~BatchNorm() override { use_instruction_set(instruction_sets().front()); }
 
-  const Map map{std::get<1>(GetParam()), std::get<2>(GetParam()), Type::kFp32};
+  Stored random_map(uint64_t seed) const {
+    return {map.type, random_values(map.pixels * map.c, seed, false, 0.3f)};
+  }
+  // Of a value that is written: bf16 has eight bits of it.
+  double rounding(float value) const {
+    return map.type == Type::kBf16 ? std::abs(static_cast<double>(value)) / 256 + 2e-5 : 2e-5;
+  }
+
+  const Map map{std::get<2>(GetParam()), std::get<3>(GetParam()), std::get<1>(GetParam())};
   const size_t count = static_cast<size_t>(map.pixels * map.c);
   const size_t c = static_cast<size_t>(map.c);
   const Threads threads{3, [](const auto& task) { task(2), task(0), task(1); }};
-  const std::vector<float> src = random_values(map.pixels * map.c, 1, false, 0.3f),
-                           other = random_values(map.pixels * map.c, 2, false, 0.3f),
-                           gate = random_values(map.pixels * map.c, 3, false, 0.3f);
+  Stored src = random_map(1), other = random_map(2), gate = random_map(3);
   const std::vector<float> a = random_values(map.c, 4), b = random_values(map.c, 5),
                            d = random_values(map.c, 6);
 };
@@ -30,8 +40,9 @@ TEST_P(BatchNorm, SumsAreTheSums) {
   std::vector<double> sum(c), squares(c), want_sum(c), want_squares(c);
   channel_sums(map, src.data(), sum.data(), squares.data(), threads);
   for (size_t i = 0; i < count; ++i) {
-    want_sum[i % c] += static_cast<double>(src[i]);
-    want_squares[i % c] += static_cast<double>(src[i]) * static_cast<double>(src[i]);
+    const auto value = static_cast<double>(src.wide[i]);
+    want_sum[i % c] += value;
+    want_squares[i % c] += value * value;
   }
   for (size_t i = 0; i < c; ++i) {
     EXPECT_NEAR(sum[i], want_sum[i], 1e-6 * static_cast<double>(map.pixels + 30));
@@ -43,63 +54,66 @@ TEST_P(BatchNorm, NormaliseScalesShiftsAddsAndRectifies) {
   const Residual residuals[] = {{}, {other.data()}, {other.data(), d.data(), a.data()}};
   for (const bool relu : {false, true}) {
     for (const Residual& residual : residuals) {
-      std::vector<float> dst(count);
+      Stored dst(map.type, map.pixels * map.c);
       normalise(map, src.data(), a.data(), b.data(), residual, relu, dst.data(), threads);
+      const std::vector<float> got = dst.values_now();
       for (size_t i = 0; i < count; ++i) {
-        float want = a[i % c] * src[i] + b[i % c];
+        float want = a[i % c] * src.wide[i] + b[i % c];
         if (residual.scale != nullptr)
-          want += d[i % c] * other[i] + a[i % c];
+          want += d[i % c] * other.wide[i] + a[i % c];
         else if (residual.map != nullptr)
-          want += other[i];
+          want += other.wide[i];
         if (relu) want = std::max(want, 0.0f);
-        ASSERT_NEAR(dst[i], want, 2e-5) << i;
+        ASSERT_NEAR(got[i], want, rounding(want)) << i;
       }
     }
   }
 }
 
 TEST_P(BatchNorm, NanStaysNan) {
-  std::vector<float> bad = src, dst(count);
-  bad[1] = NAN;
+  std::vector<float> with_nan = src.wide;
+  with_nan[1] = NAN;
+  Stored bad(map.type, with_nan), dst(map.type, map.pixels * map.c);
   for (const Residual& residual : {Residual{}, Residual{other.data()}}) {
     for (const bool relu : {false, true}) {
       normalise(map, bad.data(), a.data(), b.data(), residual, relu, dst.data(), threads);
-      EXPECT_TRUE(std::isnan(dst[1])) << relu;
-      EXPECT_FALSE(std::isnan(dst[0])) << relu;
+      EXPECT_TRUE(std::isnan(dst.values_now()[1])) << relu;
+      EXPECT_FALSE(std::isnan(dst.values_now()[0])) << relu;
     }
   }
   std::vector<double> sum(c), squares(c);
   channel_sums(map, bad.data(), sum.data(), squares.data(), threads);
   EXPECT_TRUE(std::isnan(sum[1]) && std::isnan(squares[1]));
   // As in LibTorch, a gradient passes where the map is no number, as it does not where it is zero.
-  std::vector<float> out(count);
-  backward_sums(map, other.data(), bad.data(), src.data(), out.data(), sum.data(), squares.data(),
+  backward_sums(map, other.data(), bad.data(), src.data(), dst.data(), sum.data(), squares.data(),
                 threads);
-  EXPECT_EQ(out[1], other[1]);
+  EXPECT_EQ(dst.values_now()[1], other.wide[1]);
 }
 
 TEST_P(BatchNorm, BackwardSumsGateTheGradient) {
   for (const bool gated : {false, true}) {
-    std::vector<float> out(count);
+    Stored out(map.type, map.pixels * map.c);
     std::vector<double> sum(c), with_src(c), want_sum(c), want_with_src(c);
-    backward_sums(map, other.data(), gated ? gate.data() : nullptr, src.data(), out.data(),
-                  sum.data(), with_src.data(), threads);
+    const void* by = gated ? gate.data() : nullptr;
+    backward_sums(map, other.data(), by, src.data(), out.data(), sum.data(), with_src.data(),
+                  threads);
+    const std::vector<float> got = out.values_now();
     for (size_t i = 0; i < count; ++i) {
-      const float want = !gated || gate[i] > 0 ? other[i] : 0;
-      ASSERT_EQ(out[i], want) << i;
+      const float want = !gated || gate.wide[i] > 0 ? other.wide[i] : 0;
+      ASSERT_EQ(got[i], want) << i;
       want_sum[i % c] += static_cast<double>(want);
-      want_with_src[i % c] += static_cast<double>(want) * static_cast<double>(src[i]);
+      want_with_src[i % c] += static_cast<double>(want) * static_cast<double>(src.wide[i]);
     }
     // The sums alone, and in place.
     std::vector<double> sum_alone(c), with_src_alone(c);
-    backward_sums(map, other.data(), gated ? gate.data() : nullptr, src.data(), nullptr,
-                  sum_alone.data(), with_src_alone.data(), threads);
+    backward_sums(map, other.data(), by, src.data(), nullptr, sum_alone.data(),
+                  with_src_alone.data(), threads);
     EXPECT_EQ(sum_alone, sum);
     EXPECT_EQ(with_src_alone, with_src);
-    std::vector<float> in_place = other;
-    backward_sums(map, in_place.data(), gated ? gate.data() : nullptr, src.data(), in_place.data(),
-                  sum_alone.data(), with_src_alone.data(), threads);
-    EXPECT_EQ(in_place, out);
+    Stored in_place = other;
+    backward_sums(map, in_place.data(), by, src.data(), in_place.data(), sum_alone.data(),
+                  with_src_alone.data(), threads);
+    EXPECT_EQ(in_place.values_now(), got);
     for (size_t i = 0; i < c; ++i) {
       EXPECT_NEAR(sum[i], want_sum[i], 1e-6 * static_cast<double>(map.pixels + 30));
       EXPECT_NEAR(with_src[i], want_with_src[i], 2e-6 * static_cast<double>(map.pixels + 30));
@@ -108,16 +122,27 @@ TEST_P(BatchNorm, BackwardSumsGateTheGradient) {
 }
 
 TEST_P(BatchNorm, BackwardApplyIsLinear) {
-  std::vector<float> out(count);
+  Stored out(map.type, map.pixels * map.c);
   backward_apply(map, other.data(), src.data(), a.data(), b.data(), d.data(), out.data(), threads);
-  for (size_t i = 0; i < count; ++i)
-    ASSERT_NEAR(out[i], a[i % c] * other[i] + b[i % c] * src[i] + d[i % c], 1e-5) << i;
+  const std::vector<float> got = out.values_now();
+  for (size_t i = 0; i < count; ++i) {
+    const float want = a[i % c] * other.wide[i] + b[i % c] * src.wide[i] + d[i % c];
+    ASSERT_NEAR(got[i], want, rounding(want)) << i;
+  }
+}
+
+std::string name_of(const testing::TestParamInfo<Parameters>& info) {
+  const auto& [set, type, pixels, channels] = info.param;
+  return set + (type == Type::kFp32 ? "_fp32_" : "_bf16_") + std::to_string(pixels) + "_" +
+         std::to_string(channels);
 }
 
 INSTANTIATE_TEST_SUITE_P(All, BatchNorm,
                          testing::Combine(testing::ValuesIn(instruction_sets()),
+                                          testing::Values(Type::kFp32, Type::kBf16),
                                           testing::Values(1, 37, 2100),
-                                          testing::Values(16, 64, 80)));
+                                          testing::Values(16, 64, 80)),
+                         name_of);
 
 TEST(BatchNormBf16, RoundsToNearestAndKeepsZeros) {
   const Map map{1, 16, Type::kBf16};

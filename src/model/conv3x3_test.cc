@@ -178,7 +178,7 @@ TEST(ConvChain, Bf16IsAsExactAsLibTorchs) {
     const Result torch = run(block, in_bf16(by_autograd));
     // The latter where the machine has the instruction; else what is measured to be best.
     for (const KernelChoice& choice :
-         {KernelChoice("winograd"), mixed("im2col-bf16", "im2col-bf16")}) {
+         {KernelChoice("winograd"), mixed("torch", "torch"), mixed("im2col-bf16", "im2col-bf16")}) {
       const Result got = run(block, in_bf16([&](ConvChain& chain, const at::Tensor& src) {
                                KernelChoice kernels = choice;
                                return conv_chain(chain, src, /*training=*/true, kernels);
