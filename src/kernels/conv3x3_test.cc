@@ -36,28 +36,9 @@ double tolerance(Numbers numbers, const ConvShape& s, bool zero_mean) {
   return zero_mean ? 1.25e-2 : 1.1e-2;
 }
 
-Threads these_threads(int count) {
-  return {count, [count](const std::function<void(int)>& task) {
-            std::vector<std::thread> others;
-            for (int thread = 1; thread < count; ++thread) others.emplace_back(task, thread);
-            task(0);
-            for (std::thread& other : others) other.join();
-          }};
+Scratch scratch_of(const ConvShape& s, Numbers numbers, Pass pass, int threads) {
+  return Scratch(workspace_bytes(s, numbers, pass, threads));
 }
-
-class Scratch {
- public:
-  Scratch(const ConvShape& s, Numbers numbers, Pass pass, int threads)
-      : memory_(workspace_bytes(s, numbers, pass, threads) + 64, std::byte{0xFF}) {}
-  void* data() {
-    void* at = memory_.data();
-    size_t space = memory_.size();
-    return std::align(64, space - 64, at, space);
-  }
-
- private:
-  std::vector<std::byte> memory_;  // NaN wherever it is read before it is written
-};
 
 struct Case {
   ConvShape shape;
@@ -103,11 +84,11 @@ class Conv3x3 : public testing::TestWithParam<Case> {
   ~Conv3x3() override { use_instruction_set(instruction_sets().front()); }
 
   void run_forward(const ForwardArguments& a) const {
-    Scratch scratch(s, numbers, Pass::kForward, threads.count);
+    Scratch scratch = scratch_of(s, numbers, Pass::kForward, threads.count);
     forward(s, numbers, a, scratch.data(), threads);
   }
   void run_backward(const BackwardArguments& a) const {
-    Scratch scratch(s, numbers, Pass::kBackward, threads.count);
+    Scratch scratch = scratch_of(s, numbers, Pass::kBackward, threads.count);
     backward(s, numbers, a, scratch.data(), threads);
   }
 
@@ -305,8 +286,8 @@ TEST(Conv3x3Threads, AnyNumberGivesTheDirectSum) {
                                want_weights = grad_weights;
       for (const int count : {1, 3, 5, 16}) {
         const Threads threads = these_threads(count);
-        Scratch of_forward(s, numbers, Pass::kForward, count),
-            of_backward(s, numbers, Pass::kBackward, count);
+        Scratch of_forward = scratch_of(s, numbers, Pass::kForward, count),
+                of_backward = scratch_of(s, numbers, Pass::kBackward, count);
         forward(s, numbers, f, of_forward.data(), threads);
         backward(s, numbers, b, of_backward.data(), threads);
         EXPECT_LT(relative_error(dst.values_now(), want), tolerance(numbers))
@@ -331,7 +312,7 @@ TEST(Conv3x3Nan, PassesEveryRelu) {
         Stored src(numbers.maps, random_values(s.h * s.w * s.c, 1)),
             dst(numbers.maps, s.out_h() * s.out_w() * s.k);
         std::vector<float> weights = random_values(s.k * 9 * s.c, 2), scale(16, 1.0f), zero(16);
-        Scratch scratch(s, numbers, Pass::kForward, 1);
+        Scratch scratch = scratch_of(s, numbers, Pass::kForward, 1);
         ForwardArguments a;
         a.src = src.data(), a.weights = weights.data(), a.dst = dst.data();
         a.src_scale = scale.data(), a.src_shift = zero.data();
@@ -371,7 +352,7 @@ TEST(Conv3x3Nan, LetsTheGradientPass) {
       const std::vector<float> src = random_values(pixels * s.c, 1),
                                weights = random_values(s.k * 9 * s.c, 2),
                                grad_dst = random_values(s.out_h() * s.out_w() * s.k, 3);
-      Scratch scratch(s, {}, Pass::kBackward, 1);
+      Scratch scratch = scratch_of(s, {}, Pass::kBackward, 1);
       const auto gradient = [&](float shift_of_first, bool reference) {
         std::vector<float> scale(16, 0.0f), shift(16, 1.0f), grad_src(src.size());
         std::vector<double> sum(16), with_src(16);

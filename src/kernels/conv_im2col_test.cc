@@ -21,28 +21,6 @@ double tolerance(Numbers numbers) {
   return numbers.maps == Type::kBf16 ? 4e-3 : 1e-6;
 }
 
-// As many bytes as were asked for, and none more that could be overwritten without a word.
-class Scratch {
- public:
-  Scratch(const ConvShape& s, Numbers numbers, Pass pass, int threads)
-      : bytes_(im2col_workspace_bytes(s, numbers, pass, threads)),
-        memory_(bytes_ + 64 + kGuard, kUntouched) {}
-  ~Scratch() {
-    for (size_t i = offset() + bytes_; i < memory_.size(); ++i)
-      EXPECT_EQ(memory_[i], kUntouched) << "written behind the workspace";
-  }
-  Scratch(const Scratch&) = delete;
-  Scratch& operator=(const Scratch&) = delete;
-  void* data() { return memory_.data() + offset(); }
-
- private:
-  static constexpr size_t kGuard = 1 << 16;
-  static constexpr unsigned char kUntouched = 0xFF;  // NaN wherever it is read before it is written
-  size_t offset() const { return 64 - reinterpret_cast<uintptr_t>(memory_.data()) % 64; }
-  size_t bytes_;
-  std::vector<unsigned char> memory_;
-};
-
 using Case = std::tuple<std::string, Numbers, ConvShape>;
 
 class ConvIm2col : public testing::TestWithParam<Case> {
@@ -51,11 +29,11 @@ class ConvIm2col : public testing::TestWithParam<Case> {
   ~ConvIm2col() override { use_instruction_set(instruction_sets().front()); }
 
   void run_forward(const ForwardArguments& a) const {
-    Scratch scratch(s, numbers, Pass::kForward, threads.count);
+    Scratch scratch(im2col_workspace_bytes(s, numbers, Pass::kForward, threads.count));
     im2col_forward(s, numbers, a, scratch.data(), threads);
   }
   void run_backward(const BackwardArguments& a) const {
-    Scratch scratch(s, numbers, Pass::kBackward, threads.count);
+    Scratch scratch(im2col_workspace_bytes(s, numbers, Pass::kBackward, threads.count));
     im2col_backward(s, numbers, a, scratch.data(), threads);
   }
 

@@ -1,9 +1,13 @@
 // Maps and weights for tests of the kernels: random, in memory of either type, compared by norms.
 #pragma once
+#include <gtest/gtest.h>
+
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <functional>
 #include <random>
+#include <thread>
 #include <vector>
 
 #include "kernels/bf16.h"
@@ -45,6 +49,40 @@ struct Stored {
     return values;
   }
 };
+
+// Scratch memory of a kernel: as many bytes as it asked for, aligned to 64. What is read before it
+// is written is no number, in either type; what is written behind it fails the test.
+class Scratch {
+ public:
+  explicit Scratch(size_t bytes)
+      : bytes_(bytes), memory_(((bytes + 1) & ~size_t{1}) / 2 + (64 + kGuard) / 2, kUntouched) {}
+  ~Scratch() {
+    for (size_t i = (offset() + bytes_ + 1) / 2; i < memory_.size(); ++i) {
+      EXPECT_EQ(memory_[i], kUntouched) << "written behind the workspace";
+      if (memory_[i] != kUntouched) return;
+    }
+  }
+  Scratch(const Scratch&) = delete;
+  Scratch& operator=(const Scratch&) = delete;
+  void* data() { return reinterpret_cast<char*>(memory_.data()) + offset(); }
+
+ private:
+  static constexpr size_t kGuard = 1 << 16;
+  static constexpr uint16_t kUntouched = 0xFFC0;
+  size_t offset() const { return 64 - reinterpret_cast<uintptr_t>(memory_.data()) % 64; }
+  size_t bytes_;
+  std::vector<uint16_t> memory_;
+};
+
+// As many threads, for a kernel.
+inline Threads these_threads(int count) {
+  return {count, [count](const std::function<void(int)>& task) {
+            std::vector<std::thread> others;
+            for (int thread = 1; thread < count; ++thread) others.emplace_back(task, thread);
+            task(0);
+            for (std::thread& other : others) other.join();
+          }};
+}
 
 template <class Got, class Want>
 double relative_error(const Got& got, const Want& want) {

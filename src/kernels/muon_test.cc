@@ -6,37 +6,20 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
-#include <memory>
-#include <random>
 #include <string>
-#include <thread>
 #include <tuple>
+
+#include "kernels/maps_for_test.h"
 
 namespace skipway::kernels {
 namespace {
 
 using Matrix = std::vector<double>;  // [rows,columns]
 
-Matrix noise(int64_t count, unsigned seed) {
-  std::mt19937 generator(seed);
-  std::normal_distribution<float> normal;
-  Matrix values(static_cast<size_t>(count));
-  for (double& value : values) value = static_cast<double>(normal(generator));
-  return values;
-}
-
-std::vector<float> as_floats(const Matrix& values) { return {values.begin(), values.end()}; }
-
 double norm(const Matrix& values) {
   double sum = 0;
   for (const double value : values) sum += value * value;
   return std::sqrt(sum);
-}
-
-double relative_error(const std::vector<float>& got, const Matrix& expected) {
-  Matrix difference = expected;
-  for (size_t i = 0; i < got.size(); ++i) difference[i] -= static_cast<double>(got[i]);
-  return norm(difference) / norm(expected);
 }
 
 // x <- a x + (b A + c A²) x with A = x xᵀ.
@@ -73,23 +56,16 @@ struct Case {
   Case(int64_t m, int64_t n)
       : rows(m),
         columns(n),
-        filters(as_floats(noise(m * n, 1))),
-        gradient(as_floats(noise(m * n, 2))),
-        momentum(as_floats(noise(m * n, 3))) {}
+        filters(random_values(m * n, 1)),
+        gradient(random_values(m * n, 2)),
+        momentum(random_values(m * n, 3)) {}
   MuonMatrix matrix() { return {rows, columns, filters.data(), gradient.data(), momentum.data()}; }
 };
 
 void step(const std::vector<MuonMatrix>& matrices, const MuonRates& rates, Type products,
           int threads = 1) {
-  std::vector<float> memory(muon_workspace_bytes(matrices, threads) / sizeof(float) + 16);
-  void* aligned = memory.data();
-  size_t space = memory.size() * sizeof(float);
-  const Threads all = {threads, [threads](const std::function<void(int)>& task) {
-                         std::vector<std::thread> others;
-                         for (int i = 0; i < threads; ++i) others.emplace_back(task, i);
-                         for (std::thread& other : others) other.join();
-                       }};
-  muon_step(matrices, rates, products, std::align(64, 64, aligned, space), all);
+  Scratch scratch(muon_workspace_bytes(matrices, threads));
+  muon_step(matrices, rates, products, scratch.data(), these_threads(threads));
 }
 
 using Parameters = std::tuple<std::string, Type, std::pair<int64_t, int64_t>, bool>;
