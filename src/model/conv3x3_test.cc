@@ -215,6 +215,37 @@ TEST(ConvChain, InferenceFoldsTheStatisticsOfTheRun) {
   }
 }
 
+// The same chain in both types by turns: the weights it has folded are of one of them.
+TEST(ConvChain, InferenceInBf16IsAsExactAsLibTorchs) {
+  constexpr double kMargin = 1.5;
+  for (const Block& block : kBlocks) {
+    const ConvChain made = make_chain(block);
+    const at::Tensor src = at::randn({12, block.in, 10, 10});
+    by_autograd(made, src);  // moves the statistics
+    const at::NoGradGuard no_grad;
+    const at::Tensor want = by_libtorch(made, src, /*training=*/false);
+    const double of_libtorch = [&] {
+      const PrecisionScope scope(at::kCPU, at::kBFloat16);
+      return relative_error(by_libtorch(made, src.to(at::kBFloat16), /*training=*/false), want);
+    }();
+    for (const char* word : {"winograd", "torch"}) {
+      ConvChain chain = made;
+      KernelChoice kernels(word);
+      for (const at::ScalarType type : {at::kBFloat16, at::kFloat, at::kBFloat16}) {
+        for (const int64_t images : {12, 1}) {
+          const PrecisionScope scope(at::kCPU, type);
+          const at::Tensor got =
+              conv_chain(chain, src.narrow(0, 0, images).to(type), /*training=*/false, kernels);
+          EXPECT_EQ(got.scalar_type(), type);
+          EXPECT_LT(relative_error(got, want.narrow(0, 0, images)),
+                    type == at::kFloat ? 1e-5 : kMargin * of_libtorch)
+              << block.name << ", " << word << ", " << type << ", " << images;
+        }
+      }
+    }
+  }
+}
+
 TEST(ConvChain, InferenceFollowsChangedWeights) {
   ConvChain chain = make_chain(kBlocks[0]);
   KernelChoice kernels("winograd");
@@ -300,6 +331,19 @@ TEST(KernelChoice, MeasuresOnceAndKeepsTheAnswer) {
   resumed.restore(kernels.chosen());
   EXPECT_EQ(resumed.method(shape, kernels::Type::kFp32, true), method);
   EXPECT_TRUE(resumed.measured_s().empty());
+}
+
+TEST(KernelChoice, FewImagesInInferenceAreAChoiceOfTheirOwn) {
+  KernelChoice kernels("winograd");
+  for (const auto& [images, training] : {std::pair{1, false}, {64, false}, {64, true}})
+    kernels.method({images, 8, 8, 32, 32, 3, 1, 1}, kernels::Type::kFp32, training);
+  EXPECT_EQ(kernels.chosen().size(), 2u);
+}
+
+TEST(KernelChoice, MuonMultipliesInFp32WhereNothingIsMeasured) {
+  KernelChoice kernels("winograd");
+  EXPECT_EQ(kernels.muon_products(), kernels::Type::kFp32);
+  EXPECT_TRUE(kernels.chosen().empty());
 }
 
 TEST(KernelChoice, WinogradMultipliesInFp32) {
