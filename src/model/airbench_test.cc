@@ -4,6 +4,7 @@
 
 #include <ATen/ATen.h>
 #include <ATen/CPUGeneratorImpl.h>
+#include <ATen/core/grad_mode.h>
 #include <gtest/gtest.h>
 
 #include <map>
@@ -11,6 +12,7 @@
 
 #include "base/error.h"
 #include "base/tensors.h"
+#include "model/device.h"
 
 namespace skipway {
 namespace {
@@ -30,10 +32,12 @@ double relative_l2(const at::Tensor& values, const at::Tensor& expected) {
   return ((values - expected).norm() / expected.norm()).item<double>();
 }
 
-// As arXiv:2404.00498 lists it, in training.
-at::Tensor written_out(const std::map<std::string, at::Tensor>& t, at::Tensor x) {
+// As arXiv:2404.00498 lists it.
+at::Tensor written_out(const std::map<std::string, at::Tensor>& t, at::Tensor x, bool training) {
   const auto norm_gelu = [&](const at::Tensor& y, const std::string& name) {
-    const at::Tensor mean = y.mean({0, 2, 3}, true), var = y.var({0, 2, 3}, false, true);
+    const auto running = [&](const char* what) { return t.at(name + what).view({1, -1, 1, 1}); };
+    const at::Tensor mean = training ? y.mean({0, 2, 3}, true) : running(".running_mean"),
+                     var = training ? y.var({0, 2, 3}, false, true) : running(".running_var");
     return at::gelu((y - mean) / (var + 1e-12).sqrt() + t.at(name + ".bias").view({1, -1, 1, 1}));
   };
   x = at::gelu(at::conv2d(x, t.at("0.weight"), t.at("0.bias")));
@@ -56,13 +60,34 @@ TEST_P(AirbenchKernels, LogitsAndGradientsAreThoseOfTheLayersWrittenOut) {
 
   const at::Tensor images = random_images(8);
   const at::Tensor logits = model.forward(images, /*training=*/true);
-  const at::Tensor expected = written_out(copies, images);
+  const at::Tensor expected = written_out(copies, images, /*training=*/true);
   EXPECT_LT(relative_l2(logits.detach(), expected.detach()), 1e-4);
   logits.square().sum().backward();
   expected.square().sum().backward();
   for (const auto& [name, tensor] : model.parameters()) {
     ASSERT_TRUE(tensor.grad().defined()) << name;
     EXPECT_LT(relative_l2(tensor.grad(), copies.at(name).grad()), 2e-3) << name;
+  }
+}
+
+TEST_P(AirbenchKernels, EvaluationTakesTheRunningStatistics) {
+  Airbench model(airbench_spec(), 3);
+  model.kernels() = KernelChoice(GetParam());
+  const at::NoGradGuard no_grad;
+  const at::Tensor images = random_images(12);
+  model.set_batch_norm_momentum(0.5);
+  model.forward(images, /*training=*/true);
+  std::map<std::string, at::Tensor> copies;
+  for (const auto& [name, tensor] : model.state()) copies[name] = tensor.clone();
+  const at::Tensor expected = written_out(copies, images, /*training=*/false);
+  for (const at::ScalarType type : {at::kFloat, at::kBFloat16}) {
+    const PrecisionScope scope(at::kCPU, type);
+    for (const int64_t count : {12, 1}) {
+      const at::Tensor logits =
+          model.forward(images.narrow(0, 0, count).to(type), /*training=*/false);
+      EXPECT_LT(relative_l2(logits, expected.narrow(0, 0, count)), type == at::kFloat ? 1e-4 : 0.03)
+          << type << ", " << count;
+    }
   }
 }
 

@@ -590,12 +590,10 @@ struct ConvChainFunction : torch::autograd::Function<ConvChainFunction> {
 
 struct Conv3x3Function : torch::autograd::Function<Conv3x3Function> {
   static at::Tensor forward(AutogradContext* context, const at::Tensor& src,
-                            const at::Tensor& weight, KernelChoice& kernels) {
-    const ConvShape shape = shape_of(src.sizes(), weight, 1, 1);
-    const ConvMethod method = kernels.method(shape, type_of(src), true);
+                            const at::Tensor& weight, ConvMethod method) {
     context->save_for_backward({src, weight});
     context->saved_data["method"] = static_cast<int64_t>(method);
-    return convolve(method, shape, src, {}, weight, nullptr);
+    return convolve(method, shape_of(src.sizes(), weight, 1, 1), src, {}, weight, nullptr);
   }
 
   static variable_list backward(AutogradContext* context, const variable_list& gradients) {
@@ -754,7 +752,10 @@ at::Tensor conv3x3(const at::Tensor& src, const at::Tensor& weight, KernelChoice
   const at::Tensor map = as_map(src, type_of_maps());
   const at::Tensor filters = weight.contiguous(at::MemoryFormat::ChannelsLast);
   const c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);
-  return Conv3x3Function::apply(map, filters, kernels);
+  // Without gradients there is no backward pass to choose for.
+  const ConvMethod method = kernels.method(shape_of(map.sizes(), filters, 1, 1), type_of(map),
+                                           at::GradMode::is_enabled());
+  return Conv3x3Function::apply(map, filters, method);
 }
 
 std::pair<int64_t, int64_t> choose_kernels(const ConvChain& chain, int64_t images, int64_t height,
