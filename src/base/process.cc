@@ -62,6 +62,8 @@ int64_t available_memory_bytes() {
   for (std::string word; machine >> word;)
     if (word == "MemAvailable:" && machine >> kilobytes) bytes = std::min(bytes, kilobytes * 1024);
   if (const auto left = memory_left_in("/sys/fs/cgroup")) bytes = std::min(bytes, *left);
+  std::ifstream limit_of_version_1("/sys/fs/cgroup/memory/memory.limit_in_bytes");
+  if (int64_t most = 0; limit_of_version_1 >> most && most > 0) bytes = std::min(bytes, most);
   for (const auto resource : {RLIMIT_AS, RLIMIT_DATA}) {
     rlimit limit{};
     if (getrlimit(resource, &limit) == 0 && limit.rlim_cur < static_cast<rlim_t>(bytes))

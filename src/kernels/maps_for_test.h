@@ -55,7 +55,7 @@ struct Stored {
 class Scratch {
  public:
   explicit Scratch(size_t bytes)
-      : bytes_(bytes), memory_(((bytes + 1) & ~size_t{1}) / 2 + (64 + kGuard) / 2, kUntouched) {}
+      : bytes_(bytes), memory_((bytes + 1) / 2 + (64 + kGuard) / 2, kUntouched) {}
   ~Scratch() {
     for (size_t i = (offset() + bytes_ + 1) / 2; i < memory_.size(); ++i) {
       EXPECT_EQ(memory_[i], kUntouched) << "written behind the workspace";
