@@ -223,10 +223,10 @@ TEST_F(E2eTrain, AReportThatCannotBeWrittenDoesNotHideTheResult) {
 // steps, so that they do not take long.
 TEST_F(E2eTrain, AnInterruptSavesAndAResumeGoesOn) {
   const std::vector<std::string> flags = {"--optimizer", "sgd", "--json"};
-  const json whole = json::parse(train(flags, "30").out);
+  const json whole = json::parse(train(flags, "12").out);
   options_.signal_at_text = "epoch   2.00";
   options_.signal = SIGINT;
-  const ProgramResult stopped = train(flags, "30");
+  const ProgramResult stopped = train(flags, "12");
   EXPECT_EQ(stopped.exit_code, 130) << stopped.err;
   const json object = json::parse(stopped.out);
   EXPECT_EQ(object.at("schema"), "skipway.train/1");
