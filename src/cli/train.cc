@@ -151,17 +151,21 @@ void make_findable(Config& config) {
     config.weights = found_from_anywhere(config.weights);
 }
 
-// Of a run that did not come to its end. Why it did not is said elsewhere, and must not be lost.
-void write_report_so_far(const RunFolder& run) {
+// 0, or the exit code of why there is no report, which a warning says: the result, or why the run
+// did not come to its end, must not be lost for it.
+int try_to_write_report(const RunFolder& run) {
   try {
     write_report(run);
+    return 0;
   } catch (...) {
-    log_warning("no report of how far the run came: {}", current_error().what());
+    const Error error = current_error();
+    log_warning("no report: {}", error.what());
+    return error.exit_code();
   }
 }
 
 int finish_stopped(const RunFolder& run, const RunLog& log, const TrainResult& result, bool json) {
-  write_report_so_far(run);
+  try_to_write_report(run);
   const std::string line =
       fmt::format("stopped after {:.2f} epochs, state saved; go on with: skipway resume {}",
                   result.epochs, result.run);
@@ -180,14 +184,7 @@ int finish_stopped(const RunFolder& run, const RunLog& log, const TrainResult& r
 int finish(const RunFolder& run, const RunLog& log, const TrainResult& result, bool json) {
   clear_status();
   if (result.stop_signal) return finish_stopped(run, log, result, json);
-  int exit_code = 0;
-  try {
-    write_report(run);
-  } catch (...) {  // no reason to keep the result back
-    const Error error = current_error();
-    log_warning("no report: {}", error.what());
-    exit_code = error.exit_code();
-  }
+  const int exit_code = try_to_write_report(run);
   const std::vector<std::string> lines = result_lines(result);
   for (const std::string& line : lines) log.add(line);
   if (json) {
@@ -207,7 +204,7 @@ int recorded(const RunFolder& run, Work&& work) {
     return work(log);
   } catch (...) {
     log.add(fmt::format("error: {}", current_error().what()));
-    if (run.has_checkpoint()) write_report_so_far(run);
+    if (run.has_checkpoint()) try_to_write_report(run);
     throw;
   }
 }

@@ -270,11 +270,12 @@ void muon_step(const std::vector<MuonMatrix>& matrices, const MuonRates& rates, 
     *least += work_of(m);
     of_thread[static_cast<size_t>(least - work.begin())].push_back(m);
   }
+  const bool dot = dot_in_use();
   const int64_t words = words_of_thread(matrices);
   threads.run([&](int thread) {
     float* scratch = static_cast<float*>(workspace) + thread * words;
     for (const MuonMatrix& m : of_thread[static_cast<size_t>(thread)])
-      HWY_DYNAMIC_DISPATCH(run_muon_matrix)(m, rates, products, dot_in_use(), scratch);
+      HWY_DYNAMIC_DISPATCH(run_muon_matrix)(m, rates, products, dot, scratch);
   });
 }
 
