@@ -44,7 +44,7 @@ int run_models(const ModelsOptions& options) {
                                   "GMAC an image", "memory bf16", "memory fp32");
   for (const std::string& name : model_names()) {
     spec.name = name;
-    spec.attention = name == kAirbench94 ? "none" : options.spec.attention;
+    spec.attention = is_airbench(name) ? "none" : options.spec.attention;
     const ModelCost cost = model_cost(spec, 4);
     const StepMemory memory = step_memory(spec, options.batch);
     models.push_back({{"name", name},

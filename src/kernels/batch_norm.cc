@@ -13,6 +13,8 @@
 #include <hwy/foreach_target.h>  // includes this file once for each instruction set
 #include <hwy/highway.h>
 
+#include <hwy/contrib/math/math-inl.h>
+
 #include "kernels/simd-inl.h"
 
 #ifndef SKIPWAY_KERNELS_BATCH_NORM_PIECES
@@ -124,6 +126,61 @@ void normalise_part(int64_t begin, int64_t end, int64_t c, const void* src, cons
   }
 }
 
+// Of the normal distribution at z.
+struct Normal {
+  V below;  // its share below z
+  V density;
+  HWY_INLINE explicit Normal(V z) {
+    const D d;
+    const V x = hn::Mul(hn::Set(d, 0.70710678f), hn::Abs(z));
+    const V e = hn::Exp(d, hn::Neg(hn::Mul(x, x)));
+    const V one = hn::Set(d, 1.0f);
+    const V t = hn::Div(one, hn::MulAdd(hn::Set(d, 0.3275911f), x, one));
+    V sum = hn::Set(d, 1.061405429f);
+    for (const float a : {-1.453152027f, 1.421413741f, -0.284496736f, 0.254829592f})
+      sum = hn::MulAdd(sum, t, hn::Set(d, a));
+    const V tail = hn::Mul(hn::Mul(hn::Set(d, 0.5f), hn::Mul(sum, t)), e);
+    below = hn::IfThenElse(hn::Lt(z, hn::Zero(d)), tail, hn::Sub(one, tail));
+    density = hn::Mul(hn::Set(d, 0.39894228f), e);
+  }
+};
+
+template <class T>
+void normalise_gelu_part(int64_t begin, int64_t end, int64_t c, const void* src, const float* scale,
+                         const float* shift, void* dst) {
+  const T* from = static_cast<const T*>(src);
+  T* to = static_cast<T*>(dst);
+  V a[kGroup], b[kGroup];
+  sweep(
+      begin, end, c,
+      [&](int64_t channel, int j) HWY_ATTR {
+        a[j] = load(scale + channel);
+        b[j] = load(shift + channel);
+      },
+      [&](int64_t offset, int64_t, int j) HWY_ATTR {
+        const V z = hn::MulAdd(a[j], load(from + offset), b[j]);
+        store(hn::Mul(z, Normal(z).below), to + offset);
+      },
+      [](int64_t, int) {});
+}
+
+template <class T>
+void gelu_backward_sums_part(int64_t begin, int64_t end, int64_t c, const void* grad_dst,
+                             const void* src, const float* scale, const float* shift,
+                             void* grad_src, double* sums) {
+  const T *grad = static_cast<const T*>(grad_dst), *from = static_cast<const T*>(src);
+  T* to = static_cast<T*>(grad_src);
+  two_sums(begin, end, c, sums, [&](int64_t offset, int64_t channel, V& sum, V& other) HWY_ATTR {
+    const V x = load(from + offset);
+    const V z = hn::MulAdd(load(scale + channel), x, load(shift + channel));
+    const Normal normal(z);
+    const V g = hn::Mul(load(grad + offset), hn::MulAdd(z, normal.density, normal.below));
+    if (to != nullptr) store(g, to + offset);
+    sum = hn::Add(sum, g);
+    other = hn::MulAdd(g, x, other);
+  });
+}
+
 template <class T>
 void backward_sums_part(int64_t begin, int64_t end, int64_t c, const void* grad_dst,
                         const void* dst, const void* src, void* grad_src, double* sums) {
@@ -178,6 +235,18 @@ void normalise_of(Type type, int64_t begin, int64_t end, int64_t c, const void* 
   (type == Type::kFp32 ? normalise_part<float> : normalise_part<Bf16>)(begin, end, c, src, scale,
                                                                        shift, residual, relu, dst);
 }
+void normalise_gelu_of(Type type, int64_t begin, int64_t end, int64_t c, const void* src,
+                       const float* scale, const float* shift, void* dst) {
+  (type == Type::kFp32 ? normalise_gelu_part<float> : normalise_gelu_part<Bf16>)(begin, end, c, src,
+                                                                                 scale, shift, dst);
+}
+void gelu_backward_sums_of(Type type, int64_t begin, int64_t end, int64_t c, const void* grad_dst,
+                           const void* src, const float* scale, const float* shift, void* grad_src,
+                           double* sums) {
+  (type == Type::kFp32
+       ? gelu_backward_sums_part<float>
+       : gelu_backward_sums_part<Bf16>)(begin, end, c, grad_dst, src, scale, shift, grad_src, sums);
+}
 void backward_sums_of(Type type, int64_t begin, int64_t end, int64_t c, const void* grad_dst,
                       const void* dst, const void* src, void* grad_src, double* sums) {
   (type == Type::kFp32 ? backward_sums_part<float> : backward_sums_part<Bf16>)(begin, end, c,
@@ -202,6 +271,8 @@ namespace {
 
 HWY_EXPORT(channel_sums_of);
 HWY_EXPORT(normalise_of);
+HWY_EXPORT(normalise_gelu_of);
+HWY_EXPORT(gelu_backward_sums_of);
 HWY_EXPORT(backward_sums_of);
 HWY_EXPORT(backward_apply_of);
 
@@ -240,6 +311,22 @@ void normalise(const Map& map, const void* src, const float* scale, const float*
   share_pixels(map, threads, [&](int64_t begin, int64_t end, int) {
     HWY_DYNAMIC_DISPATCH(normalise_of)
     (map.type, begin, end, map.c, src, scale, shift, residual, relu, dst);
+  });
+}
+
+void normalise_gelu(const Map& map, const void* src, const float* scale, const float* shift,
+                    void* dst, const Threads& threads) {
+  share_pixels(map, threads, [&](int64_t begin, int64_t end, int) {
+    HWY_DYNAMIC_DISPATCH(normalise_gelu_of)(map.type, begin, end, map.c, src, scale, shift, dst);
+  });
+}
+
+void gelu_backward_sums(const Map& map, const void* grad_dst, const void* src, const float* scale,
+                        const float* shift, void* grad_src, double* sum, double* sum_with_src,
+                        const Threads& threads) {
+  share_sums(map, sum, sum_with_src, threads, [&](int64_t begin, int64_t end, double* sums) {
+    HWY_DYNAMIC_DISPATCH(gelu_backward_sums_of)
+    (map.type, begin, end, map.c, grad_dst, src, scale, shift, grad_src, sums);
   });
 }
 

@@ -1,5 +1,6 @@
 // What surrounds a convolution in training, in one pass over the maps each: BatchNorm with the
-// residual addition and ReLU after it, forward and back. NHWC, seen as [pixels, c]. No LibTorch.
+// residual addition and ReLU, or with GELU after it, forward and back. NHWC, seen as [pixels, c].
+// No LibTorch.
 #pragma once
 #include <cstdint>
 
@@ -28,6 +29,18 @@ struct Residual {
 /// be src.
 void normalise(const Map& map, const void* src, const float* scale, const float* shift,
                const Residual& residual, bool relu, void* dst, const Threads& threads);
+
+/// dst = gelu(scale * src + shift), x times the normal distribution's share below x; within 1e-7 of
+/// its larger values in fp32. scale and shift [c]; dst may be src. Source of the polynomial:
+/// Abramowitz and Stegun, Handbook of Mathematical Functions, 7.1.26.
+void normalise_gelu(const Map& map, const void* src, const float* scale, const float* shift,
+                    void* dst, const Threads& threads);
+
+/// The gradient before GELU, and the sums of backward_sums().
+///   grad_src = grad_dst * gelu'(scale * src + shift); null: not wanted; may be grad_dst.
+void gelu_backward_sums(const Map& map, const void* grad_dst, const void* src, const float* scale,
+                        const float* shift, void* grad_src, double* sum, double* sum_with_src,
+                        const Threads& threads);
 
 /// The gradient before ReLU, and the two sums that BatchNorm's backward pass needs.
 ///   grad_src = grad_dst where dst > 0 (everywhere when dst is null), else 0; null: not wanted; may

@@ -121,6 +121,61 @@ TEST_P(BatchNorm, BackwardSumsGateTheGradient) {
   }
 }
 
+double gelu(double z) { return z * 0.5 * std::erfc(-z / std::sqrt(2.0)); }
+double gelu_slope(double z) {
+  return 0.5 * std::erfc(-z / std::sqrt(2.0)) + z * std::exp(-z * z / 2) / std::sqrt(2 * M_PI);
+}
+
+TEST_P(BatchNorm, GeluIsTheExactOneForwardAndBack) {
+  for (float& v : src.wide) v *= 3;  // into the tails
+  src = Stored(map.type, src.wide);
+  Stored dst(map.type, map.pixels * map.c), grad(map.type, map.pixels * map.c);
+  normalise_gelu(map, src.data(), a.data(), b.data(), dst.data(), threads);
+  std::vector<double> sum(c), with_src(c), want_sum(c), want_with_src(c);
+  gelu_backward_sums(map, other.data(), src.data(), a.data(), b.data(), grad.data(), sum.data(),
+                     with_src.data(), threads);
+  const std::vector<float> got = dst.values_now(), got_grad = grad.values_now();
+  for (size_t i = 0; i < count; ++i) {
+    const double z = static_cast<double>(a[i % c] * src.wide[i] + b[i % c]);
+    const double want = gelu(z), want_grad = static_cast<double>(other.wide[i]) * gelu_slope(z);
+    ASSERT_NEAR(got[i], want, rounding(static_cast<float>(want)) + 1e-6 * std::abs(z)) << z;
+    ASSERT_NEAR(got_grad[i], want_grad, rounding(static_cast<float>(want_grad))) << z;
+    want_sum[i % c] += want_grad;
+    want_with_src[i % c] += want_grad * static_cast<double>(src.wide[i]);
+  }
+  for (size_t i = 0; i < c; ++i) {
+    EXPECT_NEAR(sum[i], want_sum[i], 1e-5 * static_cast<double>(map.pixels + 30));
+    EXPECT_NEAR(with_src[i], want_with_src[i], 5e-5 * static_cast<double>(map.pixels + 30));
+  }
+  // The sums alone, and in place.
+  std::vector<double> sum_alone(c), with_src_alone(c);
+  gelu_backward_sums(map, other.data(), src.data(), a.data(), b.data(), nullptr, sum_alone.data(),
+                     with_src_alone.data(), threads);
+  EXPECT_EQ(sum_alone, sum);
+  EXPECT_EQ(with_src_alone, with_src);
+  Stored in_place = src;
+  normalise_gelu(map, in_place.data(), a.data(), b.data(), in_place.data(), threads);
+  EXPECT_EQ(in_place.values_now(), got);
+}
+
+TEST_P(BatchNorm, GeluOfNanIsNanAndOfTheLargestIsItself) {
+  std::vector<float> odd(count, 0);
+  odd[0] = NAN, odd[1] = 1e30f, odd[2] = -1e30f, odd[3] = -40;
+  Stored bad(map.type, odd), dst(map.type, map.pixels * map.c), grad(map.type, other.wide);
+  const std::vector<float> one(c, 1), zero(c, 0);
+  normalise_gelu(map, bad.data(), one.data(), zero.data(), dst.data(), threads);
+  const std::vector<float> got = dst.values_now();
+  EXPECT_TRUE(std::isnan(got[0]));
+  EXPECT_EQ(got[1], bad.wide[1]);
+  for (const size_t i : {2, 3, 4}) EXPECT_EQ(got[i], 0) << i;
+  std::vector<double> sum(c), with_src(c);
+  gelu_backward_sums(map, grad.data(), bad.data(), one.data(), zero.data(), grad.data(), sum.data(),
+                     with_src.data(), threads);
+  EXPECT_TRUE(std::isnan(grad.values_now()[0]) && std::isnan(sum[0]));
+  EXPECT_EQ(grad.values_now()[1], other.wide[1]);
+  EXPECT_EQ(grad.values_now()[2], 0);
+}
+
 TEST_P(BatchNorm, BackwardApplyIsLinear) {
   Stored out(map.type, map.pixels * map.c);
   backward_apply(map, other.data(), src.data(), a.data(), b.data(), d.data(), out.data(), threads);

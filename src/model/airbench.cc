@@ -1,4 +1,4 @@
-// The network out of ATen's operators and conv3x3().
+// The networks, on src/kernels through conv3x3.h and norm_gelu.h, or out of LibTorch's operators.
 #include "model/airbench.h"
 
 #include <ATen/ATen.h>
@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <utility>
 
 #include "base/error.h"
 #include "model/conv3x3.h"
@@ -19,19 +20,47 @@ namespace {
 
 constexpr int64_t kWhitenSize = 2;  // side of its filters [pixels]
 constexpr int64_t kWhitenFilters = 2 * 3 * kWhitenSize * kWhitenSize;  // each with both signs
-constexpr std::array<int64_t, 3> kWidths = {64, 256, 256};
 constexpr int64_t kLastPool = 3;
 constexpr int64_t kKernelChannels = 32;  // what the kernels want in place of 24; the rest is zero
 constexpr double kHeadScale = 1. / 9;
 constexpr double kNormEps = 1e-12;
 
+struct Size {
+  const char* name;
+  std::array<int64_t, 3> widths;  // channels of each group
+  int convolutions;  // of a group; from three on the last two have a residual connection
+};
+constexpr std::array<Size, 4> kSizes{{
+    {"airbench93", {64, 128, 128}, 2},
+    {"airbench94", {64, 256, 256}, 2},
+    {"airbench95", {128, 384, 384}, 2},
+    {"airbench96", {128, 512, 512}, 3},
+}};
+
+const Size& size_of(const std::string& name) {
+  return *std::ranges::find_if(kSizes, [&](const Size& size) { return name == size.name; });
+}
+
 }  // namespace
+
+const std::vector<std::string>& airbench_names() {
+  static const std::vector<std::string> names = [] {
+    std::vector<std::string> all;
+    for (const Size& size : kSizes) all.emplace_back(size.name);
+    return all;
+  }();
+  return names;
+}
+
+bool is_airbench(const std::string& model) {
+  return std::ranges::find(airbench_names(), model) != airbench_names().end();
+}
 
 Airbench::Airbench(const ModelSpec& spec, uint64_t seed, at::Device device) : Model(spec, device) {
   if (spec.num_classes < 1 || spec.image_size < kAirbenchSmallestSide)
     fail(ErrorKind::kUsage, "model",
          "expected at least one class and images of {} pixels a side for {}, got {} and {}",
-         kAirbenchSmallestSide, kAirbench94, spec.num_classes, spec.image_size);
+         kAirbenchSmallestSide, spec.name, spec.num_classes, spec.image_size);
   spec_.stem = resolve_stem(spec.stem, spec.image_size);
   Initialiser init(seed);
   const auto kaiming_uniform = [&](int64_t out, int64_t in, int64_t size) {
@@ -43,62 +72,80 @@ Airbench::Airbench(const ModelSpec& spec, uint64_t seed, at::Device device) : Mo
     for (int64_t i = 0; i < std::min(in, out); ++i) weight[i].zero_()[i][1][1].fill_(1);
     return add_parameter(name + ".weight", weight);
   };
-  const auto norm = [&](const std::string& name, int64_t channels) {
-    Norm made;
-    made.weight = add_buffer(name + ".weight", at::ones({channels}));
-    made.bias = add_parameter(name + ".bias", at::zeros({channels}));
-    made.running_mean = add_buffer(name + ".running_mean", at::zeros({channels}));
-    made.running_var = add_buffer(name + ".running_var", at::ones({channels}));
-    made.num_batches_tracked = add_buffer(name + ".num_batches_tracked", at::zeros({}, at::kLong));
-    return made;
+  const auto add_layer = [&](const std::string& group, const std::string& number, int64_t in,
+                             int64_t out) {
+    Layer layer;
+    layer.conv = conv(group + ".conv" + number, in, out);
+    const std::string name = group + ".norm" + number;
+    layer.norm.eps = kNormEps;
+    layer.norm.weight = add_buffer(name + ".weight", at::ones({out}));
+    layer.norm.bias = add_parameter(name + ".bias", at::zeros({out}));
+    layer.norm.running_mean = add_buffer(name + ".running_mean", at::zeros({out}));
+    layer.norm.running_var = add_buffer(name + ".running_var", at::ones({out}));
+    layer.num_batches_tracked = add_buffer(name + ".num_batches_tracked", at::zeros({}, at::kLong));
+    return layer;
   };
   whiten_ = add_buffer("0.weight", kaiming_uniform(kWhitenFilters, 3, kWhitenSize));
   whiten_bias_ = add_parameter("0.bias", at::zeros({kWhitenFilters}));
   int64_t channels = kWhitenFilters;
-  for (size_t i = 0; i < kWidths.size(); ++i) {
+  const Size& size = size_of(spec.name);
+  for (size_t i = 0; i < size.widths.size(); ++i) {
     const std::string name = std::to_string(i + 2);  // behind the GELU, number 1
-    Group group;
-    group.conv1 = conv(name + ".conv1", channels, kWidths[i]);
-    group.norm1 = norm(name + ".norm1", kWidths[i]);
-    group.conv2 = conv(name + ".conv2", kWidths[i], kWidths[i]);
-    group.norm2 = norm(name + ".norm2", kWidths[i]);
-    groups_.push_back(group);
-    channels = kWidths[i];
+    std::vector<Layer> group;
+    for (int layer = 1; layer <= size.convolutions; ++layer) {
+      group.push_back(add_layer(name, std::to_string(layer), channels, size.widths[i]));
+      channels = size.widths[i];
+    }
+    groups_.push_back(std::move(group));
   }
   head_ = add_parameter("7.weight", init.uniform({spec.num_classes, channels},
                                                  1 / std::sqrt(static_cast<double>(channels))));
 }
 
+void Airbench::set_batch_norm_momentum(double momentum) {
+  for (std::vector<Layer>& group : groups_)
+    for (Layer& layer : group) layer.norm.momentum = momentum;
+}
+
+bool Airbench::on_kernels(const at::Tensor& images) const {
+  return kernels_.word() != "torch" && images.is_cpu();
+}
+
 at::Tensor Airbench::convolve(const at::Tensor& src, const at::Tensor& weight) {
-  if (kernels_.word() != "torch" && conv3x3_supports(weight, src))
-    return conv3x3(src, weight, kernels_);
+  if (on_kernels(src)) return convolution(src, weight, /*padding=*/1, kernels_);
   return at::conv2d(src, weight, /*bias=*/{}, /*stride=*/1, /*padding=*/1);
 }
 
-at::Tensor Airbench::norm_gelu(const at::Tensor& src, const Norm& norm, bool training) const {
-  return at::gelu(apply_batch_norm(src, norm.weight, norm.bias, norm.running_mean, norm.running_var,
-                                   training, momentum_, kNormEps));
+at::Tensor Airbench::activate(const at::Tensor& src, bool pool, const BiasNorm& norm,
+                              bool training) const {
+  if (on_kernels(src)) return norm_gelu(src, pool, norm, training);
+  return at::gelu(apply_batch_norm(pool ? at::max_pool2d(src, 2) : src, norm.weight, norm.bias,
+                                   norm.running_mean, norm.running_var, training, norm.momentum,
+                                   norm.eps));
 }
 
 at::Tensor Airbench::forward(const at::Tensor& images, bool training) {
   at::Tensor x = images.contiguous(at::MemoryFormat::ChannelsLast);  // [n,3,h,w]
-  const bool padded = kernels_.word() != "torch" && images.is_cpu();
+  const bool padded = on_kernels(images);
   const auto more_channels = [padded](const at::Tensor& t, int64_t dim) {
     if (!padded) return t;
     std::vector<int64_t> pad(static_cast<size_t>(2 * (t.dim() - dim)), 0);
     pad.back() = kKernelChannels - kWhitenFilters;
     return at::constant_pad_nd(t, pad);
   };
-  x = at::gelu(at::conv2d(x, more_channels(whiten_, 0), more_channels(whiten_bias_, 0)));
-  for (Group& group : groups_) {
-    const bool first = &group == &groups_.front();
-    x = at::max_pool2d(convolve(x, first ? more_channels(group.conv1, 1) : group.conv1), 2);
-    x = norm_gelu(x, group.norm1, training);
-    x = norm_gelu(convolve(x, group.conv2), group.norm2, training);
-    if (training) {
-      group.norm1.num_batches_tracked.add_(1);
-      group.norm2.num_batches_tracked.add_(1);
-    }
+  x = padded ? bias_gelu(convolution(x, more_channels(whiten_, 0), /*padding=*/0, kernels_),
+                         more_channels(whiten_bias_, 0))
+             : at::gelu(at::conv2d(x, whiten_, whiten_bias_));
+  for (const std::vector<Layer>& group : groups_) {
+    const Layer& pooled = group.front();
+    x = convolve(x, &group == &groups_.front() ? more_channels(pooled.conv, 1) : pooled.conv);
+    x = activate(x, /*pool=*/true, pooled.norm, training);
+    const at::Tensor begin = x;
+    for (size_t i = 1; i < group.size(); ++i)
+      x = activate(convolve(x, group[i].conv), /*pool=*/false, group[i].norm, training);
+    if (group.size() > 2) x = x + begin;
+    if (training)
+      for (const Layer& layer : group) layer.num_batches_tracked.add_(1);
   }
   x = at::max_pool2d(x, kLastPool);
   // Of larger images more than one pixel is left; the source knows 32 pixels only.
@@ -129,13 +176,13 @@ ModelCost airbench_cost(const ModelSpec& spec, int64_t bytes_per_value) {
   cost.macs += kWhitenFilters * in * kWhitenSize * kWhitenSize * side * side;
   values += 2 * kWhitenFilters * side * side;  // the convolution's result and GELU's
   cost.parameters += kWhitenFilters;           // the bias alone is trained
-  for (const int64_t width : kWidths) {
-    cost.parameters += conv(width, 3);
-    pool(2);
-    values += 2 * width * side * side;  // of BatchNorm and of GELU
-    cost.parameters += conv(width, 3);
-    values += 2 * width * side * side;
-    cost.parameters += 2 * width;  // biases
+  const Size& size = size_of(spec.name);
+  for (const int64_t width : size.widths) {
+    for (int layer = 0; layer < size.convolutions; ++layer) {
+      cost.parameters += conv(width, 3) + width;  // and biases
+      if (layer == 0) pool(2);
+      values += 2 * width * side * side;  // of BatchNorm and of GELU, or of the sum
+    }
   }
   pool(kLastPool);
   cost.parameters += channels * spec.num_classes;

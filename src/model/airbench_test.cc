@@ -9,6 +9,9 @@
 
 #include <map>
 #include <string>
+#include <tuple>
+#include <utility>
+#include <vector>
 
 #include "base/error.h"
 #include "base/tensors.h"
@@ -17,9 +20,9 @@
 namespace skipway {
 namespace {
 
-ModelSpec airbench_spec() {
+ModelSpec airbench_spec(const std::string& name = "airbench94") {
   ModelSpec spec;
-  spec.name = kAirbench94;
+  spec.name = name;
   return spec;
 }
 
@@ -43,17 +46,26 @@ at::Tensor written_out(const std::map<std::string, at::Tensor>& t, at::Tensor x,
   x = at::gelu(at::conv2d(x, t.at("0.weight"), t.at("0.bias")));
   for (const std::string group : {"2", "3", "4"}) {
     x = at::max_pool2d(at::conv2d(x, t.at(group + ".conv1.weight"), {}, 1, 1), 2);
-    x = norm_gelu(x, group + ".norm1");
-    x = norm_gelu(at::conv2d(x, t.at(group + ".conv2.weight"), {}, 1, 1), group + ".norm2");
+    const at::Tensor begin = norm_gelu(x, group + ".norm1");
+    x = norm_gelu(at::conv2d(begin, t.at(group + ".conv2.weight"), {}, 1, 1), group + ".norm2");
+    if (t.contains(group + ".conv3.weight"))
+      x = begin +
+          norm_gelu(at::conv2d(x, t.at(group + ".conv3.weight"), {}, 1, 1), group + ".norm3");
   }
   return at::linear(at::max_pool2d(x, 3).flatten(1), t.at("7.weight")) / 9;
 }
 
-class AirbenchKernels : public testing::TestWithParam<const char*> {};
+// A model and its kernels.
+class AirbenchKernels : public testing::TestWithParam<std::tuple<std::string, std::string>> {
+ protected:
+  AirbenchKernels() : model(airbench_spec(std::get<0>(GetParam())), 3) {
+    model.kernels() = KernelChoice(std::get<1>(GetParam()));
+  }
+
+  Airbench model;
+};
 
 TEST_P(AirbenchKernels, LogitsAndGradientsAreThoseOfTheLayersWrittenOut) {
-  Airbench model(airbench_spec(), 3);
-  model.kernels() = KernelChoice(GetParam());
   std::map<std::string, at::Tensor> copies;
   for (const auto& [name, tensor] : model.state()) copies[name] = tensor.detach().clone();
   for (const auto& [name, tensor] : model.parameters()) copies[name].set_requires_grad(true);
@@ -71,8 +83,6 @@ TEST_P(AirbenchKernels, LogitsAndGradientsAreThoseOfTheLayersWrittenOut) {
 }
 
 TEST_P(AirbenchKernels, EvaluationTakesTheRunningStatistics) {
-  Airbench model(airbench_spec(), 3);
-  model.kernels() = KernelChoice(GetParam());
   const at::NoGradGuard no_grad;
   const at::Tensor images = random_images(12);
   model.set_batch_norm_momentum(0.5);
@@ -91,19 +101,30 @@ TEST_P(AirbenchKernels, EvaluationTakesTheRunningStatistics) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Kernels, AirbenchKernels, testing::Values("torch", "winograd"),
-                         [](const auto& kernels) { return std::string(kernels.param); });
+INSTANTIATE_TEST_SUITE_P(Sizes, AirbenchKernels,
+                         testing::Combine(testing::Values("airbench94", "airbench96"),
+                                          testing::Values("torch", "winograd")),
+                         [](const auto& test) {
+                           return std::get<0>(test.param) + std::get<1>(test.param);
+                         });
 
 TEST(Airbench, HasTheParametersOfTheSource) {
-  const Airbench model(airbench_spec(), 1);
-  int64_t trained = 0;
-  for (const auto& [name, tensor] : model.parameters()) trained += tensor.numel();
-  // 24 biases, six convolutions of 3x3, 64, 64, 256, 256, 256, 256 biases, a head of 256 x 10.
-  EXPECT_EQ(trained,
-            24 + 9 * (24 * 64 + 64 * 64 + 64 * 256 + 3 * 256 * 256) + 2 * 64 + 4 * 256 + 2560);
-  EXPECT_EQ(model_cost(airbench_spec(), 4).parameters, trained);
-  EXPECT_EQ(model.state().front().first, "0.weight");
-  EXPECT_EQ(model.state().back().first, "7.weight");
+  // 24 biases, convolutions of 3x3 with a bias for each filter, a head of ten classes.
+  const std::vector<std::pair<std::string, int64_t>> sizes = {
+      {"airbench93", 24 + 9 * (24 * 64 + 64 * 64 + 64 * 128 + 3 * 128 * 128) + 640 + 1280},
+      {"airbench94", 24 + 9 * (24 * 64 + 64 * 64 + 64 * 256 + 3 * 256 * 256) + 1152 + 2560},
+      {"airbench95", 24 + 9 * (24 * 128 + 128 * 128 + 128 * 384 + 3 * 384 * 384) + 1792 + 3840},
+      {"airbench96", 24 + 9 * (24 * 128 + 2 * 128 * 128 + 128 * 512 + 5 * 512 * 512) + 3456 + 5120},
+  };
+  for (const auto& [size, expected] : sizes) {
+    const Airbench model(airbench_spec(size), 1);
+    int64_t trained = 0;
+    for (const auto& [name, tensor] : model.parameters()) trained += tensor.numel();
+    EXPECT_EQ(trained, expected) << size;
+    EXPECT_EQ(model_cost(airbench_spec(size), 4).parameters, trained);
+    EXPECT_EQ(model.state().front().first, "0.weight");
+    EXPECT_EQ(model.state().back().first, "7.weight");
+  }
 }
 
 TEST(Airbench, ConvolutionsBeginWithTheIdentity) {

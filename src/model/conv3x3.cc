@@ -588,12 +588,13 @@ struct ConvChainFunction : torch::autograd::Function<ConvChainFunction> {
   }
 };
 
-struct Conv3x3Function : torch::autograd::Function<Conv3x3Function> {
+struct ConvolutionFunction : torch::autograd::Function<ConvolutionFunction> {
   static at::Tensor forward(AutogradContext* context, const at::Tensor& src,
-                            const at::Tensor& weight, ConvMethod method) {
+                            const at::Tensor& weight, int64_t padding, ConvMethod method) {
     context->save_for_backward({src, weight});
+    context->saved_data["padding"] = padding;
     context->saved_data["method"] = static_cast<int64_t>(method);
-    return convolve(method, shape_of(src.sizes(), weight, 1, 1), src, {}, weight, nullptr);
+    return convolve(method, shape_of(src.sizes(), weight, 1, padding), src, {}, weight, nullptr);
   }
 
   static variable_list backward(AutogradContext* context, const variable_list& gradients) {
@@ -603,10 +604,10 @@ struct Conv3x3Function : torch::autograd::Function<Conv3x3Function> {
     const at::Tensor grad = as_map(gradients[0], src.scalar_type());
     const at::Tensor grad_src =
         context->needs_input_grad(0) ? new_map(src, src.sizes()) : at::Tensor();
-    const at::Tensor grad_weight =
-        convolve_backward(method, shape_of(src.sizes(), weight, 1, 1), src, {}, weight, grad, {},
-                          nullptr, grad_src, false, nullptr);
-    return {grad_src, grad_weight, {}};
+    const at::Tensor grad_weight = convolve_backward(
+        method, shape_of(src.sizes(), weight, 1, context->saved_data["padding"].toInt()), src, {},
+        weight, grad, {}, nullptr, grad_src, false, nullptr);
+    return {grad_src, grad_weight, {}, {}};
   }
 };
 
@@ -743,19 +744,15 @@ bool conv_chain_supports(const ConvChain& chain, const at::Tensor& src) {
          (!chain.downsample || fits(*chain.downsample));
 }
 
-bool conv3x3_supports(const at::Tensor& weight, const at::Tensor& src) {
-  return src.is_cpu() && weight.scalar_type() == at::kFloat &&
-         kernels::refusal(shape_of(src.sizes(), weight, 1, 1)).empty();
-}
-
-at::Tensor conv3x3(const at::Tensor& src, const at::Tensor& weight, KernelChoice& kernels) {
+at::Tensor convolution(const at::Tensor& src, const at::Tensor& weight, int64_t padding,
+                       KernelChoice& kernels) {
   const at::Tensor map = as_map(src, type_of_maps());
   const at::Tensor filters = weight.contiguous(at::MemoryFormat::ChannelsLast);
   const c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);
   // Without gradients there is no backward pass to choose for.
-  const ConvMethod method = kernels.method(shape_of(map.sizes(), filters, 1, 1), type_of(map),
+  const ConvMethod method = kernels.method(shape_of(map.sizes(), filters, 1, padding), type_of(map),
                                            at::GradMode::is_enabled());
-  return Conv3x3Function::apply(map, filters, method);
+  return ConvolutionFunction::apply(map, filters, padding, method);
 }
 
 std::pair<int64_t, int64_t> choose_kernels(const ConvChain& chain, int64_t images, int64_t height,

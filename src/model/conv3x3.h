@@ -101,11 +101,10 @@ std::pair<int64_t, int64_t> choose_kernels(const ConvChain& chain, int64_t image
 at::Tensor conv_chain(ConvChain& chain, const at::Tensor& src, bool training,
                       KernelChoice& kernels);
 
-/// Whether conv3x3() can take it: CPU, fp32 weights [k,c,3,3], channels in multiples of 16.
-bool conv3x3_supports(const at::Tensor& weight, const at::Tensor& src);
-
-/// A convolution alone, with stride 1 and padding 1. Shapes: src [n,c,h,w] -> [n,k,h,w],
+/// A convolution alone on the CPU, with stride 1. Shapes: src [n,c,h,w], weight [k,c,r,r], fp32, k
+/// a multiple of 16; c too, but of a source that requires no gradient -> [n,k,h',w'],
 /// channels_last, in the type that autocast gives, else fp32. Gradients flow to both.
-at::Tensor conv3x3(const at::Tensor& src, const at::Tensor& weight, KernelChoice& kernels);
+at::Tensor convolution(const at::Tensor& src, const at::Tensor& weight, int64_t padding,
+                       KernelChoice& kernels);
 
 }  // namespace skipway

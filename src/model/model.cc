@@ -63,19 +63,19 @@ std::vector<std::string> parse_classes(const std::string& text, int64_t num_clas
 const std::vector<std::string>& model_names() {
   static const std::vector<std::string> names = [] {
     std::vector<std::string> all = resnet_names();
-    all.emplace_back(kAirbench94);
+    all.insert(all.end(), airbench_names().begin(), airbench_names().end());
     return all;
   }();
   return names;
 }
 
 std::unique_ptr<Model> make_model(const ModelSpec& spec, uint64_t seed, at::Device device) {
-  if (spec.name == kAirbench94) return std::make_unique<Airbench>(spec, seed, device);
+  if (is_airbench(spec.name)) return std::make_unique<Airbench>(spec, seed, device);
   return std::make_unique<ResNet>(spec, seed, device);
 }
 
 ModelCost model_cost(const ModelSpec& spec, int64_t bytes_per_value) {
-  if (spec.name == kAirbench94) return airbench_cost(spec, bytes_per_value);
+  if (is_airbench(spec.name)) return airbench_cost(spec, bytes_per_value);
   return resnet_cost(spec, bytes_per_value);
 }
 
@@ -192,18 +192,22 @@ void Model::load_state(const NamedTensors& state, const std::string& where) {
   }
   std::set<std::string> known;
   for (const auto& [name, tensor] : state_) known.insert(name);
-  for (const auto& [name, tensor] : state) {
-    if (!known.contains(name)) faults.push_back(fmt::format("unexpected {}", name));
-  }
-  if (!faults.empty()) {
+  std::vector<std::string> unexpected;
+  for (const auto& [name, tensor] : state)
+    if (!known.contains(name)) unexpected.push_back(fmt::format("unexpected {}", name));
+  if (const size_t count = faults.size() + unexpected.size(); count > 0) {
+    // Both kinds are seen: together they show a prefix, say.
     constexpr size_t kShown = 10;
-    const size_t shown = std::min(kShown, faults.size());
+    const size_t few = std::min(unexpected.size(), kShown - std::min(kShown / 2, faults.size()));
+    faults.resize(std::min(faults.size(), kShown - few));
+    faults.insert(faults.end(), unexpected.begin(),
+                  unexpected.begin() + static_cast<std::ptrdiff_t>(few));
     fail(ErrorKind::kCheckpoint, "model",
          "expected the weights of {} ({} stem, attention {}, {} classes), got others at {}; {} "
-         "differences: {}{}; --model, --stem, --attention or --classes says what the file holds",
-         spec_.name, spec_.stem, spec_.attention, spec_.num_classes, where, faults.size(),
-         fmt::join(faults.begin(), faults.begin() + static_cast<std::ptrdiff_t>(shown), "; "),
-         shown < faults.size() ? fmt::format("; and {} more", faults.size() - shown) : "");
+         "differences: {}{}; see whether --model and --stem are what the file holds",
+         spec_.name, spec_.stem, spec_.attention, spec_.num_classes, where, count,
+         fmt::join(faults, "; "),
+         faults.size() < count ? fmt::format("; and {} more", count - faults.size()) : "");
   }
   const at::NoGradGuard no_grad;
   for (auto& [name, tensor] : state_) tensor.copy_(given.at(name));

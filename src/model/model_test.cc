@@ -94,7 +94,7 @@ TEST(ModelCost, OfAttentionIsTimms) {
 
 TEST(ModelCost, CountsTheParametersThatAreBuilt) {
   // The others repeat these blocks; the parity tests build them.
-  for (const std::string name : {"resnet18", "resnet50", "airbench94"}) {
+  for (const std::string name : {"resnet18", "resnet50", "airbench94", "airbench96"}) {
     for (const char* stem : {"cifar", "imagenet"}) {
       const ModelSpec spec = make_spec(name, stem, 32, 7);
       const std::unique_ptr<Model> model = make_model(spec, 1);
@@ -219,10 +219,10 @@ TEST(ResNet, TrainingUpdatesStatisticsAndEvaluationLeavesThem) {
 // LibTorch divides the variance by the number of values less one.
 // Every BatchNorm of a model takes it: with none of a batch's share its statistics stay.
 TEST(Models, MomentumReachesEveryBatchNorm) {
-  for (const char* name : {"resnet18", "resnet50", "airbench94"}) {
+  for (const std::string name : {"resnet18", "resnet50", "airbench94", "airbench96"}) {
     for (const char* attention : {"none", "cbam"}) {
       for (const char* kernel : {"torch", "winograd"}) {
-        if (name == std::string("airbench94") && attention != std::string("none")) continue;
+        if (name.starts_with("airbench") && attention != std::string("none")) continue;
         ModelSpec spec = with_attention(make_spec(name, "cifar", 32, 10), attention);
         const std::unique_ptr<Model> model = make_model(spec, 3);
         model->kernels() = KernelChoice(kernel);
@@ -323,6 +323,17 @@ TEST(ResNet, LoadedStateGivesTheSameLogits) {
   to.load_state(from.state(), "here");
   EXPECT_TRUE(to.forward(images, false).equal(from.forward(images, false)));
   for (const auto& [name, tensor] : to.parameters()) EXPECT_TRUE(tensor.requires_grad()) << name;
+}
+
+TEST(ResNet, LoadStateShowsMissingAndUnexpectedNamesWhereAllAreOthers) {
+  ResNet model(tiny_spec(), 1);
+  NamedTensors state = model.state();
+  for (auto& [name, tensor] : state) name = "backbone." + name;
+  const Error error = error_of([&] { model.load_state(state, "here"); });
+  EXPECT_THAT(error.what(), HasSubstr("missing conv1.weight"));
+  EXPECT_THAT(error.what(), HasSubstr("unexpected backbone.conv1.weight"));
+  EXPECT_THAT(error.what(), HasSubstr(fmt::format("{} differences", 2 * state.size())));
+  EXPECT_THAT(error.what(), HasSubstr(fmt::format("and {} more", 2 * state.size() - 10)));
 }
 
 TEST(ResNet, LoadStateListsEveryDifferenceAndChangesNothing) {
