@@ -405,4 +405,14 @@ Normalisation channel_statistics(const at::Tensor& images) {
   return result;
 }
 
+bool normalisation_fits(const Normalisation& used, const Normalisation& own) {
+  constexpr double kMeanOff = 0.1;  // of [0, 1]
+  constexpr double kStdOff = 1.5;   // times; the article's 0.20 for CIFAR-10's 0.25 is inside
+  for (size_t c = 0; c < 3; ++c)
+    if (std::abs(used.mean[c] - own.mean[c]) > kMeanOff || used.std[c] > kStdOff * own.std[c] ||
+        own.std[c] > kStdOff * used.std[c])
+      return false;
+  return true;
+}
+
 }  // namespace skipway

@@ -78,4 +78,8 @@ Split split_validation(Dataset& dataset, int64_t count, uint64_t seed);
 /// [0, 1]. Same bits for any number of threads. Errors: kUsage when there are no images.
 Normalisation channel_statistics(const at::Tensor& images);
 
+/// Whether images of the statistics `own` may be normalised with `used`: means within 0.1, standard
+/// deviations within 1.5 times. Data sets of photographs differ by half of that.
+bool normalisation_fits(const Normalisation& used, const Normalisation& own);
+
 }  // namespace skipway

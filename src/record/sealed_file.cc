@@ -24,8 +24,7 @@ std::string contents_hash(const NamedTensors& tensors,
     hash.update(fmt::format("{}:", bytes.size()));
     hash.update(bytes);
   };
-  using Json = nlohmann::json;
-  add(Json(metadata).dump(-1, ' ', false, Json::error_handler_t::replace));
+  add(nlohmann::json(metadata).dump(-1, ' ', false, nlohmann::json::error_handler_t::replace));
   for (const auto& [name, tensor] : tensors) {
     add(name);
     add(fmt::format("{} {}", c10::toString(tensor.scalar_type()), fmt::join(tensor.sizes(), "x")));

@@ -8,6 +8,8 @@
 #include <charconv>
 #include <cmath>
 
+#include "data/dataset.h"
+#include "report/history.h"
 #include "train/schedule.h"
 
 namespace skipway {
@@ -18,59 +20,35 @@ using Evidence = std::optional<std::string>;
 
 // What the rules look at.
 struct Facts {
-  explicit Facts(const RunRecord& of) : record(of) {}
-
   const RunRecord& record;
-  Json begin = Json::object();  // the line of that event; what an older run lacks is not there
-  std::vector<Json> epochs, rollbacks;
-  std::optional<Json> end;      // none: the run did not come to its end
-  std::optional<Json> gave_up;  // after its last rollback, or at an evaluation that is not finite
+  History history;
   std::optional<double> accuracy;
   double passes = 0;  // epochs done
 
   const Config& config() const { return record.config; }
 };
 
-std::optional<double> number(const Json& line, const char* key) {
-  const auto found = line.find(key);
-  if (found == line.end() || !found->is_number()) return std::nullopt;
-  return found->get<double>();
-}
-
-std::string text(const Json& line, const char* key) {
-  const auto found = line.find(key);
-  return found != line.end() && found->is_string() ? found->get<std::string>() : "";
-}
-
-// Three numbers; none where there are no three.
-std::vector<double> channels(const Json& line, const char* key) {
-  std::vector<double> values;
-  if (const auto found = line.find(key); found != line.end() && found->is_array())
-    for (const Json& value : *found)
-      if (value.is_number()) values.push_back(value.get<double>());
-  if (values.size() != 3) values.clear();
+// Of red, green and blue; none where they are not there.
+std::optional<std::array<double, 3>> channels(const Json& line, std::string_view key) {
+  const Json* found = value_at(line, key);
+  if (found == nullptr || !found->is_array() || found->size() != 3) return std::nullopt;
+  std::array<double, 3> values{};
+  for (size_t c = 0; c < 3; ++c) {
+    if (!(*found)[c].is_number()) return std::nullopt;
+    values[c] = (*found)[c].get<double>();
+  }
   return values;
 }
 
 Facts facts_of(const RunRecord& record) {
-  Facts facts(record);
-  for (const Json& line : record.metrics) {
-    const std::string event = text(line, "event");
-    if (event == "begin") facts.begin = line;
-    if (event == "epoch") facts.epochs.push_back(line);
-    if (event == "rollback") facts.rollbacks.push_back(line);
-    if (event == "gave_up") facts.gave_up = line;
-    if (event == "end") facts.end = line, facts.gave_up.reset();
+  Facts facts{.record = record, .history = history_of(record.metrics), .accuracy = {}};
+  for (const Json& line : facts.history.epochs) {
+    facts.passes = number_at(line, "epoch").value_or(facts.passes);
+    if (const auto accuracy = number_at(line, "test_accuracy")) facts.accuracy = accuracy;
   }
-  for (const Json& line : facts.epochs) {
-    facts.passes = number(line, "epoch").value_or(facts.passes);
-    if (const auto accuracy = number(line, "test_accuracy")) facts.accuracy = accuracy;
-  }
-  if (facts.end && facts.end->contains("result")) {
-    const Json& result = facts.end->at("result");
-    facts.passes = number(result, "epochs").value_or(facts.passes);
-    if (result.contains("accuracy"))
-      if (const auto last = number(result.at("accuracy"), "last")) facts.accuracy = last;
+  if (const auto& end = facts.history.end) {
+    facts.passes = number_at(*end, "result/epochs").value_or(facts.passes);
+    if (const auto last = number_at(*end, "result/accuracy/last")) facts.accuracy = last;
   }
   return facts;
 }
@@ -78,25 +56,24 @@ Facts facts_of(const RunRecord& record) {
 // ---- the rules: the evidence, or nothing ----
 
 constexpr double kLowestRate = 0.01, kHighestRate = 0.2;  // the article's range
-constexpr double kMeanOff = 0.1;        // of [0,1]; data sets of photographs differ by half of it
-constexpr double kStdOff = 1.5;         // times; the article's 0.20 for CIFAR-10's 0.25 is inside
-constexpr double kStillHigh = 0.3;      // share of the peak rate at the end
-constexpr double kFewPasses = 15;       // epochs
+constexpr double kStillHigh = 0.3;                        // share of the peak rate at the end
+constexpr double kFewPasses = 15;                         // epochs
 constexpr int64_t kSmallStemSide = 64;  // pixels; up to it the stem of CIFAR is right
 constexpr int64_t kFewImages = 16;      // too few for BatchNorm's statistics
 
 Evidence diverged(const Facts& f) {
-  if (f.rollbacks.empty() && !f.gave_up) return std::nullopt;
-  std::string evidence = fmt::format("metrics.jsonl has {} rollbacks", f.rollbacks.size());
-  if (!f.rollbacks.empty()) {
-    const Json& last = f.rollbacks.back();
-    const auto loss = number(last, "loss");
-    evidence += fmt::format(
-        "; the last at step {:.0f}, with loss {} at rate {:.4g}", number(last, "step").value_or(0),
-        loss ? fmt::format("{:.4g}", *loss) : "not finite", number(last, "lr").value_or(0));
+  if (f.history.rollbacks.empty() && !f.history.gave_up) return std::nullopt;
+  std::string evidence = fmt::format("metrics.jsonl has {} rollbacks", f.history.rollbacks.size());
+  if (!f.history.rollbacks.empty()) {
+    const Json& last = f.history.rollbacks.back();
+    const auto loss = number_at(last, "loss");
+    evidence += fmt::format("; the last at step {:.0f}, with loss {} at rate {:.4g}",
+                            number_at(last, "step").value_or(0),
+                            loss ? fmt::format("{:.4g}", *loss) : "not finite",
+                            number_at(last, "lr").value_or(0));
   }
-  if (f.gave_up) {
-    const auto step = number(*f.gave_up, "step");
+  if (f.history.gave_up) {
+    const auto step = number_at(*f.history.gave_up, "step");
     evidence += "; the run gave up" + (step ? fmt::format(" at step {:.0f}", *step) : "");
     if (f.record.trouble) evidence += "; the batch that ended it is in the folder trouble";
   }
@@ -104,26 +81,23 @@ Evidence diverged(const Facts& f) {
 }
 
 Evidence stopped(const Facts& f) {
-  if (f.end || f.gave_up) return std::nullopt;
+  if (f.history.end || f.history.gave_up) return std::nullopt;
   return fmt::format("metrics.jsonl has no line of the run's end; the last epoch in it is {:.2f}",
                      f.passes);
 }
 
 Evidence wrong_mean_and_std(const Facts& f) {
   if (!f.config().weights.empty()) return std::nullopt;  // which mean and std belong to
-  const auto mean = channels(f.begin, "mean"), std = channels(f.begin, "std");
-  const auto data_mean = channels(f.begin, "data_mean"), data_std = channels(f.begin, "data_std");
-  if (mean.empty() || std.empty() || data_mean.empty() || data_std.empty()) return std::nullopt;
-  bool off = false;
-  for (size_t c = 0; c < 3; ++c)
-    off = off || std::abs(mean[c] - data_mean[c]) > kMeanOff || std[c] > kStdOff * data_std[c] ||
-          data_std[c] > kStdOff * std[c];
-  if (!off) return std::nullopt;
+  const auto mean = channels(f.history.begin, "mean"), std = channels(f.history.begin, "std"),
+             own_mean = channels(f.history.begin, "data_mean"),
+             own_std = channels(f.history.begin, "data_std");
+  if (!mean || !std || !own_mean || !own_std ||
+      normalisation_fits({.mean = *mean, .std = *std}, {.mean = *own_mean, .std = *own_std}))
+    return std::nullopt;
   return fmt::format(
-      "--mean {:.3f} and --std {:.3f} were given; the training images have {:.3f} "
-      "and {:.3f}",
-      fmt::join(mean, ","), fmt::join(std, ","), fmt::join(data_mean, ","),
-      fmt::join(data_std, ","));
+      "mean {:.3f} and std {:.3f} were taken; the training images have {:.3f} and {:.3f}",
+      fmt::join(*mean, ","), fmt::join(*std, ","), fmt::join(*own_mean, ","),
+      fmt::join(*own_std, ","));
 }
 
 Evidence rate(const Facts& f) {
@@ -142,8 +116,12 @@ Evidence no_augmentation(const Facts& f) {
 
 Evidence never_anneals(const Facts& f) {
   const ScheduleOptions schedule = schedule_options(f.config(), rule_for(f.passes));
-  if (!f.end || schedule.kind == ScheduleKind::kPlateau || f.passes <= 0) return std::nullopt;
-  const double last = learning_rate(schedule, f.passes, f.passes);
+  if (!f.history.end || f.passes <= 0) return std::nullopt;
+  double last = 0;
+  if (schedule.kind != ScheduleKind::kPlateau)
+    last = learning_rate(schedule, f.passes, f.passes);
+  else if (!f.history.epochs.empty())  // it went by the evaluations
+    last = number_at(f.history.epochs.back(), "lr").value_or(0);
   if (last <= kStillHigh * schedule.lr) return std::nullopt;
   return fmt::format(
       "the {} schedule left the rate at {:.3g} of a peak of {:g} when the run ended "
@@ -153,7 +131,7 @@ Evidence never_anneals(const Facts& f) {
 
 Evidence few_passes(const Facts& f) {
   if (!f.config().weights.empty()) return std::nullopt;  // which need few
-  if (!f.end || f.passes >= kFewPasses) return std::nullopt;
+  if (!f.history.end || f.passes >= kFewPasses) return std::nullopt;
   return fmt::format(
       "{:.1f} passes over the training images; 85 % on CIFAR-10 takes a plain recipe "
       "some {:g}",
@@ -161,8 +139,8 @@ Evidence few_passes(const Facts& f) {
 }
 
 Evidence wrong_stem(const Facts& f) {
-  const std::string stem = text(f.begin, "stem");
-  const auto side = number(f.begin, "image_size");
+  const std::string stem = text_at(f.history.begin, "stem");
+  const auto side = number_at(f.history.begin, "image_size");
   if (!side || stem.empty() || (stem == "cifar") == (*side <= kSmallStemSide)) return std::nullopt;
   return fmt::format("the {} stem for images of {:.0f} pixels", stem, *side);
 }
@@ -170,7 +148,7 @@ Evidence wrong_stem(const Facts& f) {
 Evidence wrong_device(const Facts& f) {
   const auto driver = f.record.env.find("nvidia_driver");
   if (driver == f.record.env.end() || !driver->is_boolean() || !driver->get<bool>() ||
-      text(f.begin, "device") != "cpu")
+      text_at(f.history.begin, "device") != "cpu")
     return std::nullopt;
   return std::string("env.json has an NVIDIA driver, the run was on the CPU");
 }

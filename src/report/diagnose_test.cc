@@ -92,6 +92,17 @@ TEST(Diagnose, AScheduleThatNeverAnneals) {
   EXPECT_THAT(ids(record), IsEmpty());
 }
 
+TEST(Diagnose, APlateauThatNeverCameLeavesTheRateHigh) {
+  RunRecord record = sound_run();
+  record.config.schedule = "plateau";
+  record.config.test_every = 1;
+  record.config.lr = 0.1;
+  record.metrics[1]["lr"] = 0.1;
+  EXPECT_THAT(ids(record), ElementsAre("never_anneals"));
+  record.metrics[1]["lr"] = 0.001;
+  EXPECT_THAT(ids(record), IsEmpty());
+}
+
 TEST(Diagnose, AStemForImagesOfAnotherSize) {
   RunRecord record = sound_run();
   record.metrics[0]["stem"] = "imagenet";

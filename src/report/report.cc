@@ -13,6 +13,7 @@
 #include <utility>
 
 #include "base/files.h"
+#include "report/history.h"
 
 namespace skipway {
 namespace {
@@ -87,26 +88,6 @@ std::string escaped(std::string_view text) {
   return html;
 }
 
-// Looks a number or a text up by a path like "accuracy/last"; nothing when it is not there.
-const Json* find(const Json& object, std::string_view path) {
-  const Json* value = &object;
-  while (!path.empty()) {
-    const std::string key(path.substr(0, path.find('/')));
-    path.remove_prefix(std::min(path.size(), key.size() + 1));
-    if (!value->is_object() || !value->contains(key)) return nullptr;
-    value = &(*value)[key];
-  }
-  return value;
-}
-std::optional<double> number(const Json& object, std::string_view path) {
-  const Json* value = find(object, path);
-  return value && value->is_number() ? std::optional(value->get<double>()) : std::nullopt;
-}
-std::string text(const Json& object, std::string_view path) {
-  const Json* value = find(object, path);
-  return value && value->is_string() ? value->get<std::string>() : "";
-}
-
 std::string percent(double share) { return fmt::format("{:.2f} %", 100 * share); }
 
 // 50000 -> "50,000"
@@ -129,33 +110,6 @@ std::string duration(double seconds) {
 
 std::string gigabytes(double bytes) { return fmt::format("{:.2f} GB", bytes * 1e-9); }
 
-// ---- the run as far as it went ----
-
-struct History {
-  std::vector<Json> epochs;    // by step
-  std::optional<Json> finish;  // the "end" line
-  bool gave_up = false;        // after its last rollback, or at an evaluation that is not finite
-};
-
-// A resumed run may report steps again that it had reported after the checkpoint it went on from;
-// the later lines count.
-History history_of(const std::vector<Json>& lines) {
-  History history;
-  for (const Json& line : lines) {
-    const std::string event = text(line, "event");
-    if (event == "end") history.finish = line;
-    if (event == "gave_up") history.gave_up = true;
-    if (event != "epoch") continue;
-    history.finish.reset();
-    history.gave_up = false;
-    const double step = number(line, "step").value_or(0);
-    while (!history.epochs.empty() && number(history.epochs.back(), "step").value_or(0) >= step)
-      history.epochs.pop_back();
-    history.epochs.push_back(line);
-  }
-  return history;
-}
-
 // ---- curves ----
 
 struct Series {
@@ -166,7 +120,7 @@ struct Series {
 Series series_of(const History& history, std::string name, std::string_view key, double scale = 1) {
   Series series{.name = std::move(name), .points = {}};
   for (const Json& line : history.epochs) {
-    const auto epoch = number(line, "epoch"), value = number(line, key);
+    const auto epoch = number_at(line, "epoch"), value = number_at(line, key);
     if (epoch && value) series.points.emplace_back(*epoch, *value * scale);
   }
   return series;
@@ -276,13 +230,13 @@ std::string fact(std::string_view name, std::optional<double> value, Format&& fo
 }
 
 std::string score(const Json& result, std::optional<double> views) {
-  const auto accuracy = number(result, "accuracy/last"), tta = number(result, "accuracy/last_tta"),
-             n = number(result, "accuracy/n");
+  const auto accuracy = number_at(result, "accuracy/last"),
+             tta = number_at(result, "accuracy/last_tta"), n = number_at(result, "accuracy/n");
   if (!accuracy) return "";
   std::string html = fmt::format("<p class=\"score\">{}</p>\n<p>accuracy after the last epoch",
                                  percent(*accuracy));
   if (n) html += fmt::format(" on {} held-out images", grouped(*n));
-  const Json* interval = find(result, "accuracy/interval95");
+  const Json* interval = value_at(result, "accuracy/interval95");
   if (interval && interval->is_array() && interval->size() == 2 && (*interval)[0].is_number() &&
       (*interval)[1].is_number())
     html += fmt::format("; 95 % interval {} to {}", percent((*interval)[0].get<double>()),
@@ -297,19 +251,20 @@ std::string score(const Json& result, std::optional<double> views) {
 
 std::string facts(const Json& result) {
   const std::string all =
-      fact("Model", text(result, "model")) + fact("Data", text(result, "dataset")) +
-      fact("Recipe", text(result, "recipe")) +
-      fact("Epochs", number(result, "epochs"), [](double v) { return fmt::format("{:.4g}", v); }) +
-      fact("Images seen", number(result, "images"), grouped) +
-      fact("Time, start to end", number(result, "wall_s"), duration) +
-      fact("Time in training", number(result, "train_wall_s"), duration) +
-      fact("Images per second, median", number(result, "images_per_s"),
+      fact("Model", text_at(result, "model")) + fact("Data", text_at(result, "dataset")) +
+      fact("Recipe", text_at(result, "recipe")) +
+      fact("Epochs", number_at(result, "epochs"),
+           [](double v) { return fmt::format("{:.4g}", v); }) +
+      fact("Images seen", number_at(result, "images"), grouped) +
+      fact("Time, start to end", number_at(result, "wall_s"), duration) +
+      fact("Time in training", number_at(result, "train_wall_s"), duration) +
+      fact("Images per second, median", number_at(result, "images_per_s"),
            [](double v) { return fmt::format("{:.1f}", v); }) +
-      fact("Device", text(result, "device")) + fact("Precision", text(result, "precision")) +
-      fact("Convolutions by", text(result, "kernel")) +
-      fact("Threads", number(result, "threads"), grouped) +
-      fact("Peak memory", number(result, "peak_rss_bytes"), gigabytes) +
-      fact("SHA-256 of the weights", text(result, "weights_sha256"), true);
+      fact("Device", text_at(result, "device")) + fact("Precision", text_at(result, "precision")) +
+      fact("Convolutions by", text_at(result, "kernel")) +
+      fact("Threads", number_at(result, "threads"), grouped) +
+      fact("Peak memory", number_at(result, "peak_rss_bytes"), gigabytes) +
+      fact("SHA-256 of the weights", text_at(result, "weights_sha256"), true);
   return fmt::format("<dl>\n{}</dl>\n", all);
 }
 
@@ -317,9 +272,10 @@ std::string stopped(const RunFolder& run, const History& history) {
   std::string how_far = "before its first line of metrics";
   if (!history.epochs.empty()) {
     const Json& last = history.epochs.back();
-    how_far = fmt::format("after epoch {:.4g}", number(last, "epoch").value_or(0));
-    if (const auto step = number(last, "step")) how_far += fmt::format(", step {}", grouped(*step));
-    if (const auto wall = number(last, "wall_s"))
+    how_far = fmt::format("after epoch {:.4g}", number_at(last, "epoch").value_or(0));
+    if (const auto step = number_at(last, "step"))
+      how_far += fmt::format(", step {}", grouped(*step));
+    if (const auto wall = number_at(last, "wall_s"))
       how_far += fmt::format(", {} in", duration(*wall));
   }
   return fmt::format(
@@ -339,7 +295,7 @@ struct Confusion {
 
 // Nothing unless it is a square of counts.
 std::optional<Confusion> confusion_of(const Json& finish) {
-  const Json* rows = find(finish, "confusion");
+  const Json* rows = value_at(finish, "confusion");
   if (!rows || !rows->is_array() || rows->empty()) return std::nullopt;
   Confusion confusion;
   for (const Json& row : *rows) {
@@ -352,7 +308,7 @@ std::optional<Confusion> confusion_of(const Json& finish) {
     }
     confusion.totals.push_back(total);
   }
-  const Json* per_class = find(finish, "per_class");
+  const Json* per_class = value_at(finish, "per_class");
   const bool named = per_class && per_class->is_object() && per_class->size() == rows->size();
   if (named)
     for (const auto& [name, accuracy] : per_class->items()) confusion.classes.push_back(name);
@@ -374,7 +330,7 @@ std::vector<std::pair<size_t, size_t>> mistakes_of(const Confusion& confusion) {
 }
 
 std::string per_class(const Json& finish) {
-  const Json* classes = find(finish, "per_class");
+  const Json* classes = value_at(finish, "per_class");
   if (!classes || !classes->is_object() || classes->empty()) return "";
   std::string rows;
   for (const auto& [name, accuracy] : classes->items()) {
@@ -489,8 +445,8 @@ std::string machine(const RunFolder& run) {
 
 void write_report(const RunFolder& run) {
   const History history = history_of(run.read_metrics());
-  const Json finish = history.finish.value_or(Json::object());
-  const Json* found = find(finish, "result");
+  const Json finish = history.end.value_or(Json::object());
+  const Json* found = value_at(finish, "result");
   const Json result = found ? *found : Json::object();
 
   const fs::path folder = run.path().lexically_normal();
@@ -503,8 +459,8 @@ void write_report(const RunFolder& run) {
       "'unsafe-inline'\">\n<title>{} · Skipway</title>\n<style>{}</style>\n</head>\n<body>\n"
       "<h1>Skipway run {}</h1>\n",
       title, kStyle, title);
-  page += history.finish ? score(result, number(finish, "views")) + facts(result)
-                         : stopped(run, history);
+  page += history.end ? score(result, number_at(finish, "views")) + facts(result)
+                      : stopped(run, history);
   page +=
       curves(history) + per_class(finish) + confusion(finish) + configuration(run) + machine(run);
   page += "</body>\n</html>\n";
