@@ -53,18 +53,18 @@ int main(int argc, char** argv) {
 
   nlohmann::json times_s = nlohmann::json::array();
   for (int64_t step = 0; step < warmup + steps; ++step) {
-    const Batch ready = inference ? batches.at_step(step, side) : Batch();
+    const at::Tensor ready = inference ? batches.input(batches.at_step(step, side)) : at::Tensor();
     const Stopwatch watch;
     if (inference) {
       const at::NoGradGuard no_grad;
       const PrecisionScope scope(at::kCPU, precision);
-      model->forward(ready.images, false);
+      model->forward(ready, false);
     } else {
       const Batch batch = batches.at_step(step, side);
       at::Tensor loss;
       {
         const PrecisionScope scope(at::kCPU, precision);
-        loss = at::cross_entropy_loss(model->forward(batch.images, true), batch.labels, {},
+        loss = at::cross_entropy_loss(model->forward(batches.input(batch), true), batch.labels, {},
                                       at::Reduction::Mean, -100, 0.1);
       }
       loss.backward();

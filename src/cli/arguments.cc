@@ -334,8 +334,8 @@ Arguments lay_down(std::vector<Layer> layers) {
   }
   if (asked != nullptr)
     start.recipe = asked->text;
-  else if (start.model == kAirbench94)
-    start.recipe = kAirbench94;  // what suits a ResNet does not suit it
+  else if (is_airbench(start.model))
+    start.recipe = start.model;  // what suits a ResNet does not suit it
   Arguments arguments;
   arguments.config = recipe_config(start.recipe);
   const auto plain = toml_values(Config()), of_recipe = toml_values(arguments.config);
@@ -384,7 +384,9 @@ CLI::Option* add_flag(CLI::App& command, Flags::Flag& flag, const Field& preset,
     return command.add_flag(name + ",!--no" + name.substr(1), flag.text,
                             fmt::format("{} [{}]", help, preset ? "on" : "off"));
   } else {
-    return command.add_option(name, flag.text, help)
+    // As `import` calls it.
+    const char* const other_name = flag.key == "image_size" ? ",--input-size" : "";
+    return command.add_option(name + other_name, flag.text, help)
         ->type_name(std::is_same_v<Field, std::string> ? "TEXT" : "N")
         ->default_str(fmt::format("{}", preset))
         ->multi_option_policy(CLI::MultiOptionPolicy::TakeLast);

@@ -16,7 +16,7 @@ Error memory_error(std::string_view what) {
   return Error(
       ErrorKind::kMemory,
       fmt::format(
-          "[memory] expected enough memory, got: {}; a smaller --microbatch or --batch needs less",
+          "[memory] expected enough memory, got: {}; a smaller --batch or --image-size needs less",
           what));
 }
 

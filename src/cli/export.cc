@@ -1,5 +1,6 @@
 // `export`: a run's weights for other programs, read back before they get their name.
 #include <ATen/ATen.h>
+#include <unistd.h>
 
 #include <cstring>
 #include <filesystem>
@@ -59,7 +60,7 @@ int export_weights(const ExportFlags& flags) {
   const std::string name = model->spec().name + "." + flags.to;
   const fs::path out = flags.out.empty() ? run.path() / name : expand_user(flags.out);
   require_new_file(out, "export", "--out", "give another name, or remove it first");
-  const fs::path part = out.string() + ".part";
+  const fs::path part = fmt::format("{}.tmp{}", out.string(), getpid());
   std::error_code ignored;
   try {
     write_weights(part, *model, flags.to);

@@ -9,6 +9,7 @@
 #include <memory>
 #include <system_error>
 
+#include "base/clock.h"
 #include "base/error.h"
 #include "base/files.h"
 #include "cli/arguments.h"
@@ -75,7 +76,7 @@ int run_lr_find(Arguments arguments, LrFindFlags flags) {
   const Split evaluation_split = take_evaluation_split(config, dataset);
   Learner learner(config, dataset);
   // What the length of the run decides, such as the filters' share of the rate, becomes known here.
-  if (config.minutes > 0) make_plan(config, learner, evaluation_split);
+  if (config.minutes > 0) make_plan(config, learner, evaluation_split, process_wall_s());
   LrFindOptions options{flags.from, flags.to, flags.steps, {}};
   if (!arguments.quiet)
     options.on_step = [&](int64_t done) {

@@ -53,7 +53,7 @@ nlohmann::ordered_json measure(const Config& config, bool quiet) {
   const Split evaluation_split = take_evaluation_split(config, dataset);
   Learner learner(config, dataset);
   if (!quiet) show_status("measuring …");
-  const Plan plan = make_plan(config, learner, evaluation_split);
+  const Plan plan = make_plan(config, learner, evaluation_split, process_wall_s());
   clear_status();
   const int64_t per_epoch = learner.batches.steps_per_epoch();
   // A run would have come as far by now.
@@ -79,6 +79,7 @@ nlohmann::ordered_json measure(const Config& config, bool quiet) {
           {"wall_s", run.wall_s},
           {"evaluation_s", plan.evaluation_s + static_cast<double>(run.tests) * plan.test_s},
           {"evaluations", run.tests + 1},
+          {"views", plan.views},
           {"peak_rss_bytes", peak_rss_bytes()},
           {"stages", parts}};
 }
@@ -202,13 +203,14 @@ void show(const nlohmann::ordered_json& plan) {
         stage.at("side").get<int>(), stage.at("shallow").get<bool>() ? ", first blocks" : "",
         100 * stage.at("until").get<double>(), stage.at("step_s").get<double>(),
         plan.at("batch").get<int>(), stage.at("images_per_s").get<double>()));
-  print_result(fmt::format(
-      "{:.2f} epochs, {} steps; {} in all, {:.0f} s of it for {}; peak memory {}",
-      plan.at("epochs").get<double>(), plan.at("steps").get<int64_t>(),
-      format_duration(plan.at("wall_s")), plan.at("evaluation_s").get<double>(),
-      plan.at("evaluations") == 1 ? "the evaluation"
-                                  : fmt::format("{} evaluations", plan.at("evaluations").dump()),
-      format_bytes(plan.at("peak_rss_bytes"))));
+  print_result(
+      fmt::format("{:.2f} epochs, {} steps; {} in all, {:.0f} s of it for {}; peak memory {}",
+                  plan.at("epochs").get<double>(), plan.at("steps").get<int64_t>(),
+                  format_duration(plan.at("wall_s")), plan.at("evaluation_s").get<double>(),
+                  plan.at("evaluations") == 1
+                      ? plan.at("views") == 1 ? "the evaluation without TTA" : "the evaluation"
+                      : fmt::format("{} evaluations", plan.at("evaluations").dump()),
+                  format_bytes(plan.at("peak_rss_bytes"))));
 }
 
 void show_alternatives(const nlohmann::ordered_json& others) {

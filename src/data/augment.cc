@@ -231,7 +231,7 @@ at::Tensor augment(const at::Tensor& images, const at::Tensor& indices,
     draws_at[5][i][0] =
         static_cast<int64_t>(draw.cut_x * static_cast<double>(w)) - options.cutout / 2;
   }
-  draws = draws.to(images.device());
+  draws = draws.to(images.device(), draws.scalar_type(), /*non_blocking=*/true);
   const at::Tensor image = draws[0], shift_y = draws[1], shift_x = draws[2], flip = draws[3];
 
   // Where column x of the result comes from: cropped at shift_x first, then mirrored.
@@ -276,7 +276,9 @@ at::Tensor normalise(const at::Tensor& images, const Normalisation& normalisatio
   }
   // Repeated over a row of pixels: three at a time would leave vector instructions unused.
   auto along_row = [&](const std::array<float, 3>& of_channel) {
-    return at::tensor(at::ArrayRef<float>(of_channel)).to(images.device()).repeat({w});
+    return at::tensor(at::ArrayRef<float>(of_channel))
+        .to(images.device(), at::kFloat, /*non_blocking=*/true)
+        .repeat({w});
   };
   return at::addcmul(along_row(bias), images.reshape({b * h, w * 3}).to(at::kFloat),
                      along_row(scale))

@@ -40,18 +40,23 @@ Batch Batches::at_step(int64_t step, int64_t side) {
   }
   Batch batch;
   batch.indices = order_.slice(0, begin, std::min(begin + batch_size_, image_count()));
-  batch.labels = split_.labels.index_select(0, batch.indices.to(split_.labels.device()));
-  at::Tensor images = augment(split_.images, batch.indices, augmentation_, seed_, epoch);
+  const at::Device device = split_.labels.device();
+  batch.labels = split_.labels.index_select(
+      0, batch.indices.to(device, batch.indices.scalar_type(), /*non_blocking=*/true));
+  batch.pixels = augment(split_.images, batch.indices, augmentation_, seed_, epoch);
   if (augmentation_.mix.any()) {
-    const Mixed mixed = mix(images, batch.indices, augmentation_.mix, seed_, epoch);
-    images = mixed.images;
+    const Mixed mixed = mix(batch.pixels, batch.indices, augmentation_.mix, seed_, epoch);
+    batch.pixels = mixed.images;
     batch.own_share = mixed.own_share;
     batch.other_labels = others_of(batch.labels);
   }
-  batch.images = side == 0 || side == images.size(1)
-                     ? normalise(images, normalisation_, type_)
-                     : shrink(normalise(images, normalisation_, at::kFloat), side).to(type_);
+  batch.side = side == 0 ? batch.pixels.size(1) : side;
   return batch;
+}
+
+at::Tensor Batches::input(const Batch& batch) const {
+  if (batch.side == batch.pixels.size(1)) return normalise(batch.pixels, normalisation_, type_);
+  return shrink(normalise(batch.pixels, normalisation_, at::kFloat), batch.side).to(type_);
 }
 
 }  // namespace skipway

@@ -12,7 +12,8 @@
 namespace skipway {
 
 struct Batch {
-  at::Tensor images;   // [b,3,h,w] normalised, channels_last
+  at::Tensor pixels;   // uint8 [b,h,w,3], augmented; the model's input is Batches::input()
+  int64_t side = 0;    // of that input [pixels]
   at::Tensor labels;   // int64 [b]
   at::Tensor indices;  // int64 [b] on the CPU: rows of the split
   // Mixup and cutmix only, else undefined: the label of the image mixed in, int64 [b], and the
@@ -39,6 +40,9 @@ class Batches {
   /// Batch of a global step (0-based). The same step gives the same batch at any time.
   /// `side`: the images are made smaller, to this many pixels a side; 0: as they are.
   Batch at_step(int64_t step, int64_t side = 0);
+  /// What a model takes of a batch, or of some of its images: [b,3,side,side] normalised,
+  /// channels_last. It has two or four times as many bytes as the batch.
+  at::Tensor input(const Batch& batch) const;
 
  private:
   Split split_;

@@ -38,7 +38,7 @@ TEST(Batches, EveryImageComesOnceAnEpochAndTheLastBatchIsPartial) {
     for (int64_t i = 0; i < 11; ++i) {
       Batch batch = batches.at_step(epoch * 11 + i);
       EXPECT_EQ(batch.indices.size(0), i < 10 ? 10 : 3);
-      EXPECT_EQ(batch.images.sizes(), at::IntArrayRef({batch.indices.size(0), 3, 8, 8}));
+      EXPECT_EQ(batches.input(batch).sizes(), at::IntArrayRef({batch.indices.size(0), 3, 8, 8}));
       EXPECT_TRUE(at::equal(batch.labels, batch.indices * 3));
       seen.push_back(batch.indices);
     }
@@ -61,10 +61,10 @@ TEST(Batches, MixingAddsTheOtherLabelAndTheShare) {
   EXPECT_FALSE(a.own_share.defined() || a.other_labels.defined());
   EXPECT_TRUE(at::equal(a.labels, b.labels));
   EXPECT_TRUE(at::equal(b.other_labels, others_of(b.labels)));
-  EXPECT_TRUE(at::equal(b.images, again.images) && at::equal(b.own_share, again.own_share));
-  const at::Tensor expected =
-      at::lerp(others_of(a.images), a.images, b.own_share.view({-1, 1, 1, 1}));
-  EXPECT_LT((b.images - expected).abs().max().item<float>(), 0.51 / 255);
+  EXPECT_TRUE(at::equal(b.pixels, again.pixels) && at::equal(b.own_share, again.own_share));
+  const at::Tensor one = a.pixels.to(at::kFloat), share = b.own_share.view({-1, 1, 1, 1});
+  const at::Tensor expected = at::lerp(others_of(one), one, share);
+  EXPECT_LT((b.pixels - expected).abs().max().item<float>(), 0.51);
 }
 
 TEST(Batches, AStepGivesTheSameBatchAtAnyTime) {
@@ -73,7 +73,7 @@ TEST(Batches, AStepGivesTheSameBatchAtAnyTime) {
   for (int64_t step : {13, 29, 0}) {
     Batch a = going.at_step(step), b = fresh.at_step(step);
     EXPECT_TRUE(at::equal(a.indices, b.indices));
-    EXPECT_TRUE(at::equal(a.images, b.images));
+    EXPECT_TRUE(at::equal(a.pixels, b.pixels));
   }
 }
 
@@ -82,7 +82,7 @@ TEST(Batches, BatchSizeChangesNeitherOrderNorAugmentation) {
     Batches batches = make_batches(batch_size);
     std::vector<at::Tensor> images;
     for (int64_t i = 0; i < batches.steps_per_epoch(); ++i)
-      images.push_back(batches.at_step(batches.steps_per_epoch() + i).images);
+      images.push_back(batches.at_step(batches.steps_per_epoch() + i).pixels);
     return at::cat(images);
   };
   at::Tensor expected = epoch_of(kImages);
@@ -92,7 +92,8 @@ TEST(Batches, BatchSizeChangesNeitherOrderNorAugmentation) {
 
 TEST(Batches, SmallerImagesAreMeansOfTheSameOnes) {
   Batches batches = make_batches(10);
-  const at::Tensor whole = batches.at_step(3).images, half = batches.at_step(3, 4).images;
+  const at::Tensor whole = batches.input(batches.at_step(3)),
+                   half = batches.input(batches.at_step(3, 4));
   EXPECT_EQ(half.sizes(), at::IntArrayRef({10, 3, 4, 4}));
   EXPECT_TRUE(half.is_contiguous(at::MemoryFormat::ChannelsLast));
   const at::Tensor blocks = whole.contiguous().view({10, 3, 4, 2, 4, 2});

@@ -21,7 +21,14 @@ namespace {
 constexpr const char* kModule = "config";
 constexpr double kMostLength = 1e6;
 constexpr int64_t kMostImages = 1'000'000, kMostThreads = 4096;
-const std::vector<std::string> kRecipes = {"budget", "article", "best", "finetune", kAirbench94};
+const std::vector<std::string>& recipes() {
+  static const std::vector<std::string> names = [] {
+    std::vector<std::string> all = {"budget", "article", "best", "finetune"};
+    all.insert(all.end(), airbench_names().begin(), airbench_names().end());
+    return all;
+  }();
+  return names;
+}
 
 template <typename Value>
 [[noreturn]] void refuse(std::string_view flag, const Value& value, std::string_view allowed) {
@@ -144,9 +151,8 @@ void validate_step(const Config& c) {
          "expected --ema or --lookahead, got both; each takes the other's place");
   require(is_finite_from_zero(c.clip_grad_norm), "--clip-grad-norm", c.clip_grad_norm,
           "a norm above 0, or 0 for none");
-  if (c.model == kAirbench94 && (c.shallow > 0 || c.zero_gamma))
-    fail(ErrorKind::kUsage, kModule,
-         "expected a model with residual blocks, got {} at --model; leave {} out", kAirbench94,
+  if (is_airbench(c.model) && (c.shallow > 0 || c.zero_gamma))
+    fail(ErrorKind::kUsage, kModule, "expected a ResNet, got {} at --model; leave {} out", c.model,
          c.shallow > 0 ? "--shallow" : "--zero-gamma");
   require(c.batch_norm_momentum > 0 && c.batch_norm_momentum <= 1, "--batch-norm-momentum",
           c.batch_norm_momentum, "a share in (0, 1]");
@@ -172,7 +178,7 @@ void validate_weights(const Config& c) {
            "expected --weights with {}, got none; new weights have nothing to keep", flag);
     return;
   }
-  if (c.model == kAirbench94)
+  if (is_airbench(c.model))
     fail(ErrorKind::kUsage, kModule, "expected a ResNet with --weights, got {} at --model",
          c.model);
   require(c.shallow == 0, "--shallow", c.shallow, "0 with --weights, whose blocks have learned");
@@ -290,15 +296,15 @@ Config finetune_config() {
   return c;
 }
 
-// The recipe of airbench94 in github.com/KellerJordan/cifar10-airbench, its rates turned from the
-// sum of the losses of a batch into their mean. Its schedule goes from 0.2 of the peak to 0.07.
-Config airbench94_config() {
+// The recipes of github.com/KellerJordan/cifar10-airbench, their rates turned from the sum of the
+// losses of a batch into their mean. The schedule goes from 0.2 of the peak to 0.07.
+Config airbench_config(const std::string& model) {
   Config c = plain_sgd();
-  c.recipe = c.model = kAirbench94;
+  c.recipe = c.model = model;
   c.batch = 1024;
-  c.lr = 1.5;
+  c.lr = model == "airbench96" ? 1.174 : model == "airbench95" ? 1.304 : 1.5;
   c.momentum = 0.85;
-  c.weight_decay = 0.00133;
+  c.weight_decay = model == "airbench96" ? 0.0017 : model == "airbench95" ? 0.00153 : 0.00133;
   c.weight_decay_on = "all";
   c.bias_lr = 64;
   c.label_smoothing = 0.2;
@@ -311,6 +317,7 @@ Config airbench94_config() {
   c.flip_mode = "alternating";
   c.crop_pad = 2;
   c.crop_fill = "reflect";
+  if (model == "airbench96") c.crop_pad = 4, c.augment = "flip,crop,cutout";
   c.tta_shift = true;
   return c;
 }
@@ -318,8 +325,8 @@ Config airbench94_config() {
 }  // namespace
 
 Config recipe_config(const std::string& recipe) {
-  require_word("--recipe", recipe, kRecipes);
-  if (recipe == kAirbench94) return airbench94_config();
+  require_word("--recipe", recipe, recipes());
+  if (is_airbench(recipe)) return airbench_config(recipe);
   if (recipe == "article") return article_config();
   if (recipe == "best") return best_config();
   if (recipe == "finetune") return finetune_config();
@@ -327,15 +334,15 @@ Config recipe_config(const std::string& recipe) {
 }
 
 void validate(const Config& config) {
-  require_word("--recipe", config.recipe, kRecipes);
+  require_word("--recipe", config.recipe, recipes());
   validate_length(config);
   validate_data(config);
   require_word("--model", config.model, model_names());
   require_word("--stem", config.stem, {"auto", "cifar", "imagenet"});
   require_word("--attention", config.attention, attention_names());
-  if (config.model == kAirbench94)
+  if (is_airbench(config.model))
     require(config.attention == "none", "--attention", config.attention,
-            "none with airbench94, which has no residual blocks");
+            "none with a model that is no ResNet");
   validate_step(config);
   validate_weights(config);
   validate_evaluation(config);
@@ -419,14 +426,14 @@ int64_t micro_batch(const Config& config) {
 }
 
 std::vector<Stage> stages(const Config& config, int64_t image_size, const Rule& rule) {
-  const bool is_airbench = config.model == kAirbench94;
-  const std::string resize = is_airbench && config.resize == "auto" ? "none" : config.resize;
+  const bool pools = is_airbench(config.model);
+  const std::string resize = pools && config.resize == "auto" ? "none" : config.resize;
   std::vector<Stage> all = make_stages(resize, config.shallow, image_size, rule.small_share);
   const int64_t smallest = all.front().side;
-  if (is_airbench && smallest < image_size && smallest < kAirbenchSmallestSide)
+  if (pools && smallest < image_size && smallest < kAirbenchSmallestSide)
     fail(ErrorKind::kUsage, kModule,
          "expected sides of at least {} pixels for {}, got {} in \"{}\" at --resize",
-         kAirbenchSmallestSide, kAirbench94, smallest, config.resize);
+         kAirbenchSmallestSide, config.model, smallest, config.resize);
   return all;
 }
 

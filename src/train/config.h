@@ -109,7 +109,7 @@ template <typename ConfigType, typename Visitor>
 void visit(ConfigType& c, Visitor&& visitor) {
   visitor("recipe", c.recipe,
           "defaults for everything below: budget, article, best, finetune (with --weights), or "
-          "airbench94, which that model takes by itself");
+          "airbench93 to airbench96, which these models take by themselves");
   visitor("minutes", c.minutes, "time budget of the whole process [minutes]; 0: go by epochs");
   visitor("epochs", c.epochs, "length of the run [epochs, fractions allowed]; 0: go by minutes");
   visitor("data", c.data,
@@ -118,7 +118,8 @@ void visit(ConfigType& c, Visitor&& visitor) {
   visitor("image_size", c.image_size, "side of the model's input [pixels]; 0: from the data");
   visitor("val_split", c.val_split,
           "training images set aside; evaluation then uses them and leaves the test part alone");
-  visitor("model", c.model, "resnet18, resnet34, resnet50, resnet101, resnet152 or airbench94");
+  visitor("model", c.model,
+          "resnet18, resnet34, resnet50, resnet101, resnet152, or airbench93 to airbench96");
   visitor("stem", c.stem, "auto, cifar (3x3 stride 1) or imagenet (7x7 stride 2, max-pool)");
   visitor("attention", c.attention,
           "of each residual block, before its addition: none, se (squeeze-and-excitation), eca or "
@@ -128,7 +129,7 @@ void visit(ConfigType& c, Visitor&& visitor) {
           "a 3x3 stem begins with filters that whiten the images (arXiv:2404.00498); nothing with "
           "others");
   visitor("whiten_bias_epochs", c.whiten_bias_epochs,
-          "airbench94: epochs in which the bias of the whitening filters is trained; 0: all");
+          "airbench: epochs in which the bias of the whitening filters is trained; 0: all");
   visitor("batch_norm_momentum", c.batch_norm_momentum,
           "share of a batch's statistics in BatchNorm's running ones, in (0, 1]");
   visitor("batch_norm_images", c.batch_norm_images,
@@ -185,7 +186,7 @@ void visit(ConfigType& c, Visitor&& visitor) {
   visitor("resize", c.resize,
           "smaller training images at first: sides [pixels] and the share of the run after which "
           "each ends, such as 16:0.5,24:0.75; auto: half the side at first, for a share by the "
-          "length of the run (airbench94: none); or none");
+          "length of the run (airbench: none); or none");
   visitor("shallow", c.shallow,
           "share of the run in which the first block of each stage is trained alone, in [0, 1)");
   visitor(
@@ -222,7 +223,9 @@ void visit(ConfigType& c, Visitor&& visitor) {
   visitor("std", c.std, "standard deviation of red,green,blue; auto: of the training images");
   visitor("test_every", c.test_every, "epochs between evaluations; 0: at the end only");
   visitor("eval_batch", c.eval_batch, "images in an evaluation batch");
-  visitor("tta", c.tta, "evaluate at the end also with each image and its mirror image averaged");
+  visitor("tta", c.tta,
+          "evaluate at the end also with each image and its mirror image averaged; not where that "
+          "would take half of --minutes");
   visitor("tta_shift", c.tta_shift,
           "tta: as much again from the images moved by a pixel, three times the time");
   visitor(
@@ -241,7 +244,8 @@ void visit(ConfigType& c, Visitor&& visitor) {
   visitor("run_dir", c.run_dir, "folder to write; empty: the next free runs/NNN");
 }
 
-/// The defaults of a recipe: "budget", "article", "best", "finetune", "airbench94". Errors: kUsage
+/// The defaults of a recipe: "budget", "article", "best", "finetune", "airbench93" to
+/// "airbench96". Errors: kUsage
 /// that lists the names.
 Config recipe_config(const std::string& recipe);
 

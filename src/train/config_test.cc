@@ -120,6 +120,21 @@ TEST(Config, Airbench94IsThePublishedRecipe) {
   EXPECT_TRUE(config.lookahead);
 }
 
+TEST(Config, TheOtherAirbenchesDifferAsPublished) {
+  const std::vector<std::pair<std::string, double>> rates = {
+      {"airbench93", 11.5}, {"airbench94", 11.5}, {"airbench95", 10}, {"airbench96", 9}};
+  for (const auto& [name, rate] : rates) {
+    const Config config = recipe_config(name);
+    EXPECT_EQ(config.model, name);
+    EXPECT_NO_THROW(validate(config));
+    EXPECT_NEAR(config.lr, rate / (1 + 1 / 0.15), 2e-3) << name;
+    EXPECT_NEAR(config.weight_decay, 0.0153 / rate, 2e-6) << name;
+    const AugmentOptions augmentation = augment_options(config, rule_for(4));
+    EXPECT_EQ(augmentation.crop_pad, name == "airbench96" ? 4 : 2) << name;
+    EXPECT_EQ(augmentation.cutout, name == "airbench96" ? 12 : 0) << name;
+  }
+}
+
 TEST(Config, Airbench94HasNoStageThatItsPoolsCannotTake) {
   Config config = recipe_config("budget");
   config.model = "airbench94";
@@ -224,7 +239,8 @@ TEST(Validate, RefusesNumbersOutOfRange) {
 
 TEST(Validate, RefusesUnknownWordsAndListsTheKnown) {
   expect_refused(&Config::recipe, "x", "--recipe",
-                 "budget, article, best, finetune, airbench94, got \"x\"");
+                 "budget, article, best, finetune, airbench93, airbench94, airbench95, "
+                 "airbench96, got \"x\"");
   expect_refused(&Config::data, "", "--data", "auto");
   expect_refused(&Config::model, "resnet19", "--model", "resnet18");
   expect_refused(&Config::stem, "x", "--stem", "auto, cifar, imagenet");
@@ -307,7 +323,7 @@ TEST(Validate, AcceptsEveryKnownWord) {
     std::vector<std::string> words;
   };
   const std::vector<Words> lists = {
-      {&Config::recipe, {"budget", "article", "best", "finetune", "airbench94"}},
+      {&Config::recipe, {"budget", "article", "best", "finetune", "airbench94", "airbench96"}},
       {&Config::model, model_names()},
       {&Config::stem, {"auto", "cifar", "imagenet"}},
       {&Config::attention, attention_names()},

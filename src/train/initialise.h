@@ -12,12 +12,13 @@ namespace skipway {
 void zero_gamma(Model& model, bool skipped_only = false);
 
 /// The first filters of a 3x3 stem become the eigenvectors of the images' 3x3 patches, each with
-/// both signs, divided by the root of their eigenvalues; the others stay. Source: Jordan,
+/// both signs, divided by the root of their eigenvalues; the others stay, and so do those in whose
+/// place the images have nothing, as grey ones where colours differ. Source: Jordan,
 /// arXiv:2404.00498, section 3.2; there they are not trained, here they are. Images smaller than a
 /// filter have no such patches: then nothing changes. Errors: kUsage for another stem.
 void whiten_stem(Model& model, const at::Tensor& images);
 
-/// Whether training changes the bias beside airbench94's whitening filters. Nothing with others.
+/// Whether training changes the bias beside an airbench's whitening filters. Nothing with others.
 void set_whitening_bias_trained(Model& model, bool trained);
 
 }  // namespace skipway

@@ -78,6 +78,27 @@ TEST(Initialise, WhitenedStemDecorrelatesPatches) {
   }
 }
 
+// Where a channel is the same everywhere, airbench's chain of identities and BatchNorms makes
+// gradients that are not finite.
+TEST(Initialise, GreyImagesLeaveNoChannelWithoutAnything) {
+  for (const char* name : {"resnet18", "airbench96"}) {
+    SCOPED_TRACE(name);
+    ModelSpec spec = small_spec();
+    spec.name = name, spec.image_size = 32;
+    const std::unique_ptr<Model> model = make_model(spec, 1);
+    const at::Tensor coarse = smooth_images().narrow(3, 0, 1).repeat({1, 4, 4, 3});  // 32 x 32
+    whiten_stem(*model, coarse);
+    const at::Tensor images = normalise(coarse.narrow(0, 0, 32), spec.normalisation, at::kFloat);
+    const at::Tensor maps = at::conv2d(images, model->stem_weight().detach());
+    EXPECT_GT(maps.var(at::IntArrayRef{0, 2, 3}).min().item<float>(), 1e-4);
+    const at::Tensor labels = at::arange(32).remainder(2);
+    at::cross_entropy_loss(model->forward(images, true), labels).backward();
+    for (const auto& [key, parameter] : model->parameters())
+      EXPECT_TRUE(!parameter.grad().defined() || at::isfinite(parameter.grad()).all().item<bool>())
+          << key;
+  }
+}
+
 TEST(Initialise, ImagesSmallerThanAFilterLeaveTheStemAsItIs) {
   ResNet model(small_spec(), 1);
   const at::Tensor before = model.stem_weight().clone();

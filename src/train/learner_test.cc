@@ -180,8 +180,8 @@ TEST(Learner, TheLossOfAMixedBatchIsTheCrossEntropyWithMixedTargets) {
   const at::Tensor own = at::one_hot(batch.labels, 3), other = at::one_hot(batch.other_labels, 3);
   const at::Tensor targets = share * own + (1 - share) * other;
   const at::Tensor expected =
-      at::cross_entropy_loss(learner.model->forward(batch.images, true), targets, {},
-                             at::Reduction::Mean, -100, config.label_smoothing);
+      at::cross_entropy_loss(learner.model->forward(learner.batches.input(batch), true), targets,
+                             {}, at::Reduction::Mean, -100, config.label_smoothing);
   EXPECT_NEAR(learner.backward(batch).loss, expected.item<float>(), 1e-5);
 }
 
@@ -200,7 +200,7 @@ TEST(Learner, BatchNormTakenAnewHasTheMeanOfTheBatchesStatistics) {
   learner.backward(learner.batches.at_step(0));  // running statistics that are to be forgotten
   at::Tensor mean = at::zeros({64}), variance = at::zeros({64});
   for (const int64_t step : {4, 5}) {
-    const at::Tensor maps = at::conv2d(learner.batches.at_step(step).images,
+    const at::Tensor maps = at::conv2d(learner.batches.input(learner.batches.at_step(step)),
                                        learner.model->stem_weight().detach(), {}, 1, 1);
     mean += maps.mean(at::IntArrayRef{0, 2, 3}) / 2;
     variance += maps.var(at::IntArrayRef{0, 2, 3}, /*unbiased=*/true) / 2;

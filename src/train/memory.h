@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <functional>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -23,10 +24,11 @@ void release_cached_memory(c10::Device device);
 
 /// The result of work(), which takes at most `at_once` of `images` images at a time. Each time
 /// memory does not suffice, at_once is halved for good, that is said in the log, and work() begins
-/// again. `what` is done with the images. Errors: kMemory when one image is too many.
+/// again; `forget` drops what a failed attempt has left. `what` is done with the images. Errors:
+/// kMemory when one image is too many.
 template <typename Work>
 auto with_fewer_images(int64_t& at_once, int64_t images, c10::Device device, std::string_view what,
-                       Work&& work) {
+                       Work&& work, const std::function<void()>& forget = {}) {
   while (true) {
     std::string reason;
     try {
@@ -37,6 +39,7 @@ auto with_fewer_images(int64_t& at_once, int64_t images, c10::Device device, std
       reason = *said;
     }
     // Behind the catch block neither tensors nor the exception hold any memory.
+    if (forget) forget();
     release_cached_memory(device);
     const int64_t tried = std::min(at_once, images);
     if (tried <= 1)

@@ -10,6 +10,7 @@ namespace {
 
 constexpr double kSaveReserve_s = 1.5;    // last checkpoint, model and report
 constexpr double kForwardShare = 1. / 3;  // of a step's time
+constexpr double kMostForTta = 0.5;       // of the time that is left
 
 bool costs_alike(const Stage& a, const Stage& b) {
   return a.side == b.side && a.shallow == b.shallow;
@@ -21,6 +22,10 @@ int64_t tests_during(const Config& config, double epochs) {
   const double last = std::ceil(epochs - 1e-9) - 1;  // end of an epoch before that of the run
   return std::max<int64_t>(0,
                            std::llround(std::floor(last / std::max(1., config.test_every) + 1e-9)));
+}
+
+int64_t views_of(const Config& config) {
+  return evaluate_options(config, at::kFloat, config.tta).views();
 }
 
 }  // namespace
@@ -60,19 +65,57 @@ double measure_test_s(const Config& config, Learner& learner, const Split& evalu
                                       evaluate_options(config, learner.precision, /*tta=*/false));
 }
 
-double last_evaluation_s(const Config& config, double passes, double test_s, double step_s) {
-  const int64_t images = batch_norm_images(config, rule_for(passes));
-  const double batch_norm_steps =
-      std::ceil(static_cast<double>(images) / static_cast<double>(config.batch));
-  const int64_t views = evaluate_options(config, at::kFloat, config.tta).views();
-  return test_s * static_cast<double>(views) + batch_norm_steps * kForwardShare * step_s;
+int64_t affordable_views(const Config& config, double test_s, double most_s) {
+  const int64_t all = views_of(config);
+  for (const int64_t views : {6, 2})
+    if (views <= all && static_cast<double>(views) * test_s <= most_s) return views;
+  return 1;
 }
 
-Plan make_plan(const Config& config, Learner& learner, const Split& evaluation_split, double passes,
-               size_t stage, int64_t step) {
+int64_t images_for_batch_norm(const Config& config, const Learner& learner, double passes) {
+  return std::min(batch_norm_images(config, rule_for(passes)), learner.batches.image_count());
+}
+
+double last_evaluation_s(const Config& config, const Learner& learner, int64_t views, double passes,
+                         double test_s, double step_s) {
+  const auto images = static_cast<double>(images_for_batch_norm(config, learner, passes));
+  return static_cast<double>(views) * test_s +
+         std::ceil(images / static_cast<double>(config.batch)) * kForwardShare * step_s;
+}
+
+RunLength length_of_run(const Config& config, const Budget& budget, int64_t steps_per_epoch,
+                        double test_s, int64_t step, size_t stage, double now_s) {
+  const auto tests_until = [&](int64_t steps) {
+    return tests_during(config, static_cast<double>(steps) / static_cast<double>(steps_per_epoch));
+  };
+  const int64_t made = tests_until(step + 1);
+  const auto with = [&](int64_t tests) {
+    return budget.total_steps(step, stage, now_s + static_cast<double>(tests) * test_s);
+  };
+  const auto due = [&](int64_t tests) { return tests_until(with(tests)) - made; };
+  if (!budget.by_time()) return {with(0), due(0)};
+  // Each evaluation shortens the training that the next is due in: as many as leave it due.
+  int64_t low = 0, high = std::max<int64_t>(0, due(0));
+  while (low < high) {
+    const int64_t middle = low + (high - low + 1) / 2;
+    if (due(middle) >= middle)
+      low = middle;
+    else
+      high = middle - 1;
+  }
+  return {with(low), low};
+}
+
+Plan make_plan(const Config& config, Learner& learner, const Split& evaluation_split,
+               double begun_s, double passes, size_t stage, int64_t step) {
   Plan plan;
   plan.passes = passes > 0 ? passes : config.epochs;
   const int64_t steps_per_epoch = learner.batches.steps_per_epoch();
+  step -= step % steps_per_epoch;  // the last batch of an epoch may be a small one
+  const double test_s = measure_test_s(config, learner, evaluation_split);
+  const double left_s = 60 * config.minutes - begun_s;
+  plan.views = config.minutes > 0 ? affordable_views(config, test_s, kMostForTta * left_s)
+                                  : views_of(config);
   const auto take_stages = [&] {
     plan.stages = stages(config, learner.model->spec().image_size, rule_for(plan.passes));
   };
@@ -85,8 +128,8 @@ Plan make_plan(const Config& config, Learner& learner, const Split& evaluation_s
   take_stages();
   measure();
   if (plan.passes == 0) {
-    plan.passes =
-        config.minutes * 60 / (plan.steps_s.back() * static_cast<double>(steps_per_epoch));
+    plan.passes = std::max(left_s - static_cast<double>(plan.views) * test_s, plan.steps_s.back()) /
+                  (plan.steps_s.back() * static_cast<double>(steps_per_epoch));
     // Often other shares of the same stages.
     const std::vector<Stage> measured = plan.stages;
     take_stages();
@@ -95,8 +138,8 @@ Plan make_plan(const Config& config, Learner& learner, const Split& evaluation_s
   learner.batches.set_augmentation(
       augment_options(config, rule_for(plan.passes), learner.model->spec().image_size));
   learner.optimizer.set_muon_lr(optimizer_options(config, rule_for(plan.passes)).muon_lr);
-  const double test_s = measure_test_s(config, learner, evaluation_split);
-  plan.evaluation_s = last_evaluation_s(config, plan.passes, test_s, plan.steps_s.back());
+  plan.evaluation_s =
+      last_evaluation_s(config, learner, plan.views, plan.passes, test_s, plan.steps_s.back());
   if (config.test_every > 0) plan.test_s = test_s;
   if (config.freeze_epochs > 0) {
     learner.model->set_frozen(/*backbone=*/true, config.freeze_batch_norm);
@@ -112,21 +155,10 @@ Plan make_plan(const Config& config, Learner& learner, const Split& evaluation_s
 
 Forecast forecast(const Config& config, const Plan& plan, int64_t steps_per_epoch, double begun_s) {
   const auto per_epoch = static_cast<double>(steps_per_epoch);
-  // With so many evaluations on the way.
-  const auto with = [&](int64_t tests) {
-    const double spent_s = begun_s + static_cast<double>(tests) * plan.test_s;
-    const int64_t steps = plan.budget.total_steps(0, 0, spent_s);
-    return Forecast{steps, tests, spent_s + plan.budget.left_s(0, 0, steps)};
-  };
-  const auto due = [&](const Forecast& run) {
-    return tests_during(config, static_cast<double>(run.steps) / per_epoch);
-  };
-  Forecast run = with(0);
-  if (!plan.budget.by_time()) {
-    run = with(due(run));
-  } else {  // each one shortens the training that the next is due in
-    for (Forecast next = with(1); due(next) >= next.tests; next = with(next.tests + 1)) run = next;
-  }
+  const auto [steps, tests] =
+      length_of_run(config, plan.budget, steps_per_epoch, plan.test_s, 0, 0, begun_s);
+  Forecast run{.steps = steps, .tests = tests, .wall_s = 0};
+  run.wall_s = begun_s + static_cast<double>(tests) * plan.test_s + plan.budget.left_s(0, 0, steps);
   if (plan.frozen_step_s > 0)
     run.wall_s += std::min(config.freeze_epochs * per_epoch, static_cast<double>(run.steps)) *
                   (plan.frozen_step_s - plan.steps_s.front());

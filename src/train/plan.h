@@ -26,14 +26,34 @@ Budget make_budget(const Config& config, const std::vector<Stage>& stages, int64
 /// batches.
 double measure_test_s(const Config& config, Learner& learner, const Split& evaluation_split);
 
-/// Time of the evaluation that ends the run [s], of all its views; that of BatchNorm's new
-/// statistics, where a run of so many passes takes them, follows from a step of whole images.
-double last_evaluation_s(const Config& config, double passes, double test_s, double step_s);
+/// Views of each image in the evaluation that ends the run: those of --tta and --tta-shift, or as
+/// many of them as take at most `most_s`, where one takes `test_s`; 1 at least.
+int64_t affordable_views(const Config& config, double test_s, double most_s);
+
+/// Training images from which a run of so many passes takes BatchNorm's statistics at its end; not
+/// more than there are.
+int64_t images_for_batch_norm(const Config& config, const Learner& learner, double passes);
+
+/// Time of the evaluation that ends the run [s]. That of BatchNorm's new statistics follows from a
+/// step of whole images.
+double last_evaluation_s(const Config& config, const Learner& learner, int64_t views, double passes,
+                         double test_s, double step_s);
+
+struct RunLength {
+  int64_t steps = 0;  // in all
+  int64_t tests = 0;  // evaluations still to come, by --test-every; not the last one
+};
+
+/// How long the run will be, as it looks after `step` steps, in `stage`, at `now_s`, with
+/// evaluations of `test_s` each on the way.
+RunLength length_of_run(const Config& config, const Budget& budget, int64_t steps_per_epoch,
+                        double test_s, int64_t step, size_t stage, double now_s);
 
 struct Plan {
   double passes = 0;  // over the images at full size that the time of the run is enough for
   std::vector<Stage> stages;
   std::vector<double> steps_s;  // one a stage
+  int64_t views = 1;            // of each image, at the end: fewer than asked for in a short run
   double evaluation_s = 0;      // of the one at the end, BatchNorm's new statistics included
   double test_s = 0;            // of each one during the run; 0 without --test-every
   double frozen_step_s = 0;     // while --freeze-epochs last
@@ -42,10 +62,10 @@ struct Plan {
 
 /// Measures a step of each stage and the evaluation, and lays the run out. Takes some seconds, and
 /// leaves the learner's weights as they were; its augmentation becomes that of such a run.
-/// `passes`: as an earlier plan found it; 0: to be found. Stages before `stage` are over: they
-/// count as `stage` does and are not measured.
+/// `begun_s`: what of its time the run has spent. `passes`: as an earlier plan found it; 0: to be
+/// found. Stages before `stage` are over: they count as `stage` does and are not measured.
 Plan make_plan(const Config& config, Learner& learner, const Split& evaluation_split,
-               double passes = 0, size_t stage = 0, int64_t step = 0);
+               double begun_s, double passes = 0, size_t stage = 0, int64_t step = 0);
 
 /// How a run that follows the plan will end.
 struct Forecast {

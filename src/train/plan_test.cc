@@ -35,12 +35,12 @@ Config config() {
 TEST(Plan, MinutesBecomePassesWhichDecideTheShareOfHalfSizeImages) {
   const Dataset data = grey_images(16, 32);
   Learner learner(config(), data);
-  const Plan plan = make_plan(config(), learner, data.test);
+  const Plan plan = make_plan(config(), learner, data.test, /*begun_s=*/0);
   EXPECT_GT(plan.passes, 100);  // an hour of 16 images
   ASSERT_EQ(plan.stages.size(), 2u);
   EXPECT_EQ(plan.stages[0].side, 16);
   EXPECT_EQ(plan.stages[0].end, rule_for(plan.passes).small_share);
-  EXPECT_NEAR(plan.passes, 3600 / (2 * plan.steps_s[1]), 1e-6);
+  EXPECT_NEAR(plan.passes, 3600 / (2 * plan.steps_s[1]), plan.passes / 100);
   EXPECT_TRUE(plan.budget.by_time());
   EXPECT_GT(plan.budget.total_steps(0, 0, 1), 100);
 }
@@ -48,7 +48,7 @@ TEST(Plan, MinutesBecomePassesWhichDecideTheShareOfHalfSizeImages) {
 TEST(Plan, AResumedRunKeepsItsRuleAndMeasuresWhatIsLeft) {
   const Dataset data = grey_images(16, 32);
   Learner learner(config(), data);
-  const Plan plan = make_plan(config(), learner, data.test, /*passes=*/4, /*stage=*/1);
+  const Plan plan = make_plan(config(), learner, data.test, 0, /*passes=*/4, /*stage=*/1);
   EXPECT_EQ(plan.passes, 4);
   EXPECT_EQ(plan.stages[0].end, rule_for(4).small_share);
   EXPECT_EQ(plan.steps_s[0], plan.steps_s[1]);
@@ -61,7 +61,7 @@ TEST(Plan, GivesTheOptimizerMuonsFactorOfTheLength) {
     Config c = config();
     c.optimizer = "muon", c.muon_lr = muon_lr;
     Learner learner(c, data);
-    make_plan(c, learner, data.test, passes);
+    make_plan(c, learner, data.test, 0, passes);
     learner.backward(learner.batches.at_step(0));
     learner.update(/*lr=*/0.1);
     return learner.model->parameters()[0].second.detach();
@@ -118,11 +118,62 @@ TEST(Plan, MeasuresAFrozenStepAndAnEvaluationWhereTheyWillCome) {
   Config c = config();
   c.minutes = 0, c.epochs = 2, c.test_every = 1, c.freeze_epochs = 1;
   Learner learner(c, data);
-  const Plan plan = make_plan(c, learner, data.test);
+  const Plan plan = make_plan(c, learner, data.test, 0);
   EXPECT_GT(plan.test_s, 0);
   EXPECT_GT(plan.frozen_step_s, 0);
   for (const auto& [name, parameter] : learner.model->parameters())
     EXPECT_TRUE(parameter.requires_grad()) << name;
+}
+
+TEST(Plan, ViewsAreThoseThatTheTimeIsEnoughFor) {
+  Config c = config();
+  c.tta_shift = true;
+  EXPECT_EQ(affordable_views(c, 2, 12), 6);
+  EXPECT_EQ(affordable_views(c, 2, 11), 2);
+  EXPECT_EQ(affordable_views(c, 2, 1), 1);
+  c.tta_shift = false;
+  EXPECT_EQ(affordable_views(c, 2, 12), 2);
+  c.tta = false;
+  EXPECT_EQ(affordable_views(c, 2, 12), 1);
+}
+
+TEST(Plan, AMomentHasNoTimeForTta) {
+  const Dataset data = grey_images(16, 8);
+  Config c = config();
+  Learner learner(c, data);
+  EXPECT_EQ(make_plan(c, learner, data.test, 0).views, 2);
+  EXPECT_EQ(make_plan(c, learner, data.test, /*begun_s=*/3600 - 1e-4).views, 1);
+  c.minutes = 0, c.epochs = 1e-5;
+  EXPECT_EQ(make_plan(c, learner, data.test, 0).views, 2);
+}
+
+TEST(Plan, TheImagesForBatchNormAreNotMoreThanThereAre) {
+  const Dataset data = grey_images(16, 8);
+  Config c = config();
+  Learner learner(c, data);
+  EXPECT_EQ(images_for_batch_norm(c, learner, 0.1), 16);
+  EXPECT_EQ(images_for_batch_norm(c, learner, 4), 0);
+  // Two steps of eight images, a third of 3 s each, and two views.
+  EXPECT_DOUBLE_EQ(last_evaluation_s(c, learner, 2, 0.1, /*test_s=*/5, /*step_s=*/3), 12);
+}
+
+TEST(Plan, TheLengthOfARunTakesOffTheEvaluationsStillToCome) {
+  Config c = config();
+  c.test_every = 2;
+  Budget budget = Budget::of_seconds(1000);
+  budget.observe_step(0, 1);
+  const auto length = [&](int64_t step, double now_s) {
+    return length_of_run(c, budget, /*steps_per_epoch=*/100, /*test_s=*/50, step, 0, now_s);
+  };
+  EXPECT_EQ(length(0, 0).steps, 850);  // tests after epochs 2, 4 and 6; after 8 there is no time
+  EXPECT_EQ(length(0, 0).tests, 3);
+  EXPECT_EQ(length(199, 199).tests, 3);
+  EXPECT_EQ(length(200, 250).steps, 850);  // the first is done
+  EXPECT_EQ(length(200, 250).tests, 2);
+  EXPECT_EQ(length(650, 800).steps, 850);
+  EXPECT_EQ(length(650, 800).tests, 0);
+  c.test_every = 0;
+  EXPECT_EQ(length(0, 0).steps, 1000);
 }
 
 TEST(Plan, WithoutATestPartOneMustBeTaken) {

@@ -40,19 +40,33 @@ const at::Tensor* find(const NamedTensors& tensors, const std::string& name) {
   return found == tensors.end() ? nullptr : &found->second;
 }
 
-// The weights alone, under their plain names.
+// The weights alone, under their plain names. What is around them may be there more than once, in
+// any order.
 NamedTensors unwrapped(NamedTensors tensors) {
-  for (const std::string_view wrapper : kWrappers) {
-    const auto is_outside = [&](const auto& pair) { return !pair.first.starts_with(wrapper); };
-    if (std::ranges::all_of(tensors, is_outside)) continue;
-    std::erase_if(tensors, is_outside);  // an optimizer's, a second average's
-    for (auto& [name, tensor] : tensors) name.erase(0, wrapper.size());
-    break;
+  bool changed = true;
+  while (std::exchange(changed, false)) {
+    for (const std::string_view wrapper : kWrappers) {
+      const auto is_outside = [&](const auto& pair) { return !pair.first.starts_with(wrapper); };
+      if (std::ranges::all_of(tensors, is_outside)) continue;
+      std::erase_if(tensors, is_outside);  // an optimizer's, a second average's
+      for (auto& [name, tensor] : tensors) name.erase(0, wrapper.size());
+      changed = true;
+      break;
+    }
+    for (const std::string_view prefix : kPrefixes)
+      for (auto& [name, tensor] : tensors)
+        if (name.starts_with(prefix)) name.erase(0, prefix.size()), changed = true;
   }
-  for (const std::string_view prefix : kPrefixes)
-    for (auto& [name, tensor] : tensors)
-      if (name.starts_with(prefix)) name.erase(0, prefix.size());
   return tensors;
+}
+
+void require_each_once(const NamedTensors& tensors, const std::string& where) {
+  std::set<std::string> names;
+  for (const auto& [name, tensor] : tensors)
+    if (!names.insert(name).second)
+      fail(ErrorKind::kCheckpoint, "weights",
+           "expected each weight once, got {} twice in {}, with one prefix and another", name,
+           where);
 }
 
 // PyTorch counts the batches since 0.4.1 only, and nothing here reads the count.
@@ -130,6 +144,7 @@ Pretrained read_pretrained(const std::string& source, const FetchOptions& option
                     : fs::is_directory(path) ? read_run(source)
                                              : read_weights_file(path);
   read.tensors = unwrapped(std::move(read.tensors));
+  require_each_once(read.tensors, read.where);
   add_missing_counts(read.tensors);
   if (read.tensors.empty())
     fail(ErrorKind::kCheckpoint, "weights", "expected weights by name, got no tensors in {}",

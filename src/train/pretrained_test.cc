@@ -161,9 +161,31 @@ TEST_F(PretrainedTest, WeightsOfAnotherModelAreNamedAndChangeNothing) {
   EXPECT_EQ(error.kind(), ErrorKind::kCheckpoint);
   EXPECT_THAT(error.what(), HasSubstr("missing layer1.2.conv1.weight"));
   EXPECT_THAT(error.what(), HasSubstr("x.pth"));
-  EXPECT_THAT(error.what(), HasSubstr(" more; --model"));
+  EXPECT_THAT(error.what(), HasSubstr(" more; see whether --model"));
   for (const auto& [name, tensor] : larger.state())
     EXPECT_TRUE(at::equal(tensor, before.at(name))) << name;
+}
+
+TEST_F(PretrainedTest, PrefixesComeOffInAnyOrderAndNumber) {
+  const fs::path path = folder_ / "x.pth";
+  const auto names_of = [&](const NamedTensors& tensors) {
+    write_torch_file(path, tensors);
+    std::vector<std::string> names;
+    for (const auto& [name, tensor] : read_pretrained(path.string()).tensors) names.push_back(name);
+    return names;
+  };
+  const at::Tensor one = at::ones({1});
+  for (const char* prefix :
+       {"", "module.", "_orig_mod.", "_orig_mod.module.", "module._orig_mod.", "model.",
+        "state_dict.", "model_state_dict.", "state_dict.model.", "state_dict.model._orig_mod."})
+    EXPECT_EQ(names_of({{std::string(prefix) + "conv1.weight", one}}),
+              std::vector<std::string>{"conv1.weight"})
+        << prefix;
+  const Error error = error_of([&] {
+    names_of({{"conv1.weight", one}, {"module.conv1.weight", at::zeros({1})}});
+  });
+  EXPECT_EQ(error.kind(), ErrorKind::kCheckpoint);
+  EXPECT_THAT(error.what(), HasSubstr("conv1.weight twice"));
 }
 
 TEST_F(PretrainedTest, FilesWithoutWeightsAreRefused) {

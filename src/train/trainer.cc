@@ -3,6 +3,7 @@
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
 #include <ATen/core/grad_mode.h>
+#include <fmt/ranges.h>
 
 #include <algorithm>
 #include <cmath>
@@ -29,6 +30,7 @@ constexpr double kSaveEvery_s = 120;
 // The first steps of a process compile oneDNN's kernels and fault memory in.
 constexpr int64_t kWarmupSteps = 2;
 constexpr int64_t kTensorBoardEvery = 10;  // steps
+constexpr double kMostForMeasuring = 0.5;  // of the training that is left
 
 constexpr int64_t kMaxRollbacks = 3;  // of a run
 constexpr double kRollbackFactor = 0.5;
@@ -190,7 +192,7 @@ TrainResult Trainer::run() {
   if (stop_signal()) return result({});
 
   const EmaScope average(learner_.ema);
-  learner_.retake_batch_norm(progress_.step, batch_norm_images(config_, rule_for(passes_)));
+  learner_.retake_batch_norm(progress_.step, images_for_batch_norm(config_, learner_, passes_));
   const Evaluation last = evaluate_now(config_.tta);
   if (stop_signal()) return result({});
   if (!std::isfinite(last.loss)) {
@@ -215,6 +217,12 @@ void Trainer::record_beginning() {
   const Normalisation of_data = configured_normalisation(config_)
                                     ? channel_statistics(dataset_.train.images)
                                     : spec.normalisation;
+  if (config_.weights.empty() && !normalisation_fits(spec.normalisation, of_data))
+    log_warning(
+        "mean {:.3f} and std {:.3f} are those of other images: these have {:.3f} and {:.3f}; "
+        "--mean auto --std auto takes them",
+        fmt::join(spec.normalisation.mean, ","), fmt::join(spec.normalisation.std, ","),
+        fmt::join(of_data.mean, ","), fmt::join(of_data.std, ","));
   write_file_atomic(run_.metrics_jsonl(), "");  // of a start that was killed before its first save
   run_.append_metrics({{"schema", "skipway.metrics/1"},
                        {"event", "begin"},
@@ -313,7 +321,8 @@ void Trainer::give_up(int64_t step, const Gradient& gradient) {
   const Batch batch = batch_of(step);
   Breakdown breakdown;
   for (const Batch& part : learner_.parts_of(batch)) {  // for all at once memory may not suffice
-    breakdown = find_breakdown(*learner_.model, part, learner_.precision);
+    breakdown = find_breakdown(*learner_.model, learner_.batches.input(part), part.labels,
+                               learner_.precision);
     if (!breakdown.where.empty()) break;
   }
   const nlohmann::ordered_json facts = {
@@ -366,9 +375,10 @@ void Trainer::record_step(const Gradient& gradient, double lr, double step_s) {
   // A short last batch of an epoch says little about the time of the others.
   const bool is_full = images == learner_.batches.images_per_step();
   if (is_full) step_images_per_s_.push_back(static_cast<double>(images) / step_s);
-  if (++steps_of_process_ > kWarmupSteps) {
+  // Of a run by time steps were measured before.
+  if (++steps_of_process_ > kWarmupSteps || budget_.by_time()) {
     if (is_full) budget_.observe_step(progress_.stage, step_s);
-    total_steps_ = budget_.total_steps(progress_.step, progress_.stage, run_wall_s());
+    lay_out();
     measure_evaluation_again();
   }
   const StepReport report = step_report();
@@ -381,18 +391,44 @@ void Trainer::record_step(const Gradient& gradient, double lr, double step_s) {
   if (hooks_.on_step) hooks_.on_step(report);
 }
 
+// Steps and evaluations to come, by the clock.
+void Trainer::lay_out() {
+  const RunLength length = length_of_run(config_, budget_, learner_.batches.steps_per_epoch(),
+                                         test_s_, progress_.step, progress_.stage, run_wall_s());
+  total_steps_ = length.steps;
+  tests_left_ = length.tests;
+}
+
+void Trainer::take_views(int64_t views) {
+  const int64_t asked = evaluate_options(config_, learner_.precision, config_.tta).views();
+  if (views >= asked) return;
+  log_warning(
+      "the evaluation takes {} in place of {} views of each image: {:g} minutes are too few", views,
+      asked, config_.minutes);
+  config_.tta = views > 1;
+  config_.tta_shift = views > 2;
+}
+
 // How long the evaluation takes beside a step was measured when the run began, in a moment that may
-// have been a good or a bad one. Shortly before the end it is measured again.
+// have been a good or a bad one. Shortly before the end it is measured again, unless that would
+// take much of what is left.
 void Trainer::measure_evaluation_again() {
-  if (!budget_.by_time() || evaluation_measured_again_ ||
-      budget_.left_s(progress_.step, progress_.stage, total_steps_) >
-          1.5 * budget_.reserve_left_s())
-    return;
+  const double reserve_s = budget_.reserve_left_s();
+  const double left_s = budget_.left_s(progress_.step, progress_.stage, total_steps_);
+  if (!budget_.by_time() || evaluation_measured_again_ || left_s > 1.5 * reserve_s) return;
   evaluation_measured_again_ = true;
+  const auto views = [&] {
+    return evaluate_options(config_, learner_.precision, config_.tta).views();
+  };
+  const auto images = static_cast<double>(evaluation_split_.size()),
+             batch = std::min(static_cast<double>(config_.eval_batch), images);
+  const double measuring_s = 2 * batch / images * reserve_s / static_cast<double>(views());
+  if (measuring_s > kMostForMeasuring * (left_s - reserve_s)) return;
   const double test_s = measure_test_s(config_, learner_, evaluation_split_);
-  budget_.observe_reserve(
-      last_evaluation_s(config_, passes_, test_s, budget_.step_s(stages_.size() - 1)));
-  total_steps_ = budget_.total_steps(progress_.step, progress_.stage, run_wall_s());
+  take_views(affordable_views(config_, test_s, 60 * config_.minutes - run_wall_s()));
+  budget_.observe_reserve(last_evaluation_s(config_, learner_, views(), passes_, test_s,
+                                            budget_.step_s(stages_.size() - 1)));
+  lay_out();
 }
 
 void Trainer::enter_stage() {
@@ -408,14 +444,15 @@ void Trainer::enter_stage() {
 
 // Lays the run out over its minutes.
 void Trainer::plan() {
-  Plan plan =
-      make_plan(config_, learner_, evaluation_split_, passes_, progress_.stage, progress_.step);
+  Plan plan = make_plan(config_, learner_, evaluation_split_, run_wall_s(), passes_,
+                        progress_.stage, progress_.step);
   passes_ = plan.passes;
   schedule_ = schedule_options(config_, rule_for(passes_));
   stages_ = std::move(plan.stages);
   budget_ = std::move(plan.budget);
-  total_steps_ = budget_.total_steps(progress_.step, progress_.stage, run_wall_s());
   test_s_ = plan.test_s;
+  take_views(plan.views);
+  lay_out();
   if (total_steps_ == 0) {
     const double after_s = budget_.left_s(0, 0, 0), step_s = plan.steps_s.front();
     fail(ErrorKind::kUsage, "train",
@@ -456,7 +493,9 @@ std::optional<Evaluation> Trainer::evaluate_if_due() {
   const Stopwatch watch;
   const EmaScope average(learner_.ema);
   const Evaluation evaluation = evaluate_now(false);
-  if (!stop_signal()) test_s_ = watch.seconds();
+  if (stop_signal()) return evaluation;
+  test_s_ = watch.seconds();
+  lay_out();
   return evaluation;
 }
 
@@ -600,7 +639,8 @@ StepReport Trainer::step_report() const {
   const double step_s = budget_.step_s(progress_.stage);
   if (step_s > 0) {
     report.images_per_s = static_cast<double>(learner_.batches.images_per_step()) / step_s;
-    report.eta_s = budget_.left_s(progress_.step, progress_.stage, total_steps_);
+    report.eta_s = budget_.left_s(progress_.step, progress_.stage, total_steps_) +
+                   static_cast<double>(tests_left_) * test_s_;
   }
   return report;
 }

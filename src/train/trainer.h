@@ -87,10 +87,10 @@ class Trainer {
   void restore();
 
   /// Trains to the end, evaluates, writes the run folder. A loss or gradient that is not finite, or
-  /// a loss far above guessing, is seen before it reaches the weights: the run then goes back to
-  /// its last checkpoint (a few minutes at most) and on at half the rate, three times; after that
-  /// it writes the folder `trouble`. Errors: kUsage when the minutes are too few for a step;
-  /// kDiverged (the last good state stays saved), kDisk.
+  /// a loss far above guessing (on a GPU after some steps), is seen before it reaches the weights:
+  /// the run then goes back to its last checkpoint (a few minutes at most) and on at half the rate,
+  /// three times; after that it writes the folder `trouble`. Errors: kUsage when the minutes are
+  /// too few for a step; kDiverged (the last good state stays saved), kDisk.
   TrainResult run();
 
   const Model& model() const { return *learner_.model; }
@@ -115,6 +115,8 @@ class Trainer {
   void record_step(const Gradient& gradient, double lr, double step_s);
   void end_epoch(std::optional<Evaluation> evaluation);
   void plan();
+  void lay_out();
+  void take_views(int64_t views);
   void measure_evaluation_again();
   void enter_stage();
   Evaluation evaluate_now(bool tta);
@@ -177,7 +179,8 @@ class Trainer {
   std::vector<double> step_images_per_s_;  // of this process
   int64_t steps_of_process_ = 0;
   bool evaluation_measured_again_ = false;
-  double test_s_ = 0;  // of an evaluation during the run
+  double test_s_ = 0;       // of an evaluation during the run
+  int64_t tests_left_ = 0;  // of them, until the run ends
 };
 
 }  // namespace skipway

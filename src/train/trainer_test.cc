@@ -467,6 +467,30 @@ TEST_F(TrainerTest, WarnsOfAScheduleThatNeverAnnealsInTheMinutesGiven) {
       testing::ElementsAre(testing::HasSubstr("--t-max 0 ends at zero")));
 }
 
+TEST_F(TrainerTest, WarnsOfAMeanThatIsNotTheImages) {
+  Config config = small_config(0.1);
+  config.t_max = 0;
+  const auto warnings = [&](const std::string& name) {
+    return warnings_of([&] { Trainer(config, "", synthetic_dataset(), new_run(name), {}).run(); });
+  };
+  EXPECT_TRUE(warnings("a").empty());
+  config.mean = "0.9,0.9,0.9";
+  config.std = "0.25,0.25,0.25";
+  EXPECT_THAT(warnings("b"), testing::ElementsAre(testing::HasSubstr("--mean auto --std auto")));
+}
+
+TEST_F(TrainerTest, WarnsWhereTheMinutesAreTooFewForTta) {
+  Config config = small_config(0);
+  config.kernel = "torch";
+  config.minutes = (process_wall_s() + 60) / 60;
+  Dataset dataset = synthetic_dataset();
+  dataset.test.images = dataset.test.images.narrow(0, 0, 1).expand({10'000'000, 8, 8, 3});
+  dataset.test.labels = dataset.test.labels.narrow(0, 0, 1).expand({10'000'000});
+  Trainer trainer(config, "", std::move(dataset), new_run("a"), {});
+  EXPECT_THAT(warnings_of([&] { error_of([&] { trainer.run(); }); }),
+              testing::ElementsAre(testing::HasSubstr("1 in place of 2 views")));
+}
+
 TEST_F(TrainerTest, WarnsOfDecaysThatDoNotFallWithinTheRun) {
   Config config = small_config(2);
   const auto warnings = [&](const std::string& name) {

@@ -93,7 +93,8 @@ class WatchScope {
 
 }  // namespace
 
-Breakdown find_breakdown(Model& model, const Batch& batch, at::ScalarType precision) {
+Breakdown find_breakdown(Model& model, const at::Tensor& images, const at::Tensor& labels,
+                         at::ScalarType precision) {
   const at::NoGradGuard no_grad;
   Breakdown breakdown;
   Watch seen;
@@ -102,16 +103,16 @@ Breakdown find_breakdown(Model& model, const Batch& batch, at::ScalarType precis
     if (!is_finite(tensor)) breakdown.weights.push_back(name);
     if (tensor.grad().defined() && !is_finite(tensor.grad())) breakdown.gradients.push_back(name);
   }
-  if (!is_finite(batch.images)) {
+  if (!is_finite(images)) {
     breakdown.where = "the images, after mean and std";
     return breakdown;
   }
   const KernelChoice kept = model.kernels();
   model.kernels() = KernelChoice("torch");
   {
-    const PrecisionScope scope(batch.images.device(), precision);
+    const PrecisionScope scope(images.device(), precision);
     const WatchScope watching(seen);
-    at::cross_entropy_loss(model.forward(batch.images, /*training=*/true), batch.labels);
+    at::cross_entropy_loss(model.forward(images, /*training=*/true), labels);
   }
   model.kernels() = kept;
   breakdown.where = seen.found;

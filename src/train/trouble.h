@@ -18,10 +18,11 @@ struct Breakdown {
   std::vector<std::string> gradients;  // likewise, of the backward pass that was made before
 };
 
-/// The forward pass of `batch` in training mode once more, layer by layer in LibTorch's operations,
-/// up to the first that gives a value that is not finite. BatchNorm's running statistics are
-/// updated.
-Breakdown find_breakdown(Model& model, const Batch& batch, at::ScalarType precision);
+/// The forward pass of `images` in training mode once more, layer by layer in LibTorch's
+/// operations, up to the first that gives a value that is not finite. BatchNorm's running
+/// statistics are updated.
+Breakdown find_breakdown(Model& model, const at::Tensor& images, const at::Tensor& labels,
+                         at::ScalarType precision);
 
 /// One sentence: what was found first.
 std::string describe(const Breakdown& breakdown);
