@@ -278,6 +278,14 @@ class Reader {
         push_global(module, take_line());
         break;
       }  // GLOBAL
+      case 'i': {
+        auto arguments = pop_to_mark();
+        const std::string module = take_line();
+        push_global(module, take_line());
+        push(Kind::kTuple)->items = std::move(arguments);
+        reduce();
+        break;
+      }  // INST
       case 0x93: {
         const auto* name = pop();
         const auto* module = pop();

@@ -48,12 +48,15 @@ TEST(Pickle, EveryPrefixIsRefused) {
 }
 
 TEST(Pickle, AFunctionIsRefusedByItsName) {
-  const Error error =
-      error_of_reading(bytes("\x80\x02"
-                             "cposix\nsystem\nX\x02\x00\x00\x00"
-                             "id\x85R."));
-  EXPECT_EQ(error.kind(), ErrorKind::kData);
-  EXPECT_THAT(error.what(), HasSubstr("posix.system"));
+  for (const std::string& pickle : {bytes("\x80\x02"
+                                          "cposix\nsystem\nX\x02\x00\x00\x00"
+                                          "id\x85R."),
+                                    bytes("(X\x02\x00\x00\x00"
+                                          "idiposix\nsystem\n.")}) {
+    const Error error = error_of_reading(pickle);
+    EXPECT_EQ(error.kind(), ErrorKind::kData);
+    EXPECT_THAT(error.what(), HasSubstr("posix.system"));
+  }
 }
 
 TEST(Pickle, HugeLengthsAndStrayOpcodesAreRefused) {
