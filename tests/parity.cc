@@ -120,6 +120,7 @@ void ParityTest::compare_steps(const std::vector<ModelSpec>& specs, at::ScalarTy
     // The single numbers of CBAM's BatchNorms are sums that all but cancel: together they are held
     // to the tolerance, alone one near zero could not be.
     std::vector<at::Tensor> our_numbers, their_numbers;
+    double forward_error = 0, gradient_error = 0;
     for (const auto& [name, tensor] : ours) {
       ASSERT_TRUE(theirs.contains(name)) << name;
       if (name.starts_with("grad.") && tensor.numel() == 1) {
@@ -127,9 +128,15 @@ void ParityTest::compare_steps(const std::vector<ModelSpec>& specs, at::ScalarTy
         their_numbers.push_back(theirs.at(name).view({1}));
         continue;
       }
-      const double tolerance = name.starts_with("grad.") ? gradient_tolerance : forward_tolerance;
-      EXPECT_LE(relative_error(tensor, theirs.at(name)), tolerance) << name;
+      const bool is_gradient = name.starts_with("grad.");
+      const double error = relative_error(tensor, theirs.at(name));
+      EXPECT_LE(error, is_gradient ? gradient_tolerance : forward_tolerance) << name;
+      double& largest = is_gradient ? gradient_error : forward_error;
+      largest = std::max(largest, error);
     }
+    RecordProperty(
+        fmt::format("{}_{}_{}", model->spec().name, model->spec().stem, model->spec().attention),
+        fmt::format("forward {:.1e} gradient {:.1e}", forward_error, gradient_error));
     if (!our_numbers.empty()) {
       EXPECT_LE(relative_error(at::cat(our_numbers), at::cat(their_numbers)), gradient_tolerance)
           << our_numbers.size() << " single numbers";

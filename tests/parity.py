@@ -138,7 +138,8 @@ def torchvision_model(name, classes, attention):
 def timm_model(name, classes, attention):
     import timm
 
-    return timm.create_model(name, num_classes=classes, block_args={"attn_layer": attention})
+    layer = None if attention == "none" else attention
+    return timm.create_model(name, num_classes=classes, block_args={"attn_layer": layer})
 
 
 def build_model(tensors, metadata):

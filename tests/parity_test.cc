@@ -47,7 +47,7 @@ std::vector<ModelSpec> every_model() {
   return specs;
 }
 
-// tests/attention_slow_test.cc has ResNet-50 too.
+// tests/timm_slow_test.cc has ResNet-50 too.
 std::vector<ModelSpec> every_attention() {
   std::vector<ModelSpec> specs;
   for (const char* attention : {"se", "eca", "cbam"}) {

@@ -2,10 +2,11 @@
 
 Usage: weights.py files FOLDER          state_dicts in every form, and files that mean harm
        weights.py read FILE             each tensor's type, shape and SHA-256, as JSON
-       weights.py model NAME FOLDER     torchvision's NAME.pth with random weights and statistics, NNN.png of real
-                                        images where Debian has some, and the model's logits for them, as JSON
-       weights.py compare NAME FILE...  torchvision's NAME takes each file, strictly, and has then the first one's values
-Needs Debian's python3-torch and python3-torchvision.
+       weights.py model NAME FOLDER     NAME.pth with random weights and statistics, NNN.png of real images, and the
+                                        model's logits for them, as JSON
+       weights.py compare NAME FILE...  NAME takes each file, strictly, and has then the first one's values
+NAME is torchvision's, or timm's after "timm:". Needs Debian's python3-torch, python3-torchvision and
+dataset-fashion-mnist.
 """
 
 import collections
@@ -122,22 +123,26 @@ def read_file(path):
 
 
 def pictures(count, size):
-    """Photos of clothes from Debian's dataset-fashion-mnist in false colours, else stripes; uint8 [count,size,size,3]."""
-    path = "/usr/share/datasets/fashion-mnist/t10k-images-idx3-ubyte.gz"
-    if os.path.exists(path):
-        with gzip.open(path) as file:
-            grey = np.frombuffer(file.read(16 + 784 * count), np.uint8, offset=16).reshape(count, 28, 28)
-    else:
-        grey = (np.arange(count * 784).reshape(count, 28, 28) % 251).astype(np.uint8)
+    """Photos of clothes from Debian's dataset-fashion-mnist in false colours; enlarged to size x size."""
+    with gzip.open("/usr/share/datasets/fashion-mnist/t10k-images-idx3-ubyte.gz") as file:
+        grey = np.frombuffer(file.read(16 + 784 * count), np.uint8, offset=16).reshape(count, 28, 28)
     colours = np.stack([grey, 255 - grey, grey // 2 + 60], axis=3)
     return [Image.fromarray(colour).resize((size, size), Image.BICUBIC) for colour in colours]
 
 
-def write_model(name, folder):
+def make_model(name, classes=1000):
+    if name.startswith("timm:"):
+        import timm
+
+        return timm.create_model(name.removeprefix("timm:"), num_classes=classes)
     import torchvision
 
+    return getattr(torchvision.models, name)(num_classes=classes)
+
+
+def write_model(name, folder):
     torch.manual_seed(3)
-    model = getattr(torchvision.models, name)(weights=None).eval()
+    model = make_model(name).eval()
     with torch.no_grad():
         for module in model.modules():
             if isinstance(module, torch.nn.BatchNorm2d):
@@ -155,9 +160,11 @@ def write_model(name, folder):
         batch = (values.float() / 255 - mean) / std
         model.fc.weight.div_(model(batch).std())  # logits of the size of one
         logits = model(batch)
-    torch.save(model.state_dict(), os.path.join(folder, name + ".pth"))
+    torch.save(model.state_dict(), os.path.join(folder, name.removeprefix("timm:") + ".pth"))
     bare = {"module." + key: value for key, value in model.state_dict().items() if "num_batches" not in key}
     torch.save({"epoch": 9, "state_dict": bare}, os.path.join(folder, "parallel.pth"))
+    compiled = {"_orig_mod." + key: value for key, value in bare.items()}
+    torch.save({"state_dict": {"model." + key: value for key, value in compiled.items()}}, os.path.join(folder, "compiled.pth"))
     return logits.double().tolist()
 
 
@@ -177,10 +184,8 @@ def read_safetensors(path):
 
 
 def load_strictly(name, path):
-    import torchvision
-
     state = read_safetensors(path) if path.endswith(".safetensors") else torch.load(path, weights_only=True)
-    model = getattr(torchvision.models, name)(num_classes=state["fc.weight"].shape[0])
+    model = make_model(name, state["fc.weight"].shape[0])
     model.load_state_dict(state, strict=True)
     return model.state_dict()
 

@@ -176,13 +176,15 @@ TEST_P(WeightsParityModel, LogitsAndWeightsAreTorchvisions) {
                 run({"compare", name, path(name + ".pth"), path("x.pth"), path("x.safetensors")})),
             (Json{Json::array(), Json::array()}));
 
-  // From a training program: wrapped, of several devices, without counts of batches.
-  const ProgramResult parallel =
-      program({"import", "parallel.pth", "--model", name, "--out", "parallel"});
-  ASSERT_EQ(parallel.exit_code, 0) << parallel.err;
-  const std::unique_ptr<Model> same = load_saved_model(RunFolder::open(folder_ / "parallel"));
-  same->kernels() = KernelChoice("torch");
-  EXPECT_TRUE(at::equal(predict_logits(*same, at::stack(images), {}).to(at::kDouble), ours));
+  // From training programs: wrapped, of several devices, compiled, without counts of batches.
+  for (const std::string from : {"parallel", "compiled"}) {
+    const ProgramResult wrapped =
+        program({"import", from + ".pth", "--model", name, "--out", from});
+    ASSERT_EQ(wrapped.exit_code, 0) << wrapped.err;
+    const std::unique_ptr<Model> same = load_saved_model(RunFolder::open(folder_ / from));
+    same->kernels() = KernelChoice("torch");
+    EXPECT_TRUE(at::equal(predict_logits(*same, at::stack(images), {}).to(at::kDouble), ours));
+  }
 }
 
 INSTANTIATE_TEST_SUITE_P(All, WeightsParityModel,
