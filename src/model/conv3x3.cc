@@ -21,6 +21,7 @@
 #include "kernels/muon.h"
 #include "kernels/reference.h"
 #include "model/device.h"
+#include "model/maps.h"
 
 namespace skipway {
 
@@ -53,26 +54,9 @@ const char* name_of(ConvMethod method) {
   return "";
 }
 
-Type type_of(const at::Tensor& map) {
-  return map.scalar_type() == at::kBFloat16 ? Type::kBf16 : Type::kFp32;
-}
-
-at::Tensor new_map(const at::Tensor& like, at::IntArrayRef shape) {
-  return at::empty(shape, like.options(), at::MemoryFormat::ChannelsLast);
-}
-
-// NHWC memory and the given type, without a copy where it is so already.
-at::Tensor as_map(const at::Tensor& tensor, at::ScalarType type) {
-  return tensor.to(type).contiguous(at::MemoryFormat::ChannelsLast);
-}
-
 // `src`: [n,c,h,w].
 ConvShape shape_of(at::IntArrayRef src, const at::Tensor& weight, int64_t stride, int64_t padding) {
   return {src[0], src[2], src[3], src[1], weight.size(0), weight.size(2), stride, padding};
-}
-
-kernels::Map pixels_of(const at::Tensor& tensor) {
-  return {tensor.numel() / tensor.size(1), tensor.size(1), type_of(tensor)};
 }
 
 // What Skipway's own kernels need to know of a call.

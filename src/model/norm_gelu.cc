@@ -10,6 +10,7 @@
 #include "kernels/batch_norm.h"
 #include "kernels/max_pool.h"
 #include "model/device.h"
+#include "model/maps.h"
 
 namespace skipway {
 namespace {
@@ -17,26 +18,14 @@ namespace {
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
-kernels::Type type_of_map(const at::Tensor& map) {
-  return map.scalar_type() == at::kBFloat16 ? kernels::Type::kBf16 : kernels::Type::kFp32;
-}
-
-kernels::Map pixels_of_map(const at::Tensor& map) {
-  return {map.numel() / map.size(1), map.size(1), type_of_map(map)};
-}
-
 kernels::PoolShape pool_shape(at::IntArrayRef src, kernels::Type type) {
   return {src[0], src[2], src[3], src[1], type};
 }
 
-at::Tensor empty_map(const at::Tensor& like, at::IntArrayRef shape) {
-  return at::empty(shape, like.options(), at::MemoryFormat::ChannelsLast);
-}
-
 // The largest of 2x2 pixels, and their places where `place` is not null.
 at::Tensor pooled(const at::Tensor& src, at::Tensor* place) {
-  const kernels::PoolShape shape = pool_shape(src.sizes(), type_of_map(src));
-  const at::Tensor dst = empty_map(src, {shape.n, shape.c, shape.out_h(), shape.out_w()});
+  const kernels::PoolShape shape = pool_shape(src.sizes(), type_of(src));
+  const at::Tensor dst = new_map(src, {shape.n, shape.c, shape.out_h(), shape.out_w()});
   if (place != nullptr) *place = at::empty({dst.numel()}, at::kByte);
   kernels::max_pool(shape, src.const_data_ptr(), dst.mutable_data_ptr(),
                     place != nullptr ? place->mutable_data_ptr<uint8_t>() : nullptr, all_threads());
@@ -44,8 +33,8 @@ at::Tensor pooled(const at::Tensor& src, at::Tensor* place) {
 }
 
 at::Tensor gelu_of(const at::Tensor& src, const at::Tensor& scale, const at::Tensor& shift) {
-  const at::Tensor dst = empty_map(src, src.sizes());
-  kernels::normalise_gelu(pixels_of_map(src), src.const_data_ptr(), scale.const_data_ptr<float>(),
+  const at::Tensor dst = new_map(src, src.sizes());
+  kernels::normalise_gelu(pixels_of(src), src.const_data_ptr(), scale.const_data_ptr<float>(),
                           shift.const_data_ptr<float>(), dst.mutable_data_ptr(), all_threads());
   return dst;
 }
@@ -58,12 +47,12 @@ struct GeluGradient {
 
 GeluGradient gelu_gradient(const at::Tensor& grad_dst, const at::Tensor& src,
                            const at::Tensor& scale, const at::Tensor& shift, bool wanted) {
-  const at::Tensor grad = grad_dst.to(src.scalar_type()).contiguous(at::MemoryFormat::ChannelsLast);
+  const at::Tensor grad = as_map(grad_dst, src.scalar_type());
   GeluGradient result;
-  if (wanted) result.grad = empty_map(src, src.sizes());
+  if (wanted) result.grad = new_map(src, src.sizes());
   result.sum = at::empty({src.size(1)}, at::kDouble);
   result.sum_with_src = at::empty({src.size(1)}, at::kDouble);
-  kernels::gelu_backward_sums(pixels_of_map(src), grad.const_data_ptr(), src.const_data_ptr(),
+  kernels::gelu_backward_sums(pixels_of(src), grad.const_data_ptr(), src.const_data_ptr(),
                               scale.const_data_ptr<float>(), shift.const_data_ptr<float>(),
                               wanted ? result.grad.mutable_data_ptr() : nullptr,
                               result.sum.mutable_data_ptr<double>(),
@@ -76,7 +65,7 @@ struct NormGeluFunction : torch::autograd::Function<NormGeluFunction> {
                             bool pool, const BiasNorm& norm) {
     at::Tensor place = at::empty({0}, at::kByte);
     const at::Tensor map = pool ? pooled(src, &place) : src;
-    const kernels::Map pixels = pixels_of_map(map);
+    const kernels::Map pixels = pixels_of(map);
     at::Tensor mean = at::empty({pixels.c}, at::kDouble), square = at::empty_like(mean);
     kernels::channel_sums(pixels, map.const_data_ptr(), mean.mutable_data_ptr<double>(),
                           square.mutable_data_ptr<double>(), all_threads());
@@ -101,20 +90,20 @@ struct NormGeluFunction : torch::autograd::Function<NormGeluFunction> {
                      &scale = saved[4], &narrow = saved[5], &shift = saved[6];
     const GeluGradient through = gelu_gradient(gradients[0], map, narrow, shift, true);
     // d map = scale * (g - mean of g - x * mean of g x), with x = inverse * (map - mean).
-    const auto count = static_cast<double>(pixels_of_map(map).pixels);
+    const auto count = static_cast<double>(pixels_of(map).pixels);
     const at::Tensor mean_grad = through.sum / count;
     const at::Tensor by_map =
         -scale * inverse.square() * (through.sum_with_src / count - mean * mean_grad);
     const at::Tensor constant = (-scale * mean_grad - by_map * mean).to(at::kFloat);
     at::Tensor grad = through.grad;
     kernels::backward_apply(
-        pixels_of_map(map), grad.const_data_ptr(), map.const_data_ptr(),
-        narrow.const_data_ptr<float>(), by_map.to(at::kFloat).const_data_ptr<float>(),
-        constant.const_data_ptr<float>(), grad.mutable_data_ptr(), all_threads());
+        pixels_of(map), grad.const_data_ptr(), map.const_data_ptr(), narrow.const_data_ptr<float>(),
+        by_map.to(at::kFloat).const_data_ptr<float>(), constant.const_data_ptr<float>(),
+        grad.mutable_data_ptr(), all_threads());
     if (place.numel() > 0) {
       const std::vector<int64_t> sizes = context->saved_data["sizes"].toIntVector();
-      const at::Tensor of_all = empty_map(map, sizes);
-      kernels::max_unpool(pool_shape(sizes, type_of_map(map)), grad.const_data_ptr(),
+      const at::Tensor of_all = new_map(map, sizes);
+      kernels::max_unpool(pool_shape(sizes, type_of(map)), grad.const_data_ptr(),
                           place.const_data_ptr<uint8_t>(), of_all.mutable_data_ptr(),
                           all_threads());
       grad = of_all;

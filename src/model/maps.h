@@ -1,0 +1,28 @@
+// Tensors as the maps of src/kernels.
+#pragma once
+#include <ATen/ATen.h>
+
+#include "kernels/batch_norm.h"
+
+namespace skipway {
+
+inline kernels::Type type_of(const at::Tensor& map) {
+  return map.scalar_type() == at::kBFloat16 ? kernels::Type::kBf16 : kernels::Type::kFp32;
+}
+
+/// `map`: [n,c,h,w], channels_last.
+inline kernels::Map pixels_of(const at::Tensor& map) {
+  return {map.numel() / map.size(1), map.size(1), type_of(map)};
+}
+
+/// Not filled, channels_last, of the type of `like`.
+inline at::Tensor new_map(const at::Tensor& like, at::IntArrayRef shape) {
+  return at::empty(shape, like.options(), at::MemoryFormat::ChannelsLast);
+}
+
+/// channels_last and the given type, without a copy where it is so already.
+inline at::Tensor as_map(const at::Tensor& tensor, at::ScalarType type) {
+  return tensor.to(type).contiguous(at::MemoryFormat::ChannelsLast);
+}
+
+}  // namespace skipway
