@@ -24,10 +24,6 @@ int64_t tests_during(const Config& config, double epochs) {
                            std::llround(std::floor(last / std::max(1., config.test_every) + 1e-9)));
 }
 
-int64_t views_of(const Config& config) {
-  return evaluate_options(config, at::kFloat, config.tta).views();
-}
-
 }  // namespace
 
 Split take_evaluation_split(const Config& config, Dataset& dataset) {
@@ -63,6 +59,10 @@ Budget make_budget(const Config& config, const std::vector<Stage>& stages,
 double measure_test_s(const Config& config, Learner& learner, const Split& evaluation_split) {
   return learner.measure_evaluation_s(evaluation_split,
                                       evaluate_options(config, learner.precision, /*tta=*/false));
+}
+
+int64_t views_of(const Config& config) {
+  return evaluate_options(config, at::kFloat, config.tta).views();
 }
 
 int64_t affordable_views(const Config& config, double test_s, double most_s) {

@@ -26,6 +26,9 @@ Budget make_budget(const Config& config, const std::vector<Stage>& stages, int64
 /// batches.
 double measure_test_s(const Config& config, Learner& learner, const Split& evaluation_split);
 
+/// Views of each image that --tta and --tta-shift ask for.
+int64_t views_of(const Config& config);
+
 /// Views of each image in the evaluation that ends the run: those of --tta and --tta-shift, or as
 /// many of them as take at most `most_s`, where one takes `test_s`; 1 at least.
 int64_t affordable_views(const Config& config, double test_s, double most_s);

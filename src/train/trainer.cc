@@ -400,7 +400,7 @@ void Trainer::lay_out() {
 }
 
 void Trainer::take_views(int64_t views) {
-  const int64_t asked = evaluate_options(config_, learner_.precision, config_.tta).views();
+  const int64_t asked = views_of(config_);
   if (views >= asked) return;
   log_warning(
       "the evaluation takes {} in place of {} views of each image: {:g} minutes are too few", views,
@@ -417,16 +417,14 @@ void Trainer::measure_evaluation_again() {
   const double left_s = budget_.left_s(progress_.step, progress_.stage, total_steps_);
   if (!budget_.by_time() || evaluation_measured_again_ || left_s > 1.5 * reserve_s) return;
   evaluation_measured_again_ = true;
-  const auto views = [&] {
-    return evaluate_options(config_, learner_.precision, config_.tta).views();
-  };
   const auto images = static_cast<double>(evaluation_split_.size()),
              batch = std::min(static_cast<double>(config_.eval_batch), images);
-  const double measuring_s = 2 * batch / images * reserve_s / static_cast<double>(views());
+  const double measuring_s =
+      2 * batch / images * reserve_s / static_cast<double>(views_of(config_));
   if (measuring_s > kMostForMeasuring * (left_s - reserve_s)) return;
   const double test_s = measure_test_s(config_, learner_, evaluation_split_);
   take_views(affordable_views(config_, test_s, 60 * config_.minutes - run_wall_s()));
-  budget_.observe_reserve(last_evaluation_s(config_, learner_, views(), passes_, test_s,
+  budget_.observe_reserve(last_evaluation_s(config_, learner_, views_of(config_), passes_, test_s,
                                             budget_.step_s(stages_.size() - 1)));
   lay_out();
 }
@@ -659,7 +657,7 @@ TrainResult Trainer::result(const Evaluation& last) const {
   result.train_wall_s = progress_.train_wall_s;
   result.images_per_s = images_per_s();
   result.last = last;
-  result.views = evaluate_options(config_, learner_.precision, config_.tta).views();
+  result.views = views_of(config_);
   result.best = progress_.best;
   result.best_epoch = progress_.best_epoch;
   result.classes = dataset_.classes;
