@@ -113,7 +113,10 @@ void ParityTest::compare_steps(const std::vector<ModelSpec>& specs, at::ScalarTy
     for (const auto& [name, tensor] : model->parameters())
       ours.emplace_back("grad." + name, tensor.grad());
     for (const auto& [name, tensor] : model->buffers()) ours.emplace_back("buffer." + name, tensor);
-    ours.emplace_back("eval_logits", model->forward(images, /*training=*/false));
+    {
+      const at::NoGradGuard no_grad;  // with gradients it would be LibTorch's
+      ours.emplace_back("eval_logits", model->forward(images, /*training=*/false));
+    }
 
     const auto theirs = by_name(read_safetensors(answer(i)).tensors);
     ASSERT_EQ(ours.size(), theirs.size());

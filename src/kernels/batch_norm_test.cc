@@ -30,7 +30,7 @@ class BatchNorm : public testing::TestWithParam<Parameters> {
   const Map map{std::get<2>(GetParam()), std::get<3>(GetParam()), std::get<1>(GetParam())};
   const size_t count = static_cast<size_t>(map.pixels * map.c);
   const size_t c = static_cast<size_t>(map.c);
-  const Threads threads{3, [](const auto& task) { task(2), task(0), task(1); }};
+  const Threads threads = these_threads(3);
   Stored src = random_map(1), other = random_map(2), gate = random_map(3);
   const std::vector<float> a = random_values(map.c, 4), b = random_values(map.c, 5),
                            d = random_values(map.c, 6);

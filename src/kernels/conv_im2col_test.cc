@@ -43,7 +43,7 @@ class ConvIm2col : public testing::TestWithParam<Case> {
   const int64_t depth = s.size * s.size * s.c, pixels = s.n * s.h * s.w,
                 out_pixels = s.n * s.out_h() * s.out_w();
   const double of_sums = std::max(1e-5, tolerance(numbers));
-  const Threads threads{2, [](const auto& task) { task(1), task(0); }};
+  const Threads threads = these_threads(2);
   const std::vector<float> weights = random_values(s.k * depth, 2);
   Stored src{type, random_values(pixels*s.c, 1)}, grad{type, random_values(out_pixels*s.k, 3)};
 };
@@ -202,7 +202,8 @@ INSTANTIATE_TEST_SUITE_P(
                         // Odd numbers of pixels, and of inputs.
                         ConvShape{3, 5, 5, 16, 48, 3, 1, 1}, ConvShape{3, 7, 7, 3, 32, 3, 1, 1},
                         ConvShape{1, 1, 1, 32, 16, 1, 1, 0},
-                        ConvShape{1, 4, 4, 32, 144, 3, 1, 1})),  // threads share columns
+                        ConvShape{1, 4, 4, 32, 144, 3, 1, 1},    // threads share columns
+                        ConvShape{9, 16, 16, 16, 32, 3, 1, 1})),  // several blocks a thread
     name_of);
 
 }  // namespace

@@ -147,7 +147,7 @@ at::Tensor Airbench::forward(const at::Tensor& images, bool training) {
     if (training)
       for (const Layer& layer : group) layer.num_batches_tracked.add_(1);
   }
-  x = at::max_pool2d(x, kLastPool);
+  x = at::max_pool2d(x, std::min(kLastPool, x.size(2)));
   // Of larger images more than one pixel is left; the source knows 32 pixels only.
   const c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);
   const at::Tensor features = x.mean({2, 3}, /*keepdim=*/false, head_.scalar_type());
@@ -184,7 +184,7 @@ ModelCost airbench_cost(const ModelSpec& spec, int64_t bytes_per_value) {
       values += 2 * width * side * side;  // of BatchNorm and of GELU, or of the sum
     }
   }
-  pool(kLastPool);
+  pool(std::min(kLastPool, side));
   cost.parameters += channels * spec.num_classes;
   cost.macs += channels * spec.num_classes;
   cost.activation_bytes =

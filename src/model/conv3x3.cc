@@ -644,9 +644,15 @@ const std::vector<std::string>& KernelChoice::words() {
 
 ConvMethod KernelChoice::method(const ConvShape& s, Type type, bool training) {
   constexpr int64_t kFew = 8;  // images, for which weights count more than maps
-  const std::string key = fmt::format(
-      "{}x{} stride {}, {} to {} channels, {}x{}, {}{}", s.size, s.size, s.stride, s.c, s.k, s.h,
-      s.w, type == Type::kBf16 ? "bf16" : "fp32", !training && s.n <= kFew ? ", few images" : "");
+  std::string key =
+      fmt::format("{}x{} stride {}, {} to {} channels, {}x{}, {}", s.size, s.size, s.stride, s.c,
+                  s.k, s.h, s.w, type == Type::kBf16 ? "bf16" : "fp32");
+  // Inference takes what training chose; what it chooses alone was measured without the backward
+  // pass and is not for training.
+  if (!training && s.n <= kFew)
+    key += ", few images";
+  else if (!training && !chosen_.contains(key))
+    key += ", forward";
   const std::vector<ConvMethod> methods = candidates(s, type, word_);
   std::string& chosen = chosen_[key];
   for (const ConvMethod method : methods)

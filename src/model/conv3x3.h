@@ -36,7 +36,8 @@ class KernelChoice {
 
   /// Measures at the first call with a shape and type, some hundredths of a second. The number of
   /// images counts only where inference has few.
-  /// `training`: forward and backward pass, else forward alone.
+  /// `training`: forward and backward pass, else forward alone; where training has chosen already,
+  /// inference takes the same.
   ConvMethod method(const kernels::ConvShape& shape, kernels::Type type, bool training);
 
   /// The type of the products in Muon's step (kernels/muon.h) where maps are bf16: measured at the

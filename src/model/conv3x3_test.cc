@@ -176,9 +176,10 @@ TEST(ConvChain, Bf16IsAsExactAsLibTorchs) {
   for (const Block& block : kBlocks) {
     const Result want = run(block, by_autograd);
     const Result torch = run(block, in_bf16(by_autograd));
-    // The latter where the machine has the instruction; else what is measured to be best.
+    // The last two where the machine has the instruction; else what is measured to be best.
     for (const KernelChoice& choice :
-         {KernelChoice("winograd"), mixed("torch", "torch"), mixed("im2col-bf16", "im2col-bf16")}) {
+         {KernelChoice("winograd"), mixed("torch", "torch"), mixed("im2col-bf16", "im2col-bf16"),
+          mixed("winograd-bf16", "im2col-bf16")}) {
       const Result got = run(block, in_bf16([&](ConvChain& chain, const at::Tensor& src) {
                                KernelChoice kernels = choice;
                                return conv_chain(chain, src, /*training=*/true, kernels);
@@ -335,9 +336,23 @@ TEST(KernelChoice, MeasuresOnceAndKeepsTheAnswer) {
 
 TEST(KernelChoice, FewImagesInInferenceAreAChoiceOfTheirOwn) {
   KernelChoice kernels("winograd");
-  for (const auto& [images, training] : {std::pair{1, false}, {64, false}, {64, true}})
+  for (const auto& [images, training] : {std::pair{1, false}, {64, true}, {64, false}})
     kernels.method({images, 8, 8, 32, 32, 3, 1, 1}, kernels::Type::kFp32, training);
   EXPECT_EQ(kernels.chosen().size(), 2u);
+}
+
+TEST(KernelChoice, TrainingDoesNotTakeWhatInferenceMeasured) {
+  const kernels::ConvShape shape{16, 8, 8, 32, 32, 3, 1, 1};
+  KernelChoice kernels("auto");
+  kernels.method(shape, kernels::Type::kFp32, /*training=*/false);
+  EXPECT_EQ(kernels.measured_s().size(), 1u);
+  kernels.method(shape, kernels::Type::kFp32, /*training=*/true);
+  EXPECT_EQ(kernels.measured_s().size(), 2u);
+  // Inference takes what training measured.
+  KernelChoice trained("auto");
+  const ConvMethod method = trained.method(shape, kernels::Type::kFp32, /*training=*/true);
+  EXPECT_EQ(trained.method(shape, kernels::Type::kFp32, /*training=*/false), method);
+  EXPECT_EQ(trained.measured_s().size(), 1u);
 }
 
 TEST(KernelChoice, MuonMultipliesInFp32WhereNothingIsMeasured) {

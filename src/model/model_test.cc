@@ -256,6 +256,14 @@ TEST(ResNet, OneValueOfAChannelLeavesTheStatistics) {
     }
 }
 
+TEST(ResNet, EvaluationHasGradientsWhereTheyAreAskedFor) {
+  ResNet model(tiny_spec(), 1);
+  model.kernels() = KernelChoice("winograd");
+  model.forward(random_images(2, 8), /*training=*/false).sum().backward();
+  for (const auto& [name, parameter] : model.parameters())
+    EXPECT_TRUE(parameter.grad().defined()) << name;
+}
+
 TEST(ResNet, FrozenBatchNormMeasuresNoKernels) {
   ResNet model(tiny_spec(), 1);
   model.kernels() = KernelChoice("auto");
@@ -300,9 +308,13 @@ TEST(ResNet, AttentionTrainsInBf16AndFoldsInInference) {
     ResNet model(with_attention(tiny_spec(), attention), 1);
     const at::Tensor images = random_images(8, 8), labels = at::arange(8);
     model.forward(images, /*training=*/true);
-    const at::Tensor reference = model.forward(images, /*training=*/false);  // LibTorch's
+    const auto evaluate = [&] {
+      const at::NoGradGuard no_grad;
+      return model.forward(images, /*training=*/false);
+    };
+    const at::Tensor reference = evaluate();  // LibTorch's
     model.kernels() = KernelChoice("winograd");
-    const at::Tensor folded = model.forward(images, /*training=*/false);
+    const at::Tensor folded = evaluate();
     EXPECT_LT(((folded - reference).norm() / reference.norm()).item<double>(), 1e-5);
     {
       const PrecisionScope scope(at::kCPU, at::kBFloat16);

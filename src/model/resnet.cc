@@ -173,7 +173,7 @@ at::Tensor ResNet::apply(ConvChain& chain, const at::Tensor& src, bool training)
     if (chain.downsample) chain.downsample->num_batches_tracked.add_(1);
   }
   // conv_chain() has gradients with the statistics of a batch only.
-  const bool has_kernel = training || !(frozen_batch_norm_ && at::GradMode::is_enabled());
+  const bool has_kernel = training || !at::GradMode::is_enabled();
   if (has_kernel && kernels_.word() != "torch" && conv_chain_supports(chain, src))
     return conv_chain(chain, src, training, kernels_);
 

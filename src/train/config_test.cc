@@ -141,9 +141,9 @@ TEST(Config, Airbench94HasNoStageThatItsPoolsCannotTake) {
   EXPECT_EQ(stages(config, 32, rule_for(4)), (std::vector<Stage>{{1, 32, false}}));
   config.resize = "28:0.5";
   EXPECT_EQ(stages(config, 32, rule_for(4)).size(), 2u);
-  config.resize = "16:0.5,28:0.7";
+  config.resize = "8:0.5,28:0.7";
   config.image_size = 32;
-  EXPECT_THAT(message_of(config), HasSubstr("16 in \"16:0.5,28:0.7\" at --resize"));
+  EXPECT_THAT(message_of(config), HasSubstr("8 in \"8:0.5,28:0.7\" at --resize"));
 }
 
 TEST(Config, TheLengthOfARunDecidesWhatIsLeftToIt) {

@@ -112,10 +112,6 @@ Plan make_plan(const Config& config, Learner& learner, const Split& evaluation_s
   plan.passes = passes > 0 ? passes : config.epochs;
   const int64_t steps_per_epoch = learner.batches.steps_per_epoch();
   step -= step % steps_per_epoch;  // the last batch of an epoch may be a small one
-  const double test_s = measure_test_s(config, learner, evaluation_split);
-  const double left_s = 60 * config.minutes - begun_s;
-  plan.views = config.minutes > 0 ? affordable_views(config, test_s, kMostForTta * left_s)
-                                  : views_of(config);
   const auto take_stages = [&] {
     plan.stages = stages(config, learner.model->spec().image_size, rule_for(plan.passes));
   };
@@ -126,7 +122,11 @@ Plan make_plan(const Config& config, Learner& learner, const Split& evaluation_s
     std::fill_n(plan.steps_s.begin(), stage, plan.steps_s[stage]);
   };
   take_stages();
-  measure();
+  measure();  // before the evaluation, which takes the kernels that training chooses
+  const double test_s = measure_test_s(config, learner, evaluation_split);
+  const double left_s = 60 * config.minutes - begun_s;
+  plan.views = config.minutes > 0 ? affordable_views(config, test_s, kMostForTta * left_s)
+                                  : views_of(config);
   if (plan.passes == 0) {
     plan.passes = std::max(left_s - static_cast<double>(plan.views) * test_s, plan.steps_s.back()) /
                   (plan.steps_s.back() * static_cast<double>(steps_per_epoch));
