@@ -202,7 +202,7 @@ INSTANTIATE_TEST_SUITE_P(
                         // Odd numbers of pixels, and of inputs.
                         ConvShape{3, 5, 5, 16, 48, 3, 1, 1}, ConvShape{3, 7, 7, 3, 32, 3, 1, 1},
                         ConvShape{1, 1, 1, 32, 16, 1, 1, 0},
-                        ConvShape{1, 4, 4, 32, 144, 3, 1, 1},    // threads share columns
+                        ConvShape{1, 4, 4, 32, 144, 3, 1, 1},     // threads share columns
                         ConvShape{9, 16, 16, 16, 32, 3, 1, 1})),  // several blocks a thread
     name_of);
 

@@ -185,8 +185,8 @@ void visit(ConfigType& c, Visitor&& visitor) {
   visitor("patience", c.patience, "plateau: evaluations without improvement before a decay");
   visitor("resize", c.resize,
           "smaller training images at first: sides [pixels] and the share of the run after which "
-          "each ends, such as 16:0.5,24:0.75; auto: half the side at first, for a share by the "
-          "length of the run (airbench: none); or none");
+          "each ends, such as 16:0.5,24:0.75; auto: half the side at first (airbench: 2 "
+          "pixels more), for a share by the length of the run; or none");
   visitor("shallow", c.shallow,
           "share of the run in which the first block of each stage is trained alone, in [0, 1)");
   visitor(

@@ -23,11 +23,11 @@ struct Step {
       image_size, resize);
 }
 
-std::vector<Step> parse_resize(const std::string& resize, int64_t image_size, double small_share) {
+std::vector<Step> parse_resize(const std::string& resize, int64_t image_size, const Stage& small) {
   constexpr int64_t kLargeEnough = 32;  // a CIFAR stem makes maps of a sixteenth of the side
   std::vector<Step> steps;
   if (resize == "none" || (resize == "auto" && image_size < kLargeEnough)) return steps;
-  if (resize == "auto") return {{image_size / 2, small_share}};
+  if (resize == "auto") return {{small.side, small.end}};
   const char* at = resize.data();
   const char* const text_end = at + resize.size();
   while (true) {
@@ -51,8 +51,8 @@ std::vector<Step> parse_resize(const std::string& resize, int64_t image_size, do
 }  // namespace
 
 std::vector<Stage> make_stages(const std::string& resize, double shallow_share, int64_t image_size,
-                               double small_share) {
-  const std::vector<Step> sides = parse_resize(resize, image_size, small_share);
+                               const Stage& small) {
+  const std::vector<Step> sides = parse_resize(resize, image_size, small);
   std::set<double> ends = {1};
   for (const Step& step : sides) ends.insert(step.end);
   if (shallow_share > 0) ends.insert(shallow_share);

@@ -16,12 +16,12 @@ struct Stage {
   bool operator==(const Stage&) const = default;
 };
 
-/// `resize`: "none", "auto" (half the side for the first `small_share` of the run, where the images
-/// have 32 pixels or more), or sides that rise and the shares after which each ends:
-/// "16:0.5,24:0.7"; what is left is `image_size`. `shallow_share`: of the steps that are shallow,
-/// in [0, 1). Errors: kUsage naming the flag.
+/// `resize`: "none", "auto" (`small`, up to its end, where the images have 32 pixels or more), or
+/// sides that rise and the shares after which each ends: "16:0.5,24:0.7"; what is left is
+/// `image_size`. `shallow_share`: of the steps that are shallow, in [0, 1). Errors: kUsage naming
+/// the flag.
 std::vector<Stage> make_stages(const std::string& resize, double shallow_share, int64_t image_size,
-                               double small_share);
+                               const Stage& small);
 
 /// Which stage a step belongs to. `done`: share of the run before it; a run that is planned anew
 /// never goes back before `current`.

@@ -9,39 +9,41 @@
 namespace skipway {
 namespace {
 
+const Stage kSmall{.end = 0.55, .side = 16};
+
 TEST(Stages, NoneIsOneStageOfTheWholeTask) {
-  EXPECT_EQ(make_stages("none", 0, 32, 0.55), (std::vector<Stage>{{1, 32, false}}));
+  EXPECT_EQ(make_stages("none", 0, 32, kSmall), (std::vector<Stage>{{1, 32, false}}));
 }
 
 TEST(Stages, SidesRiseToTheImageSize) {
-  EXPECT_EQ(make_stages("16:0.5,24:0.75", 0, 32, 0.55),
+  EXPECT_EQ(make_stages("16:0.5,24:0.75", 0, 32, kSmall),
             (std::vector<Stage>{{0.5, 16, false}, {0.75, 24, false}, {1, 32, false}}));
 }
 
-TEST(Stages, AutoHalvesLargeImagesOnly) {
-  EXPECT_EQ(make_stages("auto", 0, 32, 0.55),
+TEST(Stages, AutoIsForLargeImagesOnly) {
+  EXPECT_EQ(make_stages("auto", 0, 32, kSmall),
             (std::vector<Stage>{{0.55, 16, false}, {1, 32, false}}));
-  EXPECT_EQ(make_stages("auto", 0, 28, 0.55), (std::vector<Stage>{{1, 28, false}}));
+  EXPECT_EQ(make_stages("auto", 0, 28, kSmall), (std::vector<Stage>{{1, 28, false}}));
 }
 
 TEST(Stages, ShallowStepsEndOnTheirOwn) {
-  EXPECT_EQ(make_stages("16:0.5", 0.25, 32, 0.55),
+  EXPECT_EQ(make_stages("16:0.5", 0.25, 32, kSmall),
             (std::vector<Stage>{{0.25, 16, true}, {0.5, 16, false}, {1, 32, false}}));
-  EXPECT_EQ(make_stages("16:0.5", 0.5, 32, 0.55),
+  EXPECT_EQ(make_stages("16:0.5", 0.5, 32, kSmall),
             (std::vector<Stage>{{0.5, 16, true}, {1, 32, false}}));
 }
 
 TEST(Stages, RefusesWhatItCannotMean) {
   for (const char* resize : {"", "16", "16:", "16:x", "16:0.5,", "16:0.5;24:0.7", "32:0.5",
                              "40:0.5", "0:0.5", "16:0", "16:1", "24:0.5,16:0.7", "16:0.5,24:0.5"}) {
-    const Error error = error_of([&] { make_stages(resize, 0, 32, 0.55); });
+    const Error error = error_of([&] { make_stages(resize, 0, 32, kSmall); });
     EXPECT_EQ(error.kind(), ErrorKind::kUsage) << resize;
     EXPECT_THAT(error.what(), testing::HasSubstr("--resize")) << resize;
   }
 }
 
 TEST(Stages, AStepBelongsToTheStageThatItsShareIsIn) {
-  const auto stages = make_stages("16:0.5,24:0.75", 0, 32, 0.55);
+  const auto stages = make_stages("16:0.5,24:0.75", 0, 32, kSmall);
   EXPECT_EQ(stage_at(stages, 0, 0), 0u);
   EXPECT_EQ(stage_at(stages, 0.49, 0), 0u);
   EXPECT_EQ(stage_at(stages, 0.5, 0), 1u);
@@ -49,7 +51,7 @@ TEST(Stages, AStepBelongsToTheStageThatItsShareIsIn) {
 }
 
 TEST(Stages, ARunPlannedAnewNeverGoesBack) {
-  const auto stages = make_stages("16:0.5,24:0.75", 0, 32, 0.55);
+  const auto stages = make_stages("16:0.5,24:0.75", 0, 32, kSmall);
   EXPECT_EQ(stage_at(stages, 0.4, 1), 1u);
 }
 
