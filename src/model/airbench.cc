@@ -116,7 +116,7 @@ at::Tensor Airbench::convolve(const at::Tensor& src, const at::Tensor& weight) {
   return at::conv2d(src, weight, /*bias=*/{}, /*stride=*/1, /*padding=*/1);
 }
 
-at::Tensor Airbench::activate(const at::Tensor& src, bool pool, const BiasNorm& norm,
+at::Tensor Airbench::activate(const at::Tensor& src, bool pool, const BatchNorm& norm,
                               bool training) const {
   if (on_kernels(src)) return norm_gelu(src, pool, norm, training);
   return at::gelu(apply_batch_norm(pool ? at::max_pool2d(src, 2) : src, norm.weight, norm.bias,

@@ -1,14 +1,11 @@
-// Tensors to raw pointers and back, and the arithmetic of BatchNorm on whole channels. The loops
-// over pixels are in src/kernels.
+// Whole blocks as one operation of autograd. Single convolutions are in convolve.h, BatchNorm's
+// arithmetic in batch_statistics.h, the loops over pixels in src/kernels.
 #include "model/conv3x3.h"
 
 #include <ATen/ATen.h>
-#include <ATen/Parallel.h>
 #include <ATen/autocast_mode.h>
-#include <fmt/format.h>
 #include <torch/csrc/autograd/custom_function.h>
 
-#include <cmath>
 #include <limits>
 #include <memory>
 #include <optional>
@@ -16,216 +13,27 @@
 #include <utility>
 
 #include "base/clock.h"
-#include "base/log.h"
 #include "kernels/batch_norm.h"
-#include "kernels/muon.h"
-#include "kernels/reference.h"
 #include "model/device.h"
 #include "model/maps.h"
 
 namespace skipway {
 
-// A convolution with its BatchNorm folded in, for many images.
+// A convolution with its BatchNorm folded in.
 struct FoldedConv {
   std::vector<int64_t> versions;  // of the tensors that it was made of
-  at::ScalarType type;
-  ConvMethod method;
-  size_t prepared_bytes;  // tells the tiles of small maps from those of others
-  at::Tensor weights;     // as the method wants them
-  at::Tensor bias;        // [k]
+  PreparedConv conv;
 };
 
 namespace {
 
 using kernels::ConvShape;
-using kernels::Pass;
 using kernels::Type;
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
-const std::pair<ConvMethod, const char*> kNames[] = {
-    {ConvMethod::kWinograd, "winograd"}, {ConvMethod::kWinogradBf16, "winograd-bf16"},
-    {ConvMethod::kIm2col, "im2col"},     {ConvMethod::kIm2colBf16, "im2col-bf16"},
-    {ConvMethod::kTorch, "torch"},       {ConvMethod::kReference, "reference"}};
-
-const char* name_of(ConvMethod method) {
-  for (const auto& [known, name] : kNames)
-    if (known == method) return name;
-  return "";
-}
-
-// `src`: [n,c,h,w].
-ConvShape shape_of(at::IntArrayRef src, const at::Tensor& weight, int64_t stride, int64_t padding) {
-  return {src[0], src[2], src[3], src[1], weight.size(0), weight.size(2), stride, padding};
-}
-
-// What Skipway's own kernels need to know of a call.
-struct OwnKernel {
-  ConvShape shape;
-  kernels::Numbers numbers;
-  ConvMethod method;
-
-  OwnKernel(const ConvShape& s, Type type, ConvMethod m)
-      : shape(s),
-        numbers{type, m == ConvMethod::kWinogradBf16 || m == ConvMethod::kIm2colBf16 ? Type::kBf16
-                                                                                     : Type::kFp32},
-        method(m) {}
-
-  bool is_im2col() const {
-    return method == ConvMethod::kIm2col || method == ConvMethod::kIm2colBf16;
-  }
-
-  at::Tensor workspace(Pass pass) const {
-    const int threads = at::get_num_threads();
-    const size_t bytes = is_im2col()
-                             ? kernels::im2col_workspace_bytes(shape, numbers, pass, threads)
-                             : kernels::workspace_bytes(shape, numbers, pass, threads);
-    return at::empty({static_cast<int64_t>(bytes)}, at::kByte);
-  }
-  void forward(const kernels::ForwardArguments& a) const {
-    if (method == ConvMethod::kReference)
-      return kernels::reference_forward(shape, numbers.maps, a, all_threads());
-    const at::Tensor memory = workspace(Pass::kForward);
-    void* scratch = memory.mutable_data_ptr();
-    if (is_im2col())
-      kernels::im2col_forward(shape, numbers, a, scratch, all_threads());
-    else
-      kernels::forward(shape, numbers, a, scratch, all_threads());
-  }
-  // Of what prepare() makes; none where the method takes the weights as they are.
-  size_t prepared_bytes() const {
-    if (method == ConvMethod::kTorch || method == ConvMethod::kReference) return 0;
-    return is_im2col() ? kernels::im2col_prepared_bytes(shape, numbers)
-                       : kernels::prepared_bytes(shape, numbers);
-  }
-  // What a forward pass may be given instead of the weights.
-  at::Tensor prepare(const at::Tensor& weights) const {
-    if (method == ConvMethod::kReference) return weights;
-    const at::Tensor prepared = at::empty({static_cast<int64_t>(prepared_bytes())}, at::kByte);
-    if (is_im2col())
-      kernels::im2col_prepare(shape, numbers, weights.const_data_ptr<float>(),
-                              prepared.mutable_data_ptr(), all_threads());
-    else
-      kernels::prepare(shape, numbers, weights.const_data_ptr<float>(), prepared.mutable_data_ptr(),
-                       all_threads());
-    return prepared;
-  }
-  void backward(const kernels::BackwardArguments& a) const {
-    if (method == ConvMethod::kReference)
-      return kernels::reference_backward(shape, numbers.maps, a, all_threads());
-    const at::Tensor memory = workspace(Pass::kBackward);
-    void* scratch = memory.mutable_data_ptr();
-    if (is_im2col())
-      kernels::im2col_backward(shape, numbers, a, scratch, all_threads());
-    else
-      kernels::backward(shape, numbers, a, scratch, all_threads());
-  }
-};
-
-// The coefficients of a BatchNorm, [k] each: dst becomes scale * dst + shift.
-struct Affine {
-  const float *scale = nullptr, *shift = nullptr;
-};
-
-// Two sums a channel, of a map and of it times another.
-struct TwoSums {
-  std::vector<double> sum, with_other;
-  explicit TwoSums(int64_t channels)
-      : sum(static_cast<size_t>(channels)), with_other(static_cast<size_t>(channels)) {}
-};
-
-// The convolution, and the sums over pixels of its result and of its square that BatchNorm needs,
-// where they are wanted. With `before`, of max(0, before(src)), which LibTorch cannot.
-at::Tensor convolve(ConvMethod method, const ConvShape& s, const at::Tensor& src,
-                    const Affine& before, const at::Tensor& weight, TwoSums* sums) {
-  if (method == ConvMethod::kTorch) {
-    at::Tensor dst = as_map(at::conv2d(src, weight.to(src.scalar_type()), {}, s.stride, s.padding),
-                            src.scalar_type());
-    if (sums != nullptr)
-      kernels::channel_sums(pixels_of(dst), dst.const_data_ptr(), sums->sum.data(),
-                            sums->with_other.data(), all_threads());
-    return dst;
-  }
-  at::Tensor dst = new_map(src, {s.n, s.k, s.out_h(), s.out_w()});
-  kernels::ForwardArguments a;
-  a.src = src.const_data_ptr();
-  a.src_scale = before.scale, a.src_shift = before.shift;
-  a.weights = weight.const_data_ptr<float>();
-  a.dst = dst.mutable_data_ptr();
-  if (sums != nullptr) a.sum = sums->sum.data(), a.sum_of_squares = sums->with_other.data();
-  OwnKernel(s, type_of(src), method).forward(a);
-  return dst;
-}
-
-// BatchNorm's backward pass: the gradient of the convolution's result is
-// by_grad * grad + by_dst * dst + constant.
-struct BackwardCoefficients {
-  std::vector<float> by_grad, by_dst, constant;
-};
-
-// Gives grad_weight. `coefficients`, with the `dst` that they go with: none where no BatchNorm
-// follows. grad_src is overwritten, or added to; undefined where not wanted. With
-// `before`, it is the gradient before that BatchNorm's ReLU, and its sums, alone and with src, are
-// left in `sums`.
-at::Tensor convolve_backward(ConvMethod method, const ConvShape& s, const at::Tensor& src,
-                             const Affine& before, const at::Tensor& weight, const at::Tensor& grad,
-                             const at::Tensor& dst, const BackwardCoefficients* coefficients,
-                             at::Tensor grad_src, bool add, TwoSums* sums) {
-  if (method == ConvMethod::kTorch) {
-    at::Tensor grad_dst = grad;
-    if (coefficients != nullptr) {
-      grad_dst = new_map(dst, dst.sizes());
-      kernels::backward_apply(pixels_of(dst), grad.const_data_ptr(), dst.const_data_ptr(),
-                              coefficients->by_grad.data(), coefficients->by_dst.data(),
-                              coefficients->constant.data(), grad_dst.mutable_data_ptr(),
-                              all_threads());
-    }
-    const auto [of_src, of_weight, of_bias] = at::convolution_backward(
-        grad_dst, src, weight.to(src.scalar_type()), /*bias_sizes=*/{}, {s.stride, s.stride},
-        {s.padding, s.padding}, {1, 1}, /*transposed=*/false, {0, 0}, /*groups=*/1,
-        {grad_src.defined(), true, false});
-    if (grad_src.defined()) add ? grad_src.add_(of_src) : grad_src.copy_(of_src);
-    return of_weight.to(at::kFloat);
-  }
-  at::Tensor grad_weight = at::empty_like(weight);
-  kernels::BackwardArguments a;
-  a.src = src.const_data_ptr();
-  a.src_scale = before.scale, a.src_shift = before.shift;
-  a.weights = weight.const_data_ptr<float>();
-  a.grad_dst = grad.const_data_ptr();
-  if (coefficients != nullptr) {
-    a.dst = dst.const_data_ptr();
-    a.by_grad = coefficients->by_grad.data(), a.by_dst = coefficients->by_dst.data();
-    a.constant = coefficients->constant.data();
-  }
-  a.grad_src = grad_src.defined() ? grad_src.mutable_data_ptr() : nullptr;
-  a.add = add;
-  if (sums != nullptr) a.sum = sums->sum.data(), a.sum_with_src = sums->with_other.data();
-  a.grad_weights = grad_weight.mutable_data_ptr<float>();
-  OwnKernel(s, type_of(src), method).backward(a);
-  return grad_weight;
-}
-
-std::vector<ConvMethod> candidates(const ConvShape& s, Type type, const std::string& word) {
-  if (word == "torch") return {ConvMethod::kTorch};
-  if (word == "reference") return {ConvMethod::kReference};
-  std::vector<ConvMethod> methods;
-  const bool is_3x3 = kernels::refusal(s).empty();
-  const bool in_bf16 =
-      word == "auto" && type == Type::kBf16 && kernels::instruction_sets().front() == "avx512_bf16";
-  if (is_3x3) methods.push_back(ConvMethod::kWinograd);
-  if (word == "winograd" && is_3x3) return methods;
-  if (is_3x3 && in_bf16) methods.push_back(ConvMethod::kWinogradBf16);
-  // Other channels have no gradient of the source, which conv_chain_supports() sees to; only the
-  // stem has others.
-  if (s.c % 16 == 0 || s.c == 3) {
-    methods.push_back(ConvMethod::kIm2col);
-    if (in_bf16) methods.push_back(ConvMethod::kIm2colBf16);
-  }
-  // Without an instruction for it, oneDNN's bf16 is slower than anything by far.
-  const bool slow = type == Type::kBf16 && !__builtin_cpu_supports("avx512bf16");
-  if (methods.empty() || (word == "auto" && !slow)) methods.push_back(ConvMethod::kTorch);
-  return methods;
+BatchNorm norm_of(const ConvBnUnit& unit) {
+  return {unit.gamma, unit.beta, unit.running_mean, unit.running_var, unit.momentum, unit.eps};
 }
 
 // Which values of its tensors a unit has: LibTorch counts the changes that its own operations make,
@@ -238,109 +46,20 @@ std::vector<int64_t> versions(const ConvBnUnit& unit) {
   return all;
 }
 
-const FoldedConv& folded(ConvBnUnit& unit, const ConvShape& shape, at::ScalarType type,
-                         ConvMethod method) {
+const PreparedConv& folded(ConvBnUnit& unit, const ConvShape& shape, at::ScalarType type,
+                           ConvMethod method) {
   std::vector<int64_t> now = versions(unit);
-  const OwnKernel kernel(shape, type == at::kFloat ? Type::kFp32 : Type::kBf16, method);
-  const size_t bytes = kernel.prepared_bytes();
-  if (unit.folded != nullptr && unit.folded->versions == now && unit.folded->type == type &&
-      unit.folded->method == method && unit.folded->prepared_bytes == bytes)
-    return *unit.folded;
-  const at::Tensor scale = unit.gamma / (unit.running_var + unit.eps).sqrt();
-  const at::Tensor weights =
-      (unit.weight * scale.view({-1, 1, 1, 1})).contiguous(at::MemoryFormat::ChannelsLast);
-  const at::Tensor bias = unit.beta - unit.running_mean * scale;
-  const bool torch = method == ConvMethod::kTorch;
-  unit.folded = std::make_shared<const FoldedConv>(
-      FoldedConv{std::move(now), type, method, bytes,
-                 torch ? weights.to(type) : kernel.prepare(weights), torch ? bias.to(type) : bias});
-  return *unit.folded;
-}
-
-at::Tensor infer(const FoldedConv& conv, const ConvShape& shape, const at::Tensor& src,
-                 const at::Tensor& residual, bool relu) {
-  if (conv.method == ConvMethod::kTorch) {
-    at::Tensor dst = as_map(at::conv2d(src, conv.weights, conv.bias, shape.stride, shape.padding),
-                            src.scalar_type());
-    if (residual.defined()) dst.add_(residual);
-    return relu ? dst.relu_() : dst;
+  if (unit.folded == nullptr || unit.folded->versions != now || unit.folded->conv.type != type ||
+      unit.folded->conv.method != method ||
+      unit.folded->conv.bytes != prepared_bytes(shape, type, method)) {
+    const at::Tensor scale = unit.gamma / (unit.running_var + unit.eps).sqrt();
+    const at::Tensor weights =
+        (unit.weight * scale.view({-1, 1, 1, 1})).contiguous(at::MemoryFormat::ChannelsLast);
+    unit.folded = std::make_shared<const FoldedConv>(
+        FoldedConv{std::move(now),
+                   prepare(shape, type, method, weights, unit.beta - unit.running_mean * scale)});
   }
-  at::Tensor dst = new_map(src, {shape.n, shape.k, shape.out_h(), shape.out_w()});
-  kernels::ForwardArguments a;
-  a.src = src.const_data_ptr();
-  if (conv.method == ConvMethod::kReference)
-    a.weights = conv.weights.const_data_ptr<float>();
-  else
-    a.prepared = conv.weights.const_data_ptr();
-  a.dst = dst.mutable_data_ptr();
-  a.bias = conv.bias.const_data_ptr<float>();
-  a.residual = residual.defined() ? residual.const_data_ptr() : nullptr;
-  a.relu = relu;
-  OwnKernel(shape, type_of(src), conv.method).forward(a);
-  return dst;
-}
-
-// The shortest of three runs, after one that touches memory for the first time; of one, where that
-// takes twice `best_s` already.
-template <class Run>
-double shortest_s(const Run& run, double best_s = std::numeric_limits<double>::infinity()) {
-  run();
-  double shortest = std::numeric_limits<double>::infinity();
-  for (int i = 0; i < 3; ++i) {
-    const Stopwatch watch;
-    run();
-    shortest = std::min(shortest, watch.seconds());
-    if (shortest > 2 * best_s) break;
-  }
-  return shortest;
-}
-
-double measure_method_s(ConvMethod method, const ConvShape& s, Type type, bool training,
-                        double best_s) {
-  const auto options = at::TensorOptions().dtype(type == Type::kBf16 ? at::kBFloat16 : at::kFloat);
-  const at::Tensor src =
-      at::full({s.n, s.c, s.h, s.w}, 0.5, options.memory_format(at::MemoryFormat::ChannelsLast));
-  ConvBnUnit unit;
-  unit.weight = at::full({s.k, s.c, s.size, s.size}, 0.01,
-                         at::TensorOptions().memory_format(at::MemoryFormat::ChannelsLast));
-  unit.gamma = unit.running_var = at::ones({s.k});
-  unit.beta = unit.running_mean = at::zeros({s.k});
-  const auto k = static_cast<size_t>(s.k);
-  TwoSums sums(s.k);
-  const BackwardCoefficients coefficients{std::vector<float>(k, 1), std::vector<float>(k),
-                                          std::vector<float>(k)};
-  const at::Tensor grad_src = training && s.c % 16 == 0 ? new_map(src, src.sizes()) : at::Tensor();
-  const auto run = [&] {
-    if (!training) {
-      infer(folded(unit, s, src.scalar_type(), method), s, src, {}, true);
-      return;
-    }
-    const at::Tensor dst = convolve(method, s, src, {}, unit.weight, &sums);
-    convolve_backward(method, s, src, {}, unit.weight, dst, dst, &coefficients, grad_src, false,
-                      nullptr);
-  };
-  return shortest_s(run, best_s);
-}
-
-// Muon's step in KernelChoice::chosen(): the type of its products.
-const char* const kMuon = "muon";
-const char* const kFp32 = "fp32";
-const char* const kBf16 = "bf16";
-// A choice by this margin, so that the noise of a measurement does not choose: the same run on the
-// same machine should take the same kernels.
-constexpr double kMargin = 0.85;
-
-double measure_muon_s(Type products) {
-  constexpr int64_t kRows = 256, kColumns = 2304;  // of ResNet-18's third stage
-  at::Tensor filters = at::ones({kRows, kColumns}), momentum = at::ones({kRows, kColumns});
-  const at::Tensor gradient = at::ones({kRows, kColumns});
-  const std::vector<kernels::MuonMatrix> matrices = {
-      {kRows, kColumns, filters.mutable_data_ptr<float>(), gradient.const_data_ptr<float>(),
-       momentum.mutable_data_ptr<float>()}};
-  const at::Tensor memory =
-      at::empty({static_cast<int64_t>(kernels::muon_workspace_bytes(matrices, 1))}, at::kByte);
-  return shortest_s(
-      [&] { kernels::muon_step(matrices, {}, products, memory.mutable_data_ptr(), {}); });
+  return unit.folded->conv;
 }
 
 // What the forward pass of a convolution with BatchNorm leaves for the backward pass.
@@ -349,76 +68,15 @@ struct UnitRecord {
 
   at::Tensor src;  // what it read
   at::Tensor weight, gamma, dst;
-  at::Tensor statistics;  // [4,k]: mean, 1 / std, and the scale and shift that they come to
+  BatchStatistics statistics;
   int64_t stride = 1, padding = 0;
   ConvMethod method = ConvMethod::kTorch;
   bool normalises_src = false;  // BatchNorm and ReLU of the unit before were applied in reading
 
   kernels::Map pixels() const { return pixels_of(dst); }
   ConvShape shape() const { return shape_of(src.sizes(), weight, stride, padding); }
-  const float* statistic(int64_t row) const {
-    return statistics.const_data_ptr<float>() + row * statistics.size(1);
-  }
-  Affine affine() const { return {statistic(2), statistic(3)}; }
+  ScaleShift scale_shift() const { return statistics.scale_shift(); }
 };
-
-// The batch statistics, from sums over pixels of dst and of its square; the running ones move.
-at::Tensor batch_statistics(const ConvBnUnit& unit, int64_t pixels, const TwoSums& sums) {
-  const int64_t channels = unit.gamma.size(0);
-  const at::Tensor statistics = at::empty({4, channels}, unit.gamma.options());
-  float* row = statistics.mutable_data_ptr<float>();
-  const float *gamma = unit.gamma.const_data_ptr<float>(),
-              *beta = unit.beta.const_data_ptr<float>();
-  float* running_mean = unit.running_mean.mutable_data_ptr<float>();
-  float* running_var = unit.running_var.mutable_data_ptr<float>();
-  unit.running_mean.unsafeGetTensorImpl()->bump_version();
-  const auto n = static_cast<double>(pixels);
-  for (int64_t i = 0; i < channels; ++i) {
-    const auto at = static_cast<size_t>(i);
-    const double mean = sums.sum[at] / n;
-    const double variance = std::max(sums.with_other[at] / n - mean * mean, 0.0);
-    const double inverse_std = 1 / std::sqrt(variance + unit.eps);
-    const double scale = static_cast<double>(gamma[i]) * inverse_std;
-    row[i] = static_cast<float>(mean);
-    row[channels + i] = static_cast<float>(inverse_std);
-    row[2 * channels + i] = static_cast<float>(scale);
-    row[3 * channels + i] = static_cast<float>(static_cast<double>(beta[i]) - scale * mean);
-    const auto move_towards = [&](float& running, double value) {
-      running = static_cast<float>((1 - unit.momentum) * static_cast<double>(running) +
-                                   unit.momentum * value);
-    };
-    if (pixels == 1) continue;  // as apply_batch_norm()
-    move_towards(running_mean[i], mean);
-    move_towards(running_var[i], variance * n / (n - 1));
-  }
-  return statistics;
-}
-
-// Gradients of gamma and beta, and what BatchNorm does to a gradient, from the sums over pixels of
-// the gradient behind it, alone and times dst:
-//   grad_dst = gamma / std * (grad - mean(grad) - normalised dst * mean(grad * normalised dst)).
-BackwardCoefficients batch_norm_backward(const UnitRecord& unit, const TwoSums& sums,
-                                         at::Tensor& grad_gamma, at::Tensor& grad_beta) {
-  const auto channels = static_cast<size_t>(unit.gamma.size(0));
-  grad_gamma = at::empty_like(unit.gamma), grad_beta = at::empty_like(unit.gamma);
-  const float* gamma = unit.gamma.const_data_ptr<float>();
-  BackwardCoefficients to{std::vector<float>(channels), std::vector<float>(channels),
-                          std::vector<float>(channels)};
-  const auto n = static_cast<double>(unit.pixels().pixels);
-  for (size_t i = 0; i < channels; ++i) {
-    const auto mean = static_cast<double>(unit.statistic(0)[i]);
-    const auto inverse_std = static_cast<double>(unit.statistic(1)[i]);
-    const double with_normalised = (sums.with_other[i] - mean * sums.sum[i]) * inverse_std;
-    grad_gamma.mutable_data_ptr<float>()[i] = static_cast<float>(with_normalised);
-    grad_beta.mutable_data_ptr<float>()[i] = static_cast<float>(sums.sum[i]);
-    const double by_grad = static_cast<double>(gamma[i]) * inverse_std;
-    const double by_dst = -by_grad * inverse_std * with_normalised / n;
-    to.by_grad[i] = static_cast<float>(by_grad);
-    to.by_dst[i] = static_cast<float>(by_dst);
-    to.constant[i] = static_cast<float>(-by_grad * sums.sum[i] / n - by_dst * mean);
-  }
-  return to;
-}
 
 // grad_src = grad where gate > 0 (everywhere where it is undefined); grad_src may be grad, or
 // undefined where only the sums are wanted.
@@ -450,14 +108,14 @@ struct ConvChainFunction : torch::autograd::Function<ConvChainFunction> {
       r.normalises_src = before != nullptr && r.method != ConvMethod::kTorch;
       if (before != nullptr && !r.normalises_src) {
         r.src = new_map(from, from.sizes());
-        kernels::normalise(before->pixels(), from.const_data_ptr(), before->affine().scale,
-                           before->affine().shift, {}, /*relu=*/true, r.src.mutable_data_ptr(),
+        kernels::normalise(before->pixels(), from.const_data_ptr(), before->scale_shift().scale,
+                           before->scale_shift().shift, {}, /*relu=*/true, r.src.mutable_data_ptr(),
                            all_threads());
       }
       TwoSums sums(unit.gamma.size(0));
-      r.dst = convolve(r.method, r.shape(), r.src, r.normalises_src ? before->affine() : Affine{},
-                       r.weight, &sums);
-      r.statistics = batch_statistics(unit, r.pixels().pixels, sums);
+      r.dst = convolve(r.method, r.shape(), r.src,
+                       r.normalises_src ? before->scale_shift() : ScaleShift{}, r.weight, &sums);
+      r.statistics = batch_statistics(norm_of(unit), r.pixels().pixels, sums);
       records.push_back(r);
     };
     for (const ConvBnUnit& unit : chain.units) {
@@ -473,14 +131,14 @@ struct ConvChainFunction : torch::autograd::Function<ConvChainFunction> {
     if (chain.downsample) {
       run(*chain.downsample, src, nullptr);
       const UnitRecord& down = records.back();
-      residual = {down.dst.const_data_ptr(), down.affine().scale, down.affine().shift};
+      residual = {down.dst.const_data_ptr(), down.scale_shift().scale, down.scale_shift().shift};
     } else if (chain.residual) {
       residual.map = src.const_data_ptr();
     }
     const at::Tensor result = new_map(last.dst, last.dst.sizes());
-    kernels::normalise(last.pixels(), last.dst.const_data_ptr(), last.affine().scale,
-                       last.affine().shift, residual, chain.last_relu, result.mutable_data_ptr(),
-                       all_threads());
+    kernels::normalise(last.pixels(), last.dst.const_data_ptr(), last.scale_shift().scale,
+                       last.scale_shift().shift, residual, chain.last_relu,
+                       result.mutable_data_ptr(), all_threads());
     // Where there is no ReLU to go back through, the result itself is not needed.
     keep(context, chain, records, chain.last_relu ? result : at::Tensor());
     return result;
@@ -500,11 +158,12 @@ struct ConvChainFunction : torch::autograd::Function<ConvChainFunction> {
     TwoSums sums =
         gradient_sums(as_map(gradients[0], last_dst.scalar_type()), result, last_dst, grad);
     // Through one unit; `grad` is the gradient behind its BatchNorm, and `sums` are of it.
-    const auto back = [&](size_t i, const Affine& before, const at::Tensor& grad_src, bool add,
+    const auto back = [&](size_t i, const ScaleShift& before, const at::Tensor& grad_src, bool add,
                           TwoSums* sums_of_src) {
       const UnitRecord& unit = records[i];
       variable_list::iterator to = out.begin() + 1 + static_cast<std::ptrdiff_t>(3 * i);
-      const BackwardCoefficients coefficients = batch_norm_backward(unit, sums, to[1], to[2]);
+      const BackwardCoefficients coefficients = batch_norm_backward(
+          unit.gamma, unit.statistics, unit.pixels().pixels, sums, to[1], to[2]);
       to[0] = convolve_backward(unit.method, unit.shape(), unit.src, before, unit.weight, grad,
                                 unit.dst, &coefficients, grad_src, add, sums_of_src);
     };
@@ -526,7 +185,7 @@ struct ConvChainFunction : torch::autograd::Function<ConvChainFunction> {
       const at::Tensor of_before = new_map(before.dst, before.dst.sizes());
       TwoSums sums_of_before(before.dst.size(1));
       if (records[i].normalises_src) {
-        back(i, before.affine(), of_before, false, &sums_of_before);
+        back(i, before.scale_shift(), of_before, false, &sums_of_before);
       } else {
         back(i, {}, of_before, false, nullptr);
         sums_of_before = gradient_sums(of_before, records[i].src, before.dst, of_before);
@@ -550,7 +209,7 @@ struct ConvChainFunction : torch::autograd::Function<ConvChainFunction> {
     variable_list tensors = {result};
     std::vector<int64_t> numbers = {chain.residual, chain.downsample.has_value()};
     for (const UnitRecord& r : records) {
-      tensors.insert(tensors.end(), {r.src, r.weight, r.gamma, r.dst, r.statistics});
+      tensors.insert(tensors.end(), {r.src, r.weight, r.gamma, r.dst, r.statistics.rows});
       numbers.insert(numbers.end(),
                      {r.stride, r.padding, static_cast<int64_t>(r.method), r.normalises_src});
     }
@@ -565,8 +224,15 @@ struct ConvChainFunction : torch::autograd::Function<ConvChainFunction> {
     auto number = numbers.begin() + 2;
     for (auto tensor = tensors.begin() + 1; tensor != tensors.end();
          tensor += UnitRecord::kTensors, number += UnitRecord::kNumbers) {
-      kept.records.push_back({tensor[0], tensor[1], tensor[2], tensor[3], tensor[4], number[0],
-                              number[1], static_cast<ConvMethod>(number[2]), number[3] != 0});
+      kept.records.push_back({tensor[0],
+                              tensor[1],
+                              tensor[2],
+                              tensor[3],
+                              {tensor[4]},
+                              number[0],
+                              number[1],
+                              static_cast<ConvMethod>(number[2]),
+                              number[3] != 0});
     }
     return kept;
   }
@@ -636,69 +302,6 @@ at::Tensor conv_chain_in(at::ScalarType type, ConvChain& chain, const at::Tensor
 }
 
 }  // namespace
-
-const std::vector<std::string>& KernelChoice::words() {
-  static const std::vector<std::string> all = {"auto", "winograd", "torch", "reference"};
-  return all;
-}
-
-ConvMethod KernelChoice::method(const ConvShape& s, Type type, bool training) {
-  constexpr int64_t kFew = 8;  // images, for which weights count more than maps
-  std::string key =
-      fmt::format("{}x{} stride {}, {} to {} channels, {}x{}, {}", s.size, s.size, s.stride, s.c,
-                  s.k, s.h, s.w, type == Type::kBf16 ? "bf16" : "fp32");
-  // Inference takes what training chose; what it chooses alone was measured without the backward
-  // pass and is not for training.
-  if (!training && s.n <= kFew)
-    key += ", few images";
-  else if (!training && !chosen_.contains(key))
-    key += ", forward";
-  const std::vector<ConvMethod> methods = candidates(s, type, word_);
-  std::string& chosen = chosen_[key];
-  for (const ConvMethod method : methods)
-    if (chosen == name_of(method)) return method;
-  constexpr int64_t kPixels = 16 * 32 * 32;  // enough to tell, and little memory
-  ConvMethod best = methods.front();
-  if (methods.size() > 1) {
-    double shortest = std::numeric_limits<double>::infinity();
-    for (const ConvMethod method : methods) {
-      ConvShape part = s;
-      part.n = std::clamp<int64_t>(kPixels / (s.h * s.w), 1, s.n);
-      const double seconds = measure_method_s(method, part, type, training, shortest);
-      measured_s_[key][name_of(method)] = seconds;
-      if (seconds < kMargin * shortest) best = method, shortest = seconds;
-    }
-  }
-  chosen = name_of(best);
-  if (best == ConvMethod::kTorch && methods.size() == 1 && word_ != "torch")
-    log_info("kernel: LibTorch's for {}: {}", key, kernels::refusal(s));
-  return best;
-}
-
-kernels::Type KernelChoice::muon_products() {
-  if (word_ != "auto" || kernels::instruction_set_in_use() != "avx512_bf16") return Type::kFp32;
-  std::string& chosen = chosen_[kMuon];
-  if (chosen != kFp32 && chosen != kBf16) {
-    const double fp32_s = measure_muon_s(Type::kFp32), bf16_s = measure_muon_s(Type::kBf16);
-    measured_s_[kMuon] = {{kFp32, fp32_s}, {kBf16, bf16_s}};
-    chosen = bf16_s < kMargin * fp32_s ? kBf16 : kFp32;
-  }
-  return chosen == kBf16 ? Type::kBf16 : Type::kFp32;
-}
-
-std::string KernelChoice::in_use() const {
-  std::string best = "torch", set = kernels::instruction_sets().front();
-  for (const auto& [shape, method] : chosen_) {
-    if (method == "reference") return method;  // the only one then, and without an instruction set
-    if (method != "torch" && shape != kMuon) best = "winograd";
-  }
-  // The instruction set of the products: those in fp32 do not use the bf16 instruction.
-  const bool in_bf16 = std::any_of(chosen_.begin(), chosen_.end(), [](const auto& entry) {
-    return entry.second.ends_with("-bf16");
-  });
-  if (best == "winograd" && set == "avx512_bf16" && !in_bf16) set = "avx512";
-  return best + "/" + set;
-}
 
 bool bf16_is_faster(const std::string& word) {
   constexpr int64_t kImages = 32, kChannels = 64, kSide = 32;

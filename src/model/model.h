@@ -12,7 +12,7 @@
 #include <vector>
 
 #include "base/tensors.h"
-#include "model/conv3x3.h"
+#include "model/kernel_choice.h"
 
 namespace skipway {
 

@@ -22,8 +22,8 @@ at::Tensor random_map(at::IntArrayRef shape, uint64_t seed) {
       .contiguous(at::MemoryFormat::ChannelsLast);
 }
 
-BiasNorm random_norm(int64_t channels) {
-  BiasNorm norm;
+BatchNorm random_norm(int64_t channels) {
+  BatchNorm norm;
   norm.weight = random_map({1, channels, 1, 1}, 1).flatten() + 2;
   norm.bias = random_map({1, channels, 1, 1}, 2).flatten();
   norm.running_mean = random_map({1, channels, 1, 1}, 3).flatten();
@@ -32,14 +32,14 @@ BiasNorm random_norm(int64_t channels) {
   return norm;
 }
 
-BiasNorm copy_of(const BiasNorm& norm) {
-  BiasNorm copy = norm;
+BatchNorm copy_of(const BatchNorm& norm) {
+  BatchNorm copy = norm;
   for (at::Tensor* tensor : {&copy.bias, &copy.running_mean, &copy.running_var})
     *tensor = tensor->detach().clone();
   return copy;
 }
 
-at::Tensor expected_of(const at::Tensor& src, bool pool, const BiasNorm& norm, bool training) {
+at::Tensor expected_of(const at::Tensor& src, bool pool, const BatchNorm& norm, bool training) {
   return at::gelu(apply_batch_norm(pool ? at::max_pool2d(src, 2) : src, norm.weight, norm.bias,
                                    norm.running_mean, norm.running_var, training, norm.momentum,
                                    norm.eps));
@@ -57,7 +57,7 @@ class NormGelu : public testing::TestWithParam<std::tuple<at::ScalarType, bool>>
 TEST_P(NormGelu, StepIsLibTorchs) {
   const at::Tensor src = random_map({5, 32, 7, 8}, 5).to(type()).set_requires_grad(true);
   const at::Tensor wide = src.detach().to(at::kFloat).set_requires_grad(true);
-  BiasNorm norm = random_norm(32), expected_norm = copy_of(norm);
+  BatchNorm norm = random_norm(32), expected_norm = copy_of(norm);
   norm.bias.set_requires_grad(true), expected_norm.bias.set_requires_grad(true);
   const at::Tensor dst = norm_gelu(src, pool(), norm, /*training=*/true);
   const at::Tensor expected = expected_of(wide, pool(), expected_norm, /*training=*/true);
@@ -76,8 +76,8 @@ TEST_P(NormGelu, StepIsLibTorchs) {
 TEST_P(NormGelu, EvaluationTakesTheRunningStatistics) {
   const at::NoGradGuard no_grad;
   const at::Tensor src = random_map({3, 16, 6, 5}, 7).to(type());
-  const BiasNorm norm = random_norm(16);
-  const BiasNorm before = copy_of(norm);
+  const BatchNorm norm = random_norm(16);
+  const BatchNorm before = copy_of(norm);
   const at::Tensor dst = norm_gelu(src, pool(), norm, /*training=*/false);
   EXPECT_LT(relative_l2(dst.to(at::kFloat), expected_of(src.to(at::kFloat), pool(), norm, false)),
             tolerance());
@@ -93,8 +93,8 @@ INSTANTIATE_TEST_SUITE_P(
     });
 
 TEST(NormGeluOfOneValue, LeavesTheRunningStatistics) {
-  const BiasNorm norm = random_norm(16);
-  const BiasNorm before = copy_of(norm);
+  const BatchNorm norm = random_norm(16);
+  const BatchNorm before = copy_of(norm);
   norm_gelu(random_map({1, 16, 2, 3}, 8), /*pool=*/true, norm, /*training=*/true);
   EXPECT_TRUE(norm.running_mean.equal(before.running_mean));
   EXPECT_TRUE(norm.running_var.equal(before.running_var));

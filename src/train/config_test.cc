@@ -11,7 +11,7 @@
 #include "base/error.h"
 #include "base/for_test.h"
 #include "model/attention.h"
-#include "model/conv3x3.h"
+#include "model/kernel_choice.h"
 #include "model/model.h"
 
 namespace skipway {

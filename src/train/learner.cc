@@ -18,7 +18,6 @@ namespace skipway {
 namespace {
 
 constexpr double kLongStep_s = 1;          // is not measured twice
-constexpr double kVeryLongStep_s = 10;     // nor is there one before it
 constexpr double kSmallestStd = 1. / 255;  // for a colour that never varies
 
 ModelSpec model_spec(const Config& config, const Dataset& dataset) {
@@ -163,7 +162,7 @@ void Learner::retake_batch_norm(int64_t step, int64_t images) {
   model->set_batch_norm_momentum(batch_norm_momentum_);
 }
 
-double Learner::measure_step_s(const Stage& stage, int64_t step) {
+double Learner::measure_step_s(const Stage& stage, int64_t step, double most_s) {
   std::vector<std::pair<at::Tensor, at::Tensor>> kept;
   for (const NamedTensors& state : {model->state(), optimizer.state()})
     for (const auto& [name, tensor] : state) kept.emplace_back(tensor, tensor.detach().clone());
@@ -174,7 +173,7 @@ double Learner::measure_step_s(const Stage& stage, int64_t step) {
     backward(batches.at_step(step, stage.side));
     update(/*lr=*/0);
     shortest_s = i < 2 ? watch.seconds() : std::min(shortest_s, watch.seconds());
-    if (shortest_s > (i == 0 ? kVeryLongStep_s : kLongStep_s)) break;
+    if (shortest_s > (i == 0 ? most_s : kLongStep_s)) break;
   }
   const at::NoGradGuard no_grad;
   for (auto& [tensor, values] : kept) tensor.copy_(values);

@@ -47,9 +47,9 @@ class Learner {
   /// ones lag behind the weights, and an average of weights has none of its own.
   void retake_batch_norm(int64_t step, int64_t images);
   /// Seconds of a step of `stage`: the shorter of two, or one of over a second, after one that
-  /// chooses kernels; or that one, when it takes over ten. Weights, statistics and the optimizer's
-  /// state are afterwards what they were.
-  double measure_step_s(const Stage& stage, int64_t step);
+  /// chooses kernels and takes its memory from the system; or that one, when it takes over
+  /// `most_s`. Weights, statistics and the optimizer's state are afterwards what they were.
+  double measure_step_s(const Stage& stage, int64_t step, double most_s);
   /// Seconds to evaluate on one view of `split`, from one batch.
   double measure_evaluation_s(const Split& split, const EvaluateOptions& options);
   /// What goes through the model at once: at most micro_batch images each.

@@ -11,6 +11,9 @@ namespace {
 constexpr double kSaveReserve_s = 1.5;    // last checkpoint, model and report
 constexpr double kForwardShare = 1. / 3;  // of a step's time
 constexpr double kMostForTta = 0.5;       // of the time that is left
+// A first step that takes more is taken for all of them: one that waits for memory can take four
+// times as long as the next, and a wrong ratio of two sides lays out another run.
+constexpr double kLongFirstStep_s = 10, kLongFirstStep = 0.03;  // or that share of the minutes
 
 bool costs_alike(const Stage& a, const Stage& b) {
   return a.side == b.side && a.shallow == b.shallow;
@@ -112,13 +115,14 @@ Plan make_plan(const Config& config, Learner& learner, const Split& evaluation_s
   plan.passes = passes > 0 ? passes : config.epochs;
   const int64_t steps_per_epoch = learner.batches.steps_per_epoch();
   step -= step % steps_per_epoch;  // the last batch of an epoch may be a small one
+  const double most_s = std::max(kLongFirstStep_s, kLongFirstStep * 60 * config.minutes);
   const auto take_stages = [&] {
     plan.stages = stages(config, learner.model->spec().image_size, rule_for(plan.passes));
   };
   const auto measure = [&] {
     plan.steps_s.resize(plan.stages.size());
     for (size_t i = stage; i < plan.stages.size(); ++i)
-      plan.steps_s[i] = learner.measure_step_s(plan.stages[i], step);
+      plan.steps_s[i] = learner.measure_step_s(plan.stages[i], step, most_s);
     std::fill_n(plan.steps_s.begin(), stage, plan.steps_s[stage]);
   };
   take_stages();
@@ -143,7 +147,7 @@ Plan make_plan(const Config& config, Learner& learner, const Split& evaluation_s
   if (config.test_every > 0) plan.test_s = test_s;
   if (config.freeze_epochs > 0) {
     learner.model->set_frozen(/*backbone=*/true, config.freeze_batch_norm);
-    plan.frozen_step_s = learner.measure_step_s(plan.stages[stage], step);
+    plan.frozen_step_s = learner.measure_step_s(plan.stages[stage], step, most_s);
     learner.model->set_frozen(/*backbone=*/false, config.freeze_batch_norm);
   }
   plan.budget = make_budget(config, plan.stages, steps_per_epoch);

@@ -1,0 +1,202 @@
+#include "model/convolve.h"
+
+#include <ATen/ATen.h>
+#include <ATen/Parallel.h>
+
+#include <utility>
+
+#include "kernels/batch_norm.h"
+#include "kernels/reference.h"
+#include "model/device.h"
+#include "model/maps.h"
+
+namespace skipway {
+namespace {
+
+using kernels::ConvShape;
+using kernels::Pass;
+using kernels::Type;
+
+const std::pair<ConvMethod, const char*> kNames[] = {
+    {ConvMethod::kWinograd, "winograd"}, {ConvMethod::kWinogradBf16, "winograd-bf16"},
+    {ConvMethod::kIm2col, "im2col"},     {ConvMethod::kIm2colBf16, "im2col-bf16"},
+    {ConvMethod::kTorch, "torch"},       {ConvMethod::kReference, "reference"}};
+
+// What Skipway's own kernels need to know of a call.
+struct OwnKernel {
+  ConvShape shape;
+  kernels::Numbers numbers;
+  ConvMethod method;
+
+  OwnKernel(const ConvShape& s, Type type, ConvMethod m)
+      : shape(s),
+        numbers{type, m == ConvMethod::kWinogradBf16 || m == ConvMethod::kIm2colBf16 ? Type::kBf16
+                                                                                     : Type::kFp32},
+        method(m) {}
+
+  bool is_im2col() const {
+    return method == ConvMethod::kIm2col || method == ConvMethod::kIm2colBf16;
+  }
+
+  at::Tensor workspace(Pass pass) const {
+    const int threads = at::get_num_threads();
+    const size_t bytes = is_im2col()
+                             ? kernels::im2col_workspace_bytes(shape, numbers, pass, threads)
+                             : kernels::workspace_bytes(shape, numbers, pass, threads);
+    return at::empty({static_cast<int64_t>(bytes)}, at::kByte);
+  }
+  void forward(const kernels::ForwardArguments& a) const {
+    if (method == ConvMethod::kReference)
+      return kernels::reference_forward(shape, numbers.maps, a, all_threads());
+    const at::Tensor memory = workspace(Pass::kForward);
+    void* scratch = memory.mutable_data_ptr();
+    if (is_im2col())
+      kernels::im2col_forward(shape, numbers, a, scratch, all_threads());
+    else
+      kernels::forward(shape, numbers, a, scratch, all_threads());
+  }
+  // Of what prepare() makes; none where the method takes the weights as they are.
+  size_t prepared_bytes() const {
+    if (method == ConvMethod::kTorch || method == ConvMethod::kReference) return 0;
+    return is_im2col() ? kernels::im2col_prepared_bytes(shape, numbers)
+                       : kernels::prepared_bytes(shape, numbers);
+  }
+  // What a forward pass may be given instead of the weights.
+  at::Tensor prepare(const at::Tensor& weights) const {
+    if (method == ConvMethod::kReference) return weights;
+    const at::Tensor prepared = at::empty({static_cast<int64_t>(prepared_bytes())}, at::kByte);
+    if (is_im2col())
+      kernels::im2col_prepare(shape, numbers, weights.const_data_ptr<float>(),
+                              prepared.mutable_data_ptr(), all_threads());
+    else
+      kernels::prepare(shape, numbers, weights.const_data_ptr<float>(), prepared.mutable_data_ptr(),
+                       all_threads());
+    return prepared;
+  }
+  void backward(const kernels::BackwardArguments& a) const {
+    if (method == ConvMethod::kReference)
+      return kernels::reference_backward(shape, numbers.maps, a, all_threads());
+    const at::Tensor memory = workspace(Pass::kBackward);
+    void* scratch = memory.mutable_data_ptr();
+    if (is_im2col())
+      kernels::im2col_backward(shape, numbers, a, scratch, all_threads());
+    else
+      kernels::backward(shape, numbers, a, scratch, all_threads());
+  }
+};
+
+OwnKernel own_kernel(const ConvShape& shape, at::ScalarType type, ConvMethod method) {
+  return {shape, type == at::kFloat ? Type::kFp32 : Type::kBf16, method};
+}
+
+}  // namespace
+
+const char* name_of(ConvMethod method) {
+  for (const auto& [known, name] : kNames)
+    if (known == method) return name;
+  return "";
+}
+
+ConvShape shape_of(at::IntArrayRef src, const at::Tensor& weight, int64_t stride, int64_t padding) {
+  return {src[0], src[2], src[3], src[1], weight.size(0), weight.size(2), stride, padding};
+}
+
+at::Tensor convolve(ConvMethod method, const ConvShape& s, const at::Tensor& src,
+                    const ScaleShift& before, const at::Tensor& weight, TwoSums* sums) {
+  if (method == ConvMethod::kTorch) {
+    at::Tensor dst = as_map(at::conv2d(src, weight.to(src.scalar_type()), {}, s.stride, s.padding),
+                            src.scalar_type());
+    if (sums != nullptr)
+      kernels::channel_sums(pixels_of(dst), dst.const_data_ptr(), sums->sum.data(),
+                            sums->with_other.data(), all_threads());
+    return dst;
+  }
+  at::Tensor dst = new_map(src, {s.n, s.k, s.out_h(), s.out_w()});
+  kernels::ForwardArguments a;
+  a.src = src.const_data_ptr();
+  a.src_scale = before.scale, a.src_shift = before.shift;
+  a.weights = weight.const_data_ptr<float>();
+  a.dst = dst.mutable_data_ptr();
+  if (sums != nullptr) a.sum = sums->sum.data(), a.sum_of_squares = sums->with_other.data();
+  OwnKernel(s, type_of(src), method).forward(a);
+  return dst;
+}
+
+at::Tensor convolve_backward(ConvMethod method, const ConvShape& s, const at::Tensor& src,
+                             const ScaleShift& before, const at::Tensor& weight,
+                             const at::Tensor& grad, const at::Tensor& dst,
+                             const BackwardCoefficients* coefficients, at::Tensor grad_src,
+                             bool add, TwoSums* sums) {
+  if (method == ConvMethod::kTorch) {
+    at::Tensor grad_dst = grad;
+    if (coefficients != nullptr) {
+      grad_dst = new_map(dst, dst.sizes());
+      kernels::backward_apply(pixels_of(dst), grad.const_data_ptr(), dst.const_data_ptr(),
+                              coefficients->by_grad.data(), coefficients->by_dst.data(),
+                              coefficients->constant.data(), grad_dst.mutable_data_ptr(),
+                              all_threads());
+    }
+    const auto [of_src, of_weight, of_bias] = at::convolution_backward(
+        grad_dst, src, weight.to(src.scalar_type()), /*bias_sizes=*/{}, {s.stride, s.stride},
+        {s.padding, s.padding}, {1, 1}, /*transposed=*/false, {0, 0}, /*groups=*/1,
+        {grad_src.defined(), true, false});
+    if (grad_src.defined()) add ? grad_src.add_(of_src) : grad_src.copy_(of_src);
+    return of_weight.to(at::kFloat);
+  }
+  at::Tensor grad_weight = at::empty_like(weight);
+  kernels::BackwardArguments a;
+  a.src = src.const_data_ptr();
+  a.src_scale = before.scale, a.src_shift = before.shift;
+  a.weights = weight.const_data_ptr<float>();
+  a.grad_dst = grad.const_data_ptr();
+  if (coefficients != nullptr) {
+    a.dst = dst.const_data_ptr();
+    a.by_grad = coefficients->by_grad.data(), a.by_dst = coefficients->by_dst.data();
+    a.constant = coefficients->constant.data();
+  }
+  a.grad_src = grad_src.defined() ? grad_src.mutable_data_ptr() : nullptr;
+  a.add = add;
+  if (sums != nullptr) a.sum = sums->sum.data(), a.sum_with_src = sums->with_other.data();
+  a.grad_weights = grad_weight.mutable_data_ptr<float>();
+  OwnKernel(s, type_of(src), method).backward(a);
+  return grad_weight;
+}
+
+size_t prepared_bytes(const ConvShape& shape, at::ScalarType type, ConvMethod method) {
+  return own_kernel(shape, type, method).prepared_bytes();
+}
+
+PreparedConv prepare(const ConvShape& shape, at::ScalarType type, ConvMethod method,
+                     const at::Tensor& weights, const at::Tensor& bias) {
+  PreparedConv conv{type, method, prepared_bytes(shape, type, method), weights, bias};
+  if (method == ConvMethod::kTorch)
+    conv.weights = weights.to(type), conv.bias = bias.to(type);
+  else
+    conv.weights = own_kernel(shape, type, method).prepare(weights);
+  return conv;
+}
+
+at::Tensor infer(const PreparedConv& conv, const ConvShape& shape, const at::Tensor& src,
+                 const at::Tensor& residual, bool relu) {
+  if (conv.method == ConvMethod::kTorch) {
+    at::Tensor dst = as_map(at::conv2d(src, conv.weights, conv.bias, shape.stride, shape.padding),
+                            src.scalar_type());
+    if (residual.defined()) dst.add_(residual);
+    return relu ? dst.relu_() : dst;
+  }
+  at::Tensor dst = new_map(src, {shape.n, shape.k, shape.out_h(), shape.out_w()});
+  kernels::ForwardArguments a;
+  a.src = src.const_data_ptr();
+  if (conv.method == ConvMethod::kReference)
+    a.weights = conv.weights.const_data_ptr<float>();
+  else
+    a.prepared = conv.weights.const_data_ptr();
+  a.dst = dst.mutable_data_ptr();
+  a.bias = conv.bias.const_data_ptr<float>();
+  a.residual = residual.defined() ? residual.const_data_ptr() : nullptr;
+  a.relu = relu;
+  OwnKernel(shape, type_of(src), conv.method).forward(a);
+  return dst;
+}
+
+}  // namespace skipway

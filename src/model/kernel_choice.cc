@@ -1,0 +1,169 @@
+#include "model/kernel_choice.h"
+
+#include <ATen/ATen.h>
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cstdint>
+#include <limits>
+
+#include "base/clock.h"
+#include "base/log.h"
+#include "kernels/muon.h"
+#include "model/maps.h"
+
+namespace skipway {
+namespace {
+
+using kernels::ConvShape;
+using kernels::Type;
+
+std::vector<ConvMethod> candidates(const ConvShape& s, Type type, const std::string& word) {
+  if (word == "torch") return {ConvMethod::kTorch};
+  if (word == "reference") return {ConvMethod::kReference};
+  std::vector<ConvMethod> methods;
+  const bool is_3x3 = kernels::refusal(s).empty();
+  const bool in_bf16 =
+      word == "auto" && type == Type::kBf16 && kernels::instruction_sets().front() == "avx512_bf16";
+  if (is_3x3) methods.push_back(ConvMethod::kWinograd);
+  if (word == "winograd" && is_3x3) return methods;
+  if (is_3x3 && in_bf16) methods.push_back(ConvMethod::kWinogradBf16);
+  // Other channels have no gradient of the source, which conv_chain_supports() sees to; only the
+  // stem has others.
+  if (s.c % 16 == 0 || s.c == 3) {
+    methods.push_back(ConvMethod::kIm2col);
+    if (in_bf16) methods.push_back(ConvMethod::kIm2colBf16);
+  }
+  // Without an instruction for it, oneDNN's bf16 is slower than anything by far.
+  const bool slow = type == Type::kBf16 && !__builtin_cpu_supports("avx512bf16");
+  if (methods.empty() || (word == "auto" && !slow)) methods.push_back(ConvMethod::kTorch);
+  return methods;
+}
+
+// The shortest of three runs, after one that touches memory for the first time; of one, where that
+// takes twice `best_s` already.
+template <class Run>
+double shortest_s(const Run& run, double best_s = std::numeric_limits<double>::infinity()) {
+  run();
+  double shortest = std::numeric_limits<double>::infinity();
+  for (int i = 0; i < 3; ++i) {
+    const Stopwatch watch;
+    run();
+    shortest = std::min(shortest, watch.seconds());
+    if (shortest > 2 * best_s) break;
+  }
+  return shortest;
+}
+
+double measure_method_s(ConvMethod method, const ConvShape& s, Type type, bool training,
+                        double best_s) {
+  const auto options = at::TensorOptions().dtype(type == Type::kBf16 ? at::kBFloat16 : at::kFloat);
+  const at::Tensor src =
+      at::full({s.n, s.c, s.h, s.w}, 0.5, options.memory_format(at::MemoryFormat::ChannelsLast));
+  const at::Tensor weight =
+      at::full({s.k, s.c, s.size, s.size}, 0.01,
+               at::TensorOptions().memory_format(at::MemoryFormat::ChannelsLast));
+  if (!training) {
+    const PreparedConv conv = prepare(s, src.scalar_type(), method, weight, at::zeros({s.k}));
+    return shortest_s([&] { infer(conv, s, src, {}, /*relu=*/true); }, best_s);
+  }
+  const auto k = static_cast<size_t>(s.k);
+  TwoSums sums(s.k);
+  const BackwardCoefficients coefficients{std::vector<float>(k, 1), std::vector<float>(k),
+                                          std::vector<float>(k)};
+  const at::Tensor grad_src = s.c % 16 == 0 ? new_map(src, src.sizes()) : at::Tensor();
+  const auto run = [&] {
+    const at::Tensor dst = convolve(method, s, src, {}, weight, &sums);
+    convolve_backward(method, s, src, {}, weight, dst, dst, &coefficients, grad_src, false,
+                      nullptr);
+  };
+  return shortest_s(run, best_s);
+}
+
+// Muon's step in KernelChoice::chosen(): the type of its products.
+const char* const kMuon = "muon";
+const char* const kFp32 = "fp32";
+const char* const kBf16 = "bf16";
+// A choice by this margin, so that the noise of a measurement does not choose: the same run on the
+// same machine should take the same kernels.
+constexpr double kMargin = 0.85;
+
+double measure_muon_s(Type products) {
+  constexpr int64_t kRows = 256, kColumns = 2304;  // of ResNet-18's third stage
+  at::Tensor filters = at::ones({kRows, kColumns}), momentum = at::ones({kRows, kColumns});
+  const at::Tensor gradient = at::ones({kRows, kColumns});
+  const std::vector<kernels::MuonMatrix> matrices = {
+      {kRows, kColumns, filters.mutable_data_ptr<float>(), gradient.const_data_ptr<float>(),
+       momentum.mutable_data_ptr<float>()}};
+  const at::Tensor memory =
+      at::empty({static_cast<int64_t>(kernels::muon_workspace_bytes(matrices, 1))}, at::kByte);
+  return shortest_s(
+      [&] { kernels::muon_step(matrices, {}, products, memory.mutable_data_ptr(), {}); });
+}
+
+}  // namespace
+
+const std::vector<std::string>& KernelChoice::words() {
+  static const std::vector<std::string> all = {"auto", "winograd", "torch", "reference"};
+  return all;
+}
+
+ConvMethod KernelChoice::method(const ConvShape& s, Type type, bool training) {
+  constexpr int64_t kFew = 8;  // images, for which weights count more than maps
+  std::string key =
+      fmt::format("{}x{} stride {}, {} to {} channels, {}x{}, {}", s.size, s.size, s.stride, s.c,
+                  s.k, s.h, s.w, type == Type::kBf16 ? "bf16" : "fp32");
+  // Inference takes what training chose; what it chooses alone was measured without the backward
+  // pass and is not for training.
+  if (!training && s.n <= kFew)
+    key += ", few images";
+  else if (!training && !chosen_.contains(key))
+    key += ", forward";
+  const std::vector<ConvMethod> methods = candidates(s, type, word_);
+  std::string& chosen = chosen_[key];
+  for (const ConvMethod method : methods)
+    if (chosen == name_of(method)) return method;
+  constexpr int64_t kPixels = 16 * 32 * 32;  // enough to tell, and little memory
+  ConvMethod best = methods.front();
+  if (methods.size() > 1) {
+    double shortest = std::numeric_limits<double>::infinity();
+    for (const ConvMethod method : methods) {
+      ConvShape part = s;
+      part.n = std::clamp<int64_t>(kPixels / (s.h * s.w), 1, s.n);
+      const double seconds = measure_method_s(method, part, type, training, shortest);
+      measured_s_[key][name_of(method)] = seconds;
+      if (seconds < kMargin * shortest) best = method, shortest = seconds;
+    }
+  }
+  chosen = name_of(best);
+  if (best == ConvMethod::kTorch && methods.size() == 1 && word_ != "torch")
+    log_info("kernel: LibTorch's for {}: {}", key, kernels::refusal(s));
+  return best;
+}
+
+kernels::Type KernelChoice::muon_products() {
+  if (word_ != "auto" || kernels::instruction_set_in_use() != "avx512_bf16") return Type::kFp32;
+  std::string& chosen = chosen_[kMuon];
+  if (chosen != kFp32 && chosen != kBf16) {
+    const double fp32_s = measure_muon_s(Type::kFp32), bf16_s = measure_muon_s(Type::kBf16);
+    measured_s_[kMuon] = {{kFp32, fp32_s}, {kBf16, bf16_s}};
+    chosen = bf16_s < kMargin * fp32_s ? kBf16 : kFp32;
+  }
+  return chosen == kBf16 ? Type::kBf16 : Type::kFp32;
+}
+
+std::string KernelChoice::in_use() const {
+  std::string best = "torch", set = kernels::instruction_sets().front();
+  for (const auto& [shape, method] : chosen_) {
+    if (method == "reference") return method;  // the only one then, and without an instruction set
+    if (method != "torch" && shape != kMuon) best = "winograd";
+  }
+  // The instruction set of the products: those in fp32 do not use the bf16 instruction.
+  const bool in_bf16 = std::any_of(chosen_.begin(), chosen_.end(), [](const auto& entry) {
+    return entry.second.ends_with("-bf16");
+  });
+  if (best == "winograd" && set == "avx512_bf16" && !in_bf16) set = "avx512";
+  return best + "/" + set;
+}
+
+}  // namespace skipway

@@ -1,0 +1,92 @@
+#include "model/kernel_choice.h"
+
+#include <gtest/gtest.h>
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "base/log.h"
+
+namespace skipway {
+namespace {
+
+TEST(KernelChoice, SaysOnceWhyAShapeGoesToLibTorch) {
+  std::vector<std::string> lines;
+  const int sink = add_log_sink([&](LogLevel, std::string_view line) { lines.emplace_back(line); });
+  KernelChoice kernels("winograd");
+  for (const int64_t channels : {20, 20, 32})
+    kernels.method({2, 8, 8, channels, 32, 3, 1, 1}, kernels::Type::kFp32, true);
+  remove_log_sink(sink);
+  ASSERT_EQ(lines.size(), 1u);
+  EXPECT_NE(lines[0].find("20 to 32 channels"), std::string::npos) << lines[0];
+  EXPECT_NE(lines[0].find("no multiple of 16"), std::string::npos) << lines[0];
+}
+
+TEST(KernelChoice, MeasuresOnceAndKeepsTheAnswer) {
+  KernelChoice kernels("auto");
+  const kernels::ConvShape shape{2, 8, 8, 32, 32, 3, 1, 1};
+  const ConvMethod method = kernels.method(shape, kernels::Type::kFp32, true);
+  ASSERT_EQ(kernels.chosen().size(), 1u);
+  KernelChoice resumed("auto");
+  resumed.restore(kernels.chosen());
+  EXPECT_EQ(resumed.method(shape, kernels::Type::kFp32, true), method);
+  EXPECT_TRUE(resumed.measured_s().empty());
+}
+
+TEST(KernelChoice, FewImagesInInferenceAreAChoiceOfTheirOwn) {
+  KernelChoice kernels("winograd");
+  for (const auto& [images, training] : {std::pair{1, false}, {64, true}, {64, false}})
+    kernels.method({images, 8, 8, 32, 32, 3, 1, 1}, kernels::Type::kFp32, training);
+  EXPECT_EQ(kernels.chosen().size(), 2u);
+}
+
+TEST(KernelChoice, TrainingDoesNotTakeWhatInferenceMeasured) {
+  const kernels::ConvShape shape{16, 8, 8, 32, 32, 3, 1, 1};
+  KernelChoice kernels("auto");
+  kernels.method(shape, kernels::Type::kFp32, /*training=*/false);
+  EXPECT_EQ(kernels.measured_s().size(), 1u);
+  kernels.method(shape, kernels::Type::kFp32, /*training=*/true);
+  EXPECT_EQ(kernels.measured_s().size(), 2u);
+  // Inference takes what training measured.
+  KernelChoice trained("auto");
+  const ConvMethod method = trained.method(shape, kernels::Type::kFp32, /*training=*/true);
+  EXPECT_EQ(trained.method(shape, kernels::Type::kFp32, /*training=*/false), method);
+  EXPECT_EQ(trained.measured_s().size(), 1u);
+}
+
+TEST(KernelChoice, MuonMultipliesInFp32WhereNothingIsMeasured) {
+  KernelChoice kernels("winograd");
+  EXPECT_EQ(kernels.muon_products(), kernels::Type::kFp32);
+  EXPECT_TRUE(kernels.chosen().empty());
+}
+
+TEST(KernelChoice, WinogradMultipliesInFp32) {
+  KernelChoice kernels("winograd");
+  const auto method = [&](const kernels::ConvShape& shape) {
+    return kernels.method(shape, kernels::Type::kBf16, true);
+  };
+  EXPECT_EQ(method({2, 8, 8, 32, 32, 3, 1, 1}), ConvMethod::kWinograd);
+  EXPECT_EQ(method({2, 8, 8, 32, 32, 1, 1, 0}), ConvMethod::kIm2col);
+  EXPECT_TRUE(kernels.measured_s().empty());
+}
+
+TEST(KernelChoice, NamesTheInstructionSetOfTheProducts) {
+  const std::string best = kernels::instruction_sets().front();
+  const auto in_use = [](const std::string& method) {
+    KernelChoice kernels("auto");
+    kernels.restore({{"a shape", method}, {"another", "torch"}});
+    return kernels.in_use();
+  };
+  for (const char* method : {"winograd-bf16", "im2col-bf16"})
+    EXPECT_EQ(in_use(method), "winograd/" + best);
+  for (const char* method : {"winograd", "im2col"})
+    EXPECT_EQ(in_use(method), "winograd/" + (best == "avx512_bf16" ? "avx512" : best));
+  EXPECT_EQ(in_use("torch").substr(0, 6), "torch/");
+  EXPECT_EQ(in_use("reference"), "reference");
+}
+
+}  // namespace
+}  // namespace skipway
