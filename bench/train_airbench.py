@@ -16,7 +16,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from train_minutes import load
+from train_minutes import load_normalised
 
 SMALL_SIDE = 18
 MUON = (3.4445, -4.775, 2.0315)
@@ -92,10 +92,7 @@ def main():
 
     torch.set_num_threads(args.threads)
     torch.manual_seed(args.seed)
-    data = load(args.data)
-    mean = data["train"][0].float().mean((0, 2, 3), keepdim=True)
-    std = data["train"][0].float().std((0, 2, 3), keepdim=True)
-    (images, labels), (test_images, test_labels) = [(((x.float() - mean) / std), y) for x, y in (data["train"], data["test"])]
+    (images, labels), (test_images, test_labels) = load_normalised(args.data)
     model = Airbench94(images[:5000]).to(memory_format=torch.channels_last)
     mirrored = torch.rand(len(images)) < 0.5  # in even epochs; the others in odd ones
     padded = F.pad(images, (2, 2, 2, 2), "reflect")

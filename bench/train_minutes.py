@@ -41,6 +41,14 @@ def load(path):
     return {part: (torch.stack(images[part]), torch.tensor(labels[part])) for part in images}
 
 
+def load_normalised(path):
+    """(fp32 [n,3,32,32], int64 [n]) of the training and of the test images, by the former's mean and standard deviation."""
+    data = load(path)
+    pixels = data["train"][0].float()
+    mean, std = pixels.mean((0, 2, 3), keepdim=True), pixels.std((0, 2, 3), keepdim=True)
+    return [((x.float() - mean) / std, y) for x, y in (data["train"], data["test"])]
+
+
 def augment(x):
     """Zero-padded crop by 4 and a random mirror image."""
     n = len(x)
@@ -65,10 +73,7 @@ def main():
 
     torch.set_num_threads(args.threads)
     torch.manual_seed(args.seed)
-    data = load(args.data)
-    mean = data["train"][0].float().mean((0, 2, 3), keepdim=True)
-    std = data["train"][0].float().std((0, 2, 3), keepdim=True)
-    (images, labels), (test_images, test_labels) = [(((x.float() - mean) / std), y) for x, y in (data["train"], data["test"])]
+    (images, labels), (test_images, test_labels) = load_normalised(args.data)
     model = resnet("resnet18").to(memory_format=torch.channels_last)
     optimizer = torch.optim.SGD(model.parameters(), lr=args.lr, momentum=0.9, weight_decay=5e-4, nesterov=True, fused=True)
     autocast = torch.autocast("cpu", torch.bfloat16, enabled=args.precision == "bf16")

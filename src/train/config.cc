@@ -303,33 +303,34 @@ Config airbench_config(const std::string& model) {
   Config c = plain_sgd();
   c.recipe = c.model = model;
   c.batch = 1024;
-  c.lr = model == "airbench96" ? 1.174 : model == "airbench95" ? 1.304 : 1.5;
   c.momentum = 0.85;
-  c.weight_decay = model == "airbench96" ? 0.0017 : model == "airbench95" ? 0.00153 : 0.00133;
   c.weight_decay_on = "all";
   c.bias_lr = 64;
   c.label_smoothing = 0.2;
   c.batch_norm_momentum = 0.4;
-  c.lookahead = true;
-  c.warmup = 0.23;
   c.warmup_start = 0.2;
-  c.final_lr = 0.07;
   c.whiten_bias_epochs = 3;
   c.flip_mode = "alternating";
   c.crop_pad = 2;
   c.crop_fill = "reflect";
-  if (model == "airbench96") c.crop_pad = 4, c.augment = "flip,crop,cutout";
   c.tta_shift = true;
-  if (model != "airbench94") return c;
-  c.lr = 0.848;
-  c.weight_decay = 0.00242;
-  c.optimizer = "muon";
-  c.muon_lr = 0.283;  // 0.24
-  c.muon_momentum = 0.6;
-  c.lookahead = false;
-  c.warmup = 0;
-  c.final_lr = 0;
-  c.resize = "auto";
+  if (model == "airbench94") {
+    c.lr = 0.848;
+    c.weight_decay = 0.00242;
+    c.optimizer = "muon";
+    c.muon_lr = 0.283;  // 0.24
+    c.muon_momentum = 0.6;
+    c.warmup = 0;
+    c.final_lr = 0;
+    c.resize = "auto";
+    return c;
+  }
+  c.lr = model == "airbench96" ? 1.174 : model == "airbench95" ? 1.304 : 1.5;
+  c.weight_decay = model == "airbench96" ? 0.0017 : model == "airbench95" ? 0.00153 : 0.00133;
+  c.lookahead = true;
+  c.warmup = 0.23;
+  c.final_lr = 0.07;
+  if (model == "airbench96") c.crop_pad = 4, c.augment = "flip,crop,cutout";
   return c;
 }
 

@@ -4,6 +4,8 @@
 #include <gtest/gtest.h>
 
 #include <map>
+#include <memory>
+#include <string>
 
 #include "base/error.h"
 #include "data/augment.h"
@@ -56,18 +58,22 @@ TEST(Initialise, AShallowModelIsAnotherUntilThen) {
   EXPECT_FALSE(at::allclose(model.forward(images, true), whole));
 }
 
+std::unique_ptr<Model> model_of_32_pixels(const std::string& name) {
+  ModelSpec spec = small_spec();
+  spec.name = name, spec.image_size = 32;
+  return make_model(spec, 1);
+}
+
 TEST(Initialise, WhitenedStemDecorrelatesPatches) {
   for (const char* name : {"resnet18", "airbench94"}) {
     SCOPED_TRACE(name);
-    ModelSpec spec = small_spec();
-    spec.name = name, spec.image_size = 32;
-    const std::unique_ptr<Model> model = make_model(spec, 1);
+    const std::unique_ptr<Model> model = model_of_32_pixels(name);
     const at::Tensor images = smooth_images();
     whiten_stem(*model, images);
     const at::Tensor filters = model->stem_weight().detach();
     const int64_t inputs = filters[0].numel();
     const at::Tensor products =
-        at::conv2d(normalise(images, spec.normalisation, at::kFloat), filters);
+        at::conv2d(normalise(images, model->spec().normalisation, at::kFloat), filters);
     const at::Tensor values =
         products.permute({1, 0, 2, 3}).reshape({filters.size(0), -1}).narrow(0, 0, inputs);
     const at::Tensor covariance = at::mm(values, values.t()) / values.size(1);
@@ -83,12 +89,11 @@ TEST(Initialise, WhitenedStemDecorrelatesPatches) {
 TEST(Initialise, GreyImagesLeaveNoChannelWithoutAnything) {
   for (const char* name : {"resnet18", "airbench96"}) {
     SCOPED_TRACE(name);
-    ModelSpec spec = small_spec();
-    spec.name = name, spec.image_size = 32;
-    const std::unique_ptr<Model> model = make_model(spec, 1);
+    const std::unique_ptr<Model> model = model_of_32_pixels(name);
     const at::Tensor coarse = smooth_images().narrow(3, 0, 1).repeat({1, 4, 4, 3});  // 32 x 32
     whiten_stem(*model, coarse);
-    const at::Tensor images = normalise(coarse.narrow(0, 0, 32), spec.normalisation, at::kFloat);
+    const at::Tensor images =
+        normalise(coarse.narrow(0, 0, 32), model->spec().normalisation, at::kFloat);
     const at::Tensor maps = at::conv2d(images, model->stem_weight().detach());
     EXPECT_GT(maps.var(at::IntArrayRef{0, 2, 3}).min().item<float>(), 1e-4);
     const at::Tensor labels = at::arange(32).remainder(2);
