@@ -41,8 +41,8 @@ struct Threads {
 /// multiples of 16.
 std::string refusal(const ConvShape& shape);
 
-/// Names of the instruction sets that this machine can run, best first: "avx512_bf16", "avx512",
-/// "avx2", "scalar".
+/// Names of the instruction sets that this machine can run, best first: "amx_bf16", "avx512_bf16",
+/// "avx512", "avx2", "scalar".
 std::vector<std::string> instruction_sets();
 /// The one in use; best of instruction_sets() at the start.
 std::string instruction_set_in_use();

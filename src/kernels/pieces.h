@@ -9,6 +9,8 @@ namespace skipway::kernels {
 
 /// Whether the instruction set in use has vdpbf16ps, the dot product of pairs of bf16.
 bool dot_in_use();
+/// Whether it has tdpbf16ps too, the product of tiles of them.
+bool tiles_in_use();
 
 /// Columns of a matrix that lie together, row by row: four vectors of AVX-512.
 constexpr int64_t kPanel = 64;

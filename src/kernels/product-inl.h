@@ -8,10 +8,12 @@
 #endif
 
 #include <algorithm>
+#include <type_traits>
 
 #include "kernels/conv3x3.h"
 #include "kernels/pieces.h"
 #include "kernels/simd-inl.h"
+#include "kernels/tiles-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace skipway::kernels {
@@ -162,13 +164,14 @@ void strip(const Product& p, const float* a, const float* b, int64_t b_step, int
 // rows pass over it.
 constexpr int64_t kDepthPart = 128;
 
+// From step `first` of the depth on.
 template <class Op>
-void multiply(const Product& p) {
+void multiply_vectors(const Product& p, int64_t first = 0) {
   const int64_t n = static_cast<int64_t>(lanes());
   for (int64_t panel = 0; panel < p.columns; panel += kPanel) {
     const int64_t width = std::min(kPanel, p.columns - panel);
     const int64_t b_step = p.b_step == 0 ? width : p.b_step;
-    for (int64_t begin = 0; begin < p.depth; begin += kDepthPart) {
+    for (int64_t begin = first; begin < p.depth; begin += kDepthPart) {
       const int64_t depth = std::min(kDepthPart, p.depth - begin);
       const bool add = p.add || begin > 0;
       const float* a = p.a + begin * p.a_step;
@@ -195,6 +198,67 @@ void multiply(const Product& p) {
       }
     }
   }
+}
+
+#if HWY_TARGET == HWY_AVX3
+// 256 words of 32 columns, and of 32 rows, are 32 KiB each.
+constexpr int64_t kTileDepth = 256;
+
+// With tile registers what fills them; the rest with vectors.
+inline void multiply_in_tiles(const Product& p) {
+  const int64_t rows = p.rows / kTileSide * kTileSide, depth = p.depth / kTileSide * kTileSide;
+  if (rows == 0 || depth == 0) return multiply_vectors<PairByDot>(p);
+  const auto strip = [&](const LeftTiles& left, int64_t row, int64_t column, int64_t begin,
+                         int64_t of_depth) {
+    const int64_t panel = column / kPanel * kPanel, width = std::min(kPanel, p.columns - panel);
+    const int64_t b_step = p.b_step == 0 ? width : p.b_step;
+    multiply_tiles_of(rows - row, panel + width - column, left,
+                      p.b + panel / kPanel * p.b_panel + begin * b_step + column - panel, b_step,
+                      of_depth, p.c + row * p.c_row + column, p.c_row, p.add || begin > 0);
+  };
+  const TileRegisters registers;
+  for (int64_t begin = 0; begin < depth; begin += kTileDepth) {
+    const int64_t of_depth = std::min(kTileDepth, depth - begin);
+    if (p.a_step == 1) {
+      for (int64_t column = 0; column < p.columns; column += 2 * kTileSide)
+        for (int64_t row = 0; row < rows; row += 2 * kTileSide)
+          strip({p.a + row * p.a_row + begin, p.a_row, kTileSide * p.a_row, kTileSide}, row, column,
+                begin, of_depth);
+      continue;
+    }
+    // Columns of the left side lie together: turned round once for all columns of the right one.
+    HWY_ALIGN float turned[2 * kTileSide * kTileDepth];
+    for (int64_t row = 0; row < rows; row += 2 * kTileSide) {
+      for (int64_t i = row; i < std::min(row + 2 * kTileSide, rows); i += kTileSide)
+        for (int64_t step = 0; step < of_depth; step += kTileSide)
+          transpose_tile(p.a + i * p.a_row + (begin + step) * p.a_step, p.a_step,
+                         turned + (i - row) * kTileDepth + step * kTileSide);
+      for (int64_t column = 0; column < p.columns; column += 2 * kTileSide)
+        strip({turned, kTileSide, kTileSide * kTileDepth, kTileSide * kTileSide}, row, column,
+              begin, of_depth);
+    }
+  }
+  if (depth < p.depth) {
+    Product rest = p;
+    rest.rows = rows;
+    multiply_vectors<PairByDot>(rest, depth);
+  }
+  if (rows < p.rows) {
+    Product rest = p;
+    rest.rows -= rows, rest.a += rows * p.a_row, rest.c += rows * p.c_row;
+    multiply_vectors<PairByDot>(rest);
+  }
+}
+#endif
+
+// Where words are pairs, a_row or a_step is 1.
+template <class Op>
+void multiply(const Product& p) {
+#if HWY_TARGET == HWY_AVX3
+  if constexpr (std::is_same_v<Op, PairByDot>)
+    if (tiles_in_use()) return multiply_in_tiles(p);
+#endif
+  multiply_vectors<Op>(p);
 }
 
 // multiply() with B in bf16, in panels of 64 columns one after the other: half the bytes to fetch

@@ -18,13 +18,17 @@ namespace {
 using kernels::ConvShape;
 using kernels::Type;
 
+bool multiplies_bf16(const std::string& instruction_set) {
+  return instruction_set.ends_with("_bf16");
+}
+
 std::vector<ConvMethod> candidates(const ConvShape& s, Type type, const std::string& word) {
   if (word == "torch") return {ConvMethod::kTorch};
   if (word == "reference") return {ConvMethod::kReference};
   std::vector<ConvMethod> methods;
   const bool is_3x3 = kernels::refusal(s).empty();
   const bool in_bf16 =
-      word == "auto" && type == Type::kBf16 && kernels::instruction_sets().front() == "avx512_bf16";
+      word == "auto" && type == Type::kBf16 && multiplies_bf16(kernels::instruction_sets().front());
   if (is_3x3) methods.push_back(ConvMethod::kWinograd);
   if (word == "winograd" && is_3x3) return methods;
   if (is_3x3 && in_bf16) methods.push_back(ConvMethod::kWinogradBf16);
@@ -142,7 +146,7 @@ ConvMethod KernelChoice::method(const ConvShape& s, Type type, bool training) {
 }
 
 kernels::Type KernelChoice::muon_products() {
-  if (word_ != "auto" || kernels::instruction_set_in_use() != "avx512_bf16") return Type::kFp32;
+  if (word_ != "auto" || !multiplies_bf16(kernels::instruction_set_in_use())) return Type::kFp32;
   std::string& chosen = chosen_[kMuon];
   if (chosen != kFp32 && chosen != kBf16) {
     const double fp32_s = measure_muon_s(Type::kFp32), bf16_s = measure_muon_s(Type::kBf16);
@@ -162,7 +166,7 @@ std::string KernelChoice::in_use() const {
   const bool in_bf16 = std::any_of(chosen_.begin(), chosen_.end(), [](const auto& entry) {
     return entry.second.ends_with("-bf16");
   });
-  if (best == "winograd" && set == "avx512_bf16" && !in_bf16) set = "avx512";
+  if (best == "winograd" && multiplies_bf16(set) && !in_bf16) set = "avx512";
   return best + "/" + set;
 }
 

@@ -1,0 +1,142 @@
+// Matrix products of bf16 pairs on Intel's tile registers (AMX): tdpbf16ps multiplies 16 rows of 16
+// words with 16 steps of 16 columns. Included once for each instruction set; empty but for AVX-512.
+#if defined(SKIPWAY_KERNELS_TILES_INL_H) == defined(HWY_TARGET_TOGGLE)
+#ifdef SKIPWAY_KERNELS_TILES_INL_H
+#undef SKIPWAY_KERNELS_TILES_INL_H
+#else
+#define SKIPWAY_KERNELS_TILES_INL_H
+#endif
+
+#include <algorithm>
+
+#include "kernels/simd-inl.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace skipway::kernels {
+namespace HWY_NAMESPACE {
+#if HWY_TARGET == HWY_AVX3
+
+constexpr int64_t kTileSide = 16;  // rows of a tile, and words of a row
+
+// The tile registers are this thread's while one of these lives: eight of 16 rows. Whoever else
+// uses them, oneDNN for one, sets them up anew.
+class TileRegisters {
+ public:
+  TileRegisters() {
+    alignas(64) static constexpr struct {
+      uint8_t palette = 1, start_row = 0, reserved[14] = {};
+      uint16_t row_bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
+      uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
+    } kLayout;
+    __asm__ volatile("ldtilecfg %0" : : "m"(kLayout));
+  }
+  ~TileRegisters() { __asm__ volatile("tilerelease"); }
+  TileRegisters(const TileRegisters&) = delete;
+  TileRegisters& operator=(const TileRegisters&) = delete;
+};
+
+// Registers by number; the compiler knows none of them. `row`: words from a row to the next.
+template <int kRegister>
+HWY_INLINE void load_tile(const float* from, int64_t row) {
+  __asm__ volatile("tileloadd (%0,%1,1), %%tmm%c2"
+                   :
+                   : "r"(from), "r"(row * 4), "i"(kRegister)
+                   : "memory");
+}
+template <int kRegister>
+HWY_INLINE void store_tile(float* to, int64_t row) {
+  __asm__ volatile("tilestored %%tmm%c2, (%0,%1,1)"
+                   :
+                   : "r"(to), "r"(row * 4), "i"(kRegister)
+                   : "memory");
+}
+template <int kRegister>
+HWY_INLINE void zero_tile() {
+  __asm__ volatile("tilezero %%tmm%c0" : : "i"(kRegister));
+}
+template <int kSum, int kLeft, int kRight>
+HWY_INLINE void dot_tiles() {
+  __asm__ volatile("tdpbf16ps %%tmm%c2, %%tmm%c1, %%tmm%c0" : : "i"(kSum), "i"(kLeft), "i"(kRight));
+}
+
+// The left side of a product: words from a row to the next, from 16 rows to the next, and from 16
+// steps of the depth to the next.
+struct LeftTiles {
+  const float* first;
+  int64_t row, rows, steps;
+};
+
+// C (+)= A B of kRows by kColumns tiles; registers 0 to 3 are C, 4 and 5 A, 6 and 7 B.
+template <int kRows, int kColumns>
+HWY_NOINLINE void multiply_tiles(const LeftTiles& left, const float* b, int64_t b_step,
+                                 int64_t depth, float* c, int64_t c_row, bool add) {
+  const auto each = [&](const auto& one) HWY_ATTR {
+    one(std::integral_constant<int, 0>(), c);
+    if constexpr (kColumns == 2) one(std::integral_constant<int, 1>(), c + kTileSide);
+    if constexpr (kRows == 2) one(std::integral_constant<int, 2>(), c + kTileSide * c_row);
+    if constexpr (kRows == 2 && kColumns == 2)
+      one(std::integral_constant<int, 3>(), c + kTileSide * c_row + kTileSide);
+  };
+  if (add)
+    each([&](auto tile, float* at) HWY_ATTR { load_tile<tile>(at, c_row); });
+  else
+    each([&](auto tile, float*) HWY_ATTR { zero_tile<tile>(); });
+  const float* a = left.first;
+  for (int64_t step = 0; step < depth; step += kTileSide) {
+    load_tile<6>(b, b_step);
+    if constexpr (kColumns == 2) load_tile<7>(b + kTileSide, b_step);
+    load_tile<4>(a, left.row);
+    dot_tiles<0, 4, 6>();
+    if constexpr (kColumns == 2) dot_tiles<1, 4, 7>();
+    if constexpr (kRows == 2) {
+      load_tile<5>(a + left.rows, left.row);
+      dot_tiles<2, 5, 6>();
+      if constexpr (kColumns == 2) dot_tiles<3, 5, 7>();
+    }
+    a += left.steps;
+    b += kTileSide * b_step;
+  }
+  each([&](auto tile, float* at) HWY_ATTR { store_tile<tile>(at, c_row); });
+}
+
+template <class... Arguments>
+void multiply_tiles_of(int64_t rows, int64_t columns, const Arguments&... arguments) {
+  if (rows > kTileSide)
+    columns > kTileSide ? multiply_tiles<2, 2>(arguments...) : multiply_tiles<2, 1>(arguments...);
+  else
+    columns > kTileSide ? multiply_tiles<1, 2>(arguments...) : multiply_tiles<1, 1>(arguments...);
+}
+
+// to[j][i] = from[i][j] of 16x16 words.
+HWY_INLINE void transpose_tile(const float* from, int64_t from_row, float* to) {
+  __m512 a[16], b[16];
+  for (int i = 0; i < 16; ++i) a[i] = _mm512_loadu_ps(from + i * from_row);
+  for (int i = 0; i < 16; i += 2) {
+    b[i] = _mm512_unpacklo_ps(a[i], a[i + 1]);
+    b[i + 1] = _mm512_unpackhi_ps(a[i], a[i + 1]);
+  }
+  for (int i = 0; i < 16; i += 4)
+    for (int j = 0; j < 2; ++j) {
+      const __m512d low = _mm512_castps_pd(b[i + j]), high = _mm512_castps_pd(b[i + j + 2]);
+      a[i + 2 * j] = _mm512_castpd_ps(_mm512_unpacklo_pd(low, high));
+      a[i + 2 * j + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(low, high));
+    }
+  // Quarters of a vector: a[i + j] has columns j, j + 4, j + 8 and j + 12 of four rows.
+  for (int i = 0; i < 16; i += 8)
+    for (int j = 0; j < 4; ++j) {
+      b[i + j] = _mm512_shuffle_f32x4(a[i + j], a[i + j + 4], 0x88);
+      b[i + j + 4] = _mm512_shuffle_f32x4(a[i + j], a[i + j + 4], 0xDD);
+    }
+  for (int j = 0; j < 4; ++j) {
+    _mm512_storeu_ps(to + j * 16, _mm512_shuffle_f32x4(b[j], b[j + 8], 0x88));
+    _mm512_storeu_ps(to + (j + 4) * 16, _mm512_shuffle_f32x4(b[j + 4], b[j + 12], 0x88));
+    _mm512_storeu_ps(to + (j + 8) * 16, _mm512_shuffle_f32x4(b[j], b[j + 8], 0xDD));
+    _mm512_storeu_ps(to + (j + 12) * 16, _mm512_shuffle_f32x4(b[j + 4], b[j + 12], 0xDD));
+  }
+}
+
+#endif
+}  // namespace HWY_NAMESPACE
+}  // namespace skipway::kernels
+HWY_AFTER_NAMESPACE();
+#endif
