@@ -87,8 +87,8 @@ bool tiles_in_use() { return set_in_use().tiles; }
 std::string instruction_set_in_use() { return set_in_use().name; }
 
 bool use_instruction_set(const std::string& name) {
-  const auto found = std::find_if(sets().begin(), sets().end(),
-                                  [&](const Set& set) { return set.name == name; });
+  const auto found =
+      std::find_if(sets().begin(), sets().end(), [&](const Set& set) { return set.name == name; });
   if (found == sets().end()) return false;
   in_use = static_cast<size_t>(found - sets().begin());
   hwy::SetSupportedTargetsForTest(found->target);
@@ -106,7 +106,8 @@ size_t workspace_bytes(const ConvShape& shape, Numbers numbers, Pass pass, int t
     most = words(Sweep::kForward);
   } else {  // whichever gradients are asked for
     most = std::max(words(Sweep::kSourceGradient), words(Sweep::kWeightsGradient));
-    if (gradients_go_together(shape)) most = std::max(most, words(Sweep::kBothGradients));
+    if (gradients_go_together(shape, numbers.operands()))
+      most = std::max(most, words(Sweep::kBothGradients));
   }
   return static_cast<size_t>(most) * sizeof(float);
 }

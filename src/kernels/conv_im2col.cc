@@ -272,6 +272,7 @@ void im2col_forward_pass(const ConvShape& s, const ForwardArguments& a, float* s
     const Share of_blocks(at.count, shared ? 0 : thread, shared ? 1 : threads.count);
     const Columns columns(s.k, shared ? thread : 0, shared ? threads.count : 1);
     if (columns.count() == 0) return;
+    const Multiply<Op> multiply;
     for (int64_t block = of_blocks.begin; block < of_blocks.end; ++block) {
       const int64_t image = block * at.images, images = std::min(at.images, s.n - image);
       const int64_t pixels = images * at.pixels_of_image;
@@ -298,9 +299,9 @@ void im2col_forward_pass(const ConvShape& s, const ForwardArguments& a, float* s
                 false};
       };
       if (a.prepared == nullptr)
-        multiply<Op>(product(scratch + at.weights + first_weight));
+        multiply(product(scratch + at.weights + first_weight));
       else if constexpr (std::is_same_v<T, W>)
-        multiply<Op>(product(static_cast<const float*>(a.prepared) + first_weight));
+        multiply(product(static_cast<const float*>(a.prepared) + first_weight));
       else
         multiply_widened(product(nullptr), static_cast<const Bf16*>(a.prepared) + first_weight);
       finish_pixels<T>(a, s.k, columns, image * at.pixels_of_image, pixels, mine + at.dst, my_sums);
@@ -325,6 +326,7 @@ void im2col_backward_pass(const ConvShape& s, const BackwardArguments& a, float*
     std::fill(my_sums, my_sums + 2 * s.c, 0.0);
     float *matrix = mine + at.matrix, *dst = mine + at.dst, *dst_pairs = mine + at.dst_pairs;
     const Share share(at.count, thread, workers);
+    const Multiply<Op> multiply;
     for (int64_t block = share.begin; block < share.end; ++block) {
       const int64_t image = block * at.images, images = std::min(at.images, s.n - image);
       const int64_t pixels = images * at.pixels_of_image;
@@ -336,8 +338,8 @@ void im2col_backward_pass(const ConvShape& s, const BackwardArguments& a, float*
       a.dst != nullptr ? read(Gradient<T, true>(a)) : read(Gradient<T, false>(a));
       if (a.grad_src != nullptr) {
         const int64_t words = s.k / Op::kPerWord;
-        multiply<Op>({pixels, at.depth, words, dst, words, 1, weights, words * kPanel, 0, matrix,
-                      at.columns, false});
+        multiply({pixels, at.depth, words, dst, words, 1, weights, words * kPanel, 0, matrix,
+                  at.columns, false});
         write_source_gradient<T>(a, s.c, my_sums, [&](const auto& grad_src) {
           add_inputs(s, matrix, image, images, at, mine + at.image, grad_src);
         });
@@ -353,8 +355,8 @@ void im2col_backward_pass(const ConvShape& s, const BackwardArguments& a, float*
           copy_inputs(s, source, image, images, at.columns, put);
         };
         a.src_scale != nullptr ? read_source(Source<T, true>(a)) : read_source(Source<T, false>(a));
-        multiply<Op>({s.k, at.columns, words, dst_pairs, 1, s.k, matrix, words * kPanel, kPanel,
-                      mine + at.grad_weights, at.columns, block > share.begin});
+        multiply({s.k, at.columns, words, dst_pairs, 1, s.k, matrix, words * kPanel, kPanel,
+                  mine + at.grad_weights, at.columns, block > share.begin});
       }
     }
   });

@@ -64,10 +64,11 @@ HWY_INLINE int64_t panel_width(int64_t columns, int64_t panel) {
 template <class Op>
 void multiply_panel(const float* left, int64_t rows, int64_t first_row, int64_t depth,
                     const float* right, int64_t width, float* out) {
+  const Multiply<Op> multiply;
   for (int64_t row = first_row; row < rows; row += kPanel) {
     const int64_t height = panel_width(rows, row);
-    multiply<Op>({height, width, depth, left + row * depth, 1, height, right, 0, width,
-                  out + row * width, width, false});
+    multiply({height, width, depth, left + row * depth, 1, height, right, 0, width,
+              out + row * width, width, false});
   }
 }
 

@@ -204,7 +204,7 @@ void multiply_vectors(const Product& p, int64_t first = 0) {
 // 256 words of 32 columns, and of 32 rows, are 32 KiB each.
 constexpr int64_t kTileDepth = 256;
 
-// With tile registers what fills them; the rest with vectors.
+// With tile registers, which are set up, what fills them; the rest with vectors.
 inline void multiply_in_tiles(const Product& p) {
   const int64_t rows = p.rows / kTileSide * kTileSide, depth = p.depth / kTileSide * kTileSide;
   if (rows == 0 || depth == 0) return multiply_vectors<PairByDot>(p);
@@ -216,7 +216,6 @@ inline void multiply_in_tiles(const Product& p) {
                       p.b + panel / kPanel * p.b_panel + begin * b_step + column - panel, b_step,
                       of_depth, p.c + row * p.c_row + column, p.c_row, p.add || begin > 0);
   };
-  const TileRegisters registers;
   for (int64_t begin = 0; begin < depth; begin += kTileDepth) {
     const int64_t of_depth = std::min(kTileDepth, depth - begin);
     if (p.a_step == 1) {
@@ -249,21 +248,28 @@ inline void multiply_in_tiles(const Product& p) {
     multiply_vectors<PairByDot>(rest);
   }
 }
+
 #endif
 
-// Where words are pairs, a_row or a_step is 1.
+// Multiplies, while it lives: `const Multiply<Op> multiply; multiply(product);`. Where words are
+// pairs, a_row or a_step is 1.
 template <class Op>
-void multiply(const Product& p) {
+struct Multiply {
+  void operator()(const Product& p) const { multiply_vectors<Op>(p); }
+};
 #if HWY_TARGET == HWY_AVX3
-  if constexpr (std::is_same_v<Op, PairByDot>)
-    if (tiles_in_use()) return multiply_in_tiles(p);
+template <>
+struct Multiply<PairByDot> {
+  void operator()(const Product& p) const {
+    registers.in_use() ? multiply_in_tiles(p) : multiply_vectors<PairByDot>(p);
+  }
+  TileRegisters registers;  // setting them up costs as much as a small product
+};
 #endif
-  multiply_vectors<Op>(p);
-}
 
-// multiply() with B in bf16, in panels of 64 columns one after the other: half the bytes to fetch
-// where few rows are multiplied with many weights. Parts of it are widened into the first-level
-// cache.
+// Multiply<Fma> with B in bf16, in panels of 64 columns one after the other: half the bytes to
+// fetch where few rows are multiplied with many weights. Parts of it are widened into the
+// first-level cache.
 inline void multiply_widened(const Product& p, const Bf16* b) {
   HWY_ALIGN float part[kDepthPart * kPanel];
   const int64_t step = static_cast<int64_t>(lanes());
@@ -273,8 +279,8 @@ inline void multiply_widened(const Product& p, const Bf16* b) {
       const int64_t depth = std::min(kDepthPart, p.depth - begin);
       const Bf16* from = b + panel * p.depth + begin * width;
       for (int64_t i = 0; i < depth * width; i += step) store(load(from + i), part + i);
-      multiply<Fma>({p.rows, width, depth, p.a + begin * p.a_step, p.a_row, p.a_step, part, 0, 0,
-                     p.c + panel, p.c_row, p.add || begin > 0});
+      multiply_vectors<Fma>({p.rows, width, depth, p.a + begin * p.a_step, p.a_row, p.a_step, part,
+                             0, 0, p.c + panel, p.c_row, p.add || begin > 0});
     }
   }
 }

@@ -7,8 +7,9 @@
 #define SKIPWAY_KERNELS_TILES_INL_H
 #endif
 
-#include <algorithm>
+#include <type_traits>
 
+#include "kernels/pieces.h"
 #include "kernels/simd-inl.h"
 
 HWY_BEFORE_NAMESPACE();
@@ -18,8 +19,8 @@ namespace HWY_NAMESPACE {
 
 constexpr int64_t kTileSide = 16;  // rows of a tile, and words of a row
 
-// The tile registers are this thread's while one of these lives: eight of 16 rows. Whoever else
-// uses them, oneDNN for one, sets them up anew.
+// The tile registers are this thread's while one of these lives, where the instruction set in use
+// has them: eight of 16 rows. Whoever else uses them, oneDNN for one, sets them up anew.
 class TileRegisters {
  public:
   TileRegisters() {
@@ -28,11 +29,17 @@ class TileRegisters {
       uint16_t row_bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
       uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
     } kLayout;
-    __asm__ volatile("ldtilecfg %0" : : "m"(kLayout));
+    if (in_use_) __asm__ volatile("ldtilecfg %0" : : "m"(kLayout));
   }
-  ~TileRegisters() { __asm__ volatile("tilerelease"); }
+  ~TileRegisters() {
+    if (in_use_) __asm__ volatile("tilerelease");
+  }
   TileRegisters(const TileRegisters&) = delete;
   TileRegisters& operator=(const TileRegisters&) = delete;
+  bool in_use() const { return in_use_; }
+
+ private:
+  const bool in_use_ = tiles_in_use();
 };
 
 // Registers by number; the compiler knows none of them. `row`: words from a row to the next.

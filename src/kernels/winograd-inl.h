@@ -233,11 +233,12 @@ template <class S, class Op>
 void multiply_points(int64_t tiles, int64_t depth, Columns columns, const float* left,
                      int64_t left_plane, const float* weights, int64_t weights_plane,
                      float* products, int64_t product_plane, int64_t product_row) {
+  const Multiply<Op> multiply;
   for (int64_t point = 0; point < S::kTiling.points(); ++point) {
-    multiply<Op>({tiles, columns.count(), depth, left + point * left_plane, depth, 1,
-                  weights + S::weight_point(point) * weights_plane + columns.begin * depth,
-                  depth * kPanel, 0, products + point * product_plane + columns.begin, product_row,
-                  false});
+    multiply({tiles, columns.count(), depth, left + point * left_plane, depth, 1,
+              weights + S::weight_point(point) * weights_plane + columns.begin * depth,
+              depth * kPanel, 0, products + point * product_plane + columns.begin, product_row,
+              false});
   }
 }
 
@@ -457,16 +458,16 @@ void backward_sweep(const ConvShape& s, const BackwardArguments& a, Sweep sweep,
     float* sum = memory + at.grad_weights + part.rank * at.thread_grad_weights;
     const Share rows = part.share(s.k / kWidest);
     const int64_t at_once = blocks.shared ? kSharedRows : s.k, stop = rows.end * kWidest;
+    const Multiply<Op> multiply;
     for (int64_t row = rows.begin * kWidest; row < stop; row += at_once) {
       const int64_t end = std::min(row + at_once, stop);
       bool begun[S::kTiling.weight_points()] = {};
       for (int64_t point = 0; point < S::kTiling.points(); ++point) {
         const int64_t of_weights = S::weight_point(point);
-        multiply<Op>({end - row, s.c, ceil_div(part.tiles, Op::kPerWord),
-                      memory + at.dst_pairs + point * at.dst_plane + row, 1, s.k,
-                      memory + at.src + point * at.src_plane, kPanel, s.c,
-                      sum + of_weights * at.grad_weights_plane, s.c,
-                      !part.first || begun[of_weights]});
+        multiply({end - row, s.c, ceil_div(part.tiles, Op::kPerWord),
+                  memory + at.dst_pairs + point * at.dst_plane + row, 1, s.k,
+                  memory + at.src + point * at.src_plane, kPanel, s.c,
+                  sum + of_weights * at.grad_weights_plane, s.c, !part.first || begun[of_weights]});
         begun[of_weights] = true;
       }
       if (blocks.shared)
@@ -489,7 +490,7 @@ template <class S, class T, class Op>
 void backward_pass(const ConvShape& s, const BackwardArguments& a, float* scratch,
                    const Threads& threads) {
   const auto sweep = [&](Sweep which) { backward_sweep<S, T, Op>(s, a, which, scratch, threads); };
-  if (a.grad_src != nullptr && a.grad_weights != nullptr && gradients_go_together(s))
+  if (a.grad_src != nullptr && a.grad_weights != nullptr && gradients_go_together(s, Op::kOperands))
     return sweep(Sweep::kBothGradients);
   if (a.grad_weights != nullptr) sweep(Sweep::kWeightsGradient);
   if (a.grad_src != nullptr) sweep(Sweep::kSourceGradient);

@@ -31,20 +31,14 @@ constexpr Tiling tiling_of(const ConvShape& s) {
   return s.stride == 2 ? kStride2Tiling : tiling_of_stride1(tile_of(s));
 }
 
-// 64 tiles of 64 channels at 36 points are 590 KB in fp32: two such buffers and the transformed
-// weights stay in 2 MB. With more channels they do not, and more tiles read the weights less often.
-// A tile of stride 2 is 2.25 times as large.
-constexpr int64_t tiles_of_block(const ConvShape& s, bool small_cache) {
-  const int64_t channels = std::max(s.c, s.k);
-  if (small_cache && channels > 64 && channels <= 128) return 32;
-  return channels <= 64 || s.stride == 2 ? 64 : 128;
-}
 // Whether the second-level cache of a core is below 1 MB. There blocks of 128 channels are as large
 // as those of 64.
 inline bool has_small_cache() {
   static const long bytes = sysconf(_SC_LEVEL2_CACHE_SIZE);  // 0 or -1 where it is not known
   return bytes > 0 && bytes < 1 << 20;
 }
+// Whether products are so fast, on tile registers, that nothing but memory counts.
+inline bool on_tile_registers(Type operands) { return operands == Type::kBf16 && tiles_in_use(); }
 // Planes of a power of two would all begin in one set of the cache.
 constexpr int64_t kPlanePadding = 16;
 constexpr int64_t kWidest = 16;  // lanes
@@ -67,9 +61,22 @@ constexpr bool to_weights(Sweep sweep) {
 
 // Whether one sweep makes both gradients, and transforms the result's gradient once for both: where
 // a thread's sums for the weights are at most 2.5 MB. With more, what all of it needs leaves the
-// caches, which costs more than a second transform.
-constexpr bool gradients_go_together(const ConvShape& s) {
-  return tiling_of(s).weight_points() * s.c * s.k <= 640 << 10;
+// caches, which costs more than a second transform; on tile registers 600 KB of them do.
+inline bool gradients_go_together(const ConvShape& s, Type operands) {
+  return tiling_of(s).weight_points() * s.c * s.k <= 640 << 10 && !on_tile_registers(operands);
+}
+
+// 64 tiles of 64 channels at 36 points are 590 KB in fp32: two such buffers and the transformed
+// weights stay in 2 MB. With more channels they do not, and more tiles read the weights less often.
+// A tile of stride 2 is 2.25 times as large. On tile registers it pays to stay in the cache all the
+// same, but for sums of the weights' gradient, which are what is read then.
+inline int64_t tiles_of_block(const ConvShape& s, Type operands, Sweep sweep) {
+  const int64_t channels = std::max(s.c, s.k);
+  const bool of_128 = channels > 64 && channels <= 128;
+  if (on_tile_registers(operands) && s.stride == 1 && of_128)
+    return sweep == Sweep::kWeightsGradient ? 256 : 32;
+  if (has_small_cache() && of_128) return 32;
+  return channels <= 64 || s.stride == 2 ? 64 : 128;
 }
 
 // How a sweep cuts its work: into blocks of tiles; those of the source's gradient hold whole
@@ -96,7 +103,7 @@ struct Blocks {
                   : weights >= maps);
     const int64_t together = to_source(sweep) ? rows * columns : 2;
     const int64_t wanted =
-        shared ? all : std::min(tiles_of_block(s, has_small_cache()), ceil_div(all, threads));
+        shared ? all : std::min(tiles_of_block(s, operands, sweep), ceil_div(all, threads));
     tiles = ceil_div(wanted, together) * together;
     count = ceil_div(all, tiles);
     teams = shared ? 1 : static_cast<int>(std::min<int64_t>(threads, count));
