@@ -457,7 +457,8 @@ void backward_sweep(const ConvShape& s, const BackwardArguments& a, Sweep sweep,
     float* memory = scratch + part.team * at.team_words;
     float* sum = memory + at.grad_weights + part.rank * at.thread_grad_weights;
     const Share rows = part.share(s.k / kWidest);
-    const int64_t at_once = blocks.shared ? kSharedRows : s.k, stop = rows.end * kWidest;
+    const int64_t at_once = blocks.shared ? shared_rows(Op::kOperands) : s.k,
+                  stop = rows.end * kWidest;
     const Multiply<Op> multiply;
     for (int64_t row = rows.begin * kWidest; row < stop; row += at_once) {
       const int64_t end = std::min(row + at_once, stop);

@@ -46,10 +46,6 @@ constexpr int64_t kWidest = 16;  // lanes
 constexpr int64_t weights_plane_of(const ConvShape& s, Type operands) {
   return s.c * s.k / values_of_word(operands) + kPlanePadding;
 }
-// Where threads share a block, so many k of the weights' gradient at a time go back to weights
-// while they are in the cache. Eight times the six rows of a product.
-constexpr int64_t kSharedRows = 48;
-
 // What goes over all tiles once.
 enum class Sweep { kForward, kSourceGradient, kWeightsGradient, kBothGradients };
 constexpr bool to_source(Sweep sweep) {
@@ -58,6 +54,10 @@ constexpr bool to_source(Sweep sweep) {
 constexpr bool to_weights(Sweep sweep) {
   return sweep == Sweep::kWeightsGradient || sweep == Sweep::kBothGradients;
 }
+
+// Where threads share a block, so many k of the weights' gradient at a time go back to weights
+// while they are in the cache: eight times the six rows of a product, or four tile registers.
+inline int64_t shared_rows(Type operands) { return on_tile_registers(operands) ? 64 : 48; }
 
 // Whether one sweep makes both gradients, and transforms the result's gradient once for both: where
 // a thread's sums for the weights are at most 2.5 MB. With more, what all of it needs leaves the
@@ -179,7 +179,8 @@ struct Workspace {
     src_plane = tiles * s.c / per_word + kPlanePadding;
     dst_plane = tiles * s.k / per_word + kPlanePadding;
     product_plane = tiles * result_channels + kPlanePadding;
-    grad_weights_plane = (blocks.shared ? std::min(kSharedRows, s.k) : s.k) * s.c + kPlanePadding;
+    grad_weights_plane =
+        (blocks.shared ? std::min(shared_rows(operands), s.k) : s.k) * s.c + kPlanePadding;
     thread_grad_weights = weight_points * grad_weights_plane;
     strip_words =
         tiling.patch * (tiling.step * blocks.columns + tiling.patch - tiling.step) * kWidest;

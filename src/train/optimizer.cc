@@ -35,6 +35,9 @@ at::Tensor in_layout_of(const at::Tensor& parameter, const at::Tensor& gradient)
   return at::empty_like(parameter).copy_(gradient);
 }
 
+// The values as they lie in memory: _fused_sgd_ would copy a tensor that is channels_last.
+at::Tensor flat(const at::Tensor& tensor) { return tensor.as_strided({tensor.numel()}, {1}); }
+
 }  // namespace
 
 Optimizer::Optimizer(const NamedTensors& parameters, const OptimizerOptions& options)
@@ -111,10 +114,10 @@ void Optimizer::step_sgd(Group& group, double lr, const at::Tensor& skip) {
   for (size_t i = 0; i < group.parameters.size(); ++i) {
     at::Tensor& gradient = group.parameters[i].mutable_grad();
     if (!gradient.defined()) continue;
-    parameters.push_back(group.parameters[i]);
-    gradients.push_back(in_layout_of(group.parameters[i], gradient));
+    parameters.push_back(flat(group.parameters[i]));
+    gradients.push_back(flat(in_layout_of(group.parameters[i], gradient)));
     // Without momentum the kernel takes no buffers; they then stay zero.
-    if (options_.momentum != 0) momenta.push_back(group.momenta[i]);
+    if (options_.momentum != 0) momenta.push_back(flat(group.momenta[i]));
     gradient = at::Tensor();
   }
   if (parameters.empty()) return;
