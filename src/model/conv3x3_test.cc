@@ -170,27 +170,30 @@ TEST(ConvChain, Bf16IsAsExactAsLibTorchs) {
       return f(chain, src);
     };
   };
-  constexpr double kMargin =
-      1.5;  // the errors are few large ones, where a ReLU takes the other side
+  // The errors are few large ones, where a ReLU takes the other side. Those of Winograd's operands
+  // in bf16 are three times as large, and turn more of them (docs/kernels.md, Numbers).
+  constexpr double kMargin = 1.5, kMarginOfPoints = 8;
   for (const Block& block : kBlocks) {
     const Result want = run(block, by_autograd);
     const Result torch = run(block, in_bf16(by_autograd));
     // The last two where the machine has the instruction; else what is measured to be best.
-    for (const KernelChoice& choice :
-         {KernelChoice("winograd"), mixed("torch", "torch"), mixed("im2col-bf16", "im2col-bf16"),
-          mixed("winograd-bf16", "im2col-bf16")}) {
-      const Result got = run(block, in_bf16([&](ConvChain& chain, const at::Tensor& src) {
-                               KernelChoice kernels = choice;
-                               return conv_chain(chain, src, /*training=*/true, kernels);
-                             }));
+    for (const auto& [choice, margin] :
+         {std::pair(KernelChoice("winograd"), kMargin), std::pair(mixed("torch", "torch"), kMargin),
+          std::pair(mixed("im2col-bf16", "im2col-bf16"), kMargin),
+          std::pair(mixed("winograd-bf16", "im2col-bf16"), kMarginOfPoints)}) {
+      const Result got =
+          run(block, in_bf16([&, &of = choice](ConvChain& chain, const at::Tensor& src) {
+                KernelChoice kernels = of;
+                return conv_chain(chain, src, /*training=*/true, kernels);
+              }));
       const std::string what = fmt::format("{}, {}", block.name, choice.word());
       EXPECT_EQ(got.dst.scalar_type(), at::kBFloat16);
-      EXPECT_LT(relative_error(got.dst, want.dst), kMargin * relative_error(torch.dst, want.dst))
+      EXPECT_LT(relative_error(got.dst, want.dst), margin * relative_error(torch.dst, want.dst))
           << what;
       for (size_t i = 0; i < want.gradients.size(); ++i) {
         const at::Tensor& exact = want.gradients[i].second;
         EXPECT_LT(relative_error(got.gradients[i].second, exact),
-                  kMargin * relative_error(torch.gradients[i].second, exact))
+                  margin * relative_error(torch.gradients[i].second, exact))
             << what << ", " << want.gradients[i].first;
       }
     }
