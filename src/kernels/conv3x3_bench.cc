@@ -1,4 +1,5 @@
-// Times each pass of ResNet-18's 3x3 layers behind the stem, in both types. Prints a table:
+// Times each pass of ResNet-18's 3x3 layers behind the stem, by Winograd in each type and directly.
+// Prints a table:
 // milliseconds (shortest and median), and the GFLOP/s that a direct convolution would need to be as
 // fast.
 //   skipway_kernels_bench [images] [threads] [repeats] [instruction set]
@@ -11,6 +12,7 @@
 #include <vector>
 
 #include "kernels/conv3x3.h"
+#include "kernels/conv_direct.h"
 
 namespace {
 
@@ -55,10 +57,12 @@ int main(int argc, char** argv) {
               "GFLOP/s");
   const std::pair<const char*, Numbers> all[] = {{"fp32", {Type::kFp32, Type::kFp32}},
                                                  {"bf16 maps", {Type::kBf16, Type::kFp32}},
-                                                 {"bf16", {Type::kBf16, Type::kBf16}}};
+                                                 {"bf16", {Type::kBf16, Type::kBf16}},
+                                                 {"direct", {Type::kBf16, Type::kBf16}}};
   for (const auto& of_all : all) {
     const char* word = of_all.first;
     const Numbers numbers = of_all.second;
+    const bool direct = word == std::string("direct");
     double total = 0;
     for (const ConvShape& s :
          {ConvShape{images, 32, 32, 64, 64}, ConvShape{images, 32, 32, 64, 128, 3, 2},
@@ -83,13 +87,22 @@ int main(int argc, char** argv) {
       ForwardArguments f;
       f.src = src.get(), f.weights = static_cast<float*>(weights.get()), f.dst = dst.get();
       f.sum = sums.data(), f.sum_of_squares = sums.data() + s.k;
-      const auto scratch = memory(std::max(workspace_bytes(s, numbers, Pass::kForward, count),
-                                           workspace_bytes(s, numbers, Pass::kBackward, count)));
-      show("forward", 1,
-           times_ms(repeats, [&] { forward(s, numbers, f, scratch.get(), threads); }));
+      const auto bytes_of_pass = [&](Pass pass) {
+        return direct ? direct_workspace_bytes(s, pass, count)
+                      : workspace_bytes(s, numbers, pass, count);
+      };
+      const auto scratch =
+          memory(std::max(bytes_of_pass(Pass::kForward), bytes_of_pass(Pass::kBackward)));
+      show("forward", 1, times_ms(repeats, [&] {
+             direct ? direct_forward(s, f, scratch.get(), threads)
+                    : forward(s, numbers, f, scratch.get(), threads);
+           }));
       BackwardArguments b;
       b.src = src.get(), b.weights = f.weights, b.grad_dst = dst.get(), b.grad_src = grad_src.get();
-      const auto run = [&] { backward(s, numbers, b, scratch.get(), threads); };
+      const auto run = [&] {
+        direct ? direct_backward(s, b, scratch.get(), threads)
+               : backward(s, numbers, b, scratch.get(), threads);
+      };
       const auto data = times_ms(repeats, run);
       show("data", 1, data), total -= data.front() * layers;
       b.grad_weights = static_cast<float*>(grad_weights.get());

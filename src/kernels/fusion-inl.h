@@ -53,6 +53,63 @@ struct Gradient {
   }
 };
 
+// Takes a convolution's result, a vector of channels at a time: open(channel), put() for some
+// pixels, close(channel). kSums: for the BatchNorm behind it. kInference: bias, residual and ReLU.
+template <class T, bool kSums, bool kInference>
+class Result {
+ public:
+  Result(const ForwardArguments& a, int64_t channels, double* sums)
+      : dst_(static_cast<T*>(a.dst)),
+        residual_(static_cast<const T*>(a.residual)),
+        bias_(a.bias),
+        relu_(a.relu),
+        channels_(channels),
+        sums_(sums) {}
+
+  HWY_INLINE void open(int64_t channel) {
+    sum_ = sum_of_squares_ = hn::Zero(D());
+    of_bias_ = kInference && bias_ != nullptr ? load(bias_ + channel) : hn::Zero(D());
+  }
+  HWY_INLINE void put(int64_t offset, V v) {
+    if constexpr (kInference) {
+      v = hn::Add(v, of_bias_);
+      if (residual_ != nullptr) v = hn::Add(v, load(residual_ + offset));
+      if (relu_) v = relu(v);
+    }
+    if constexpr (kSums) {
+      sum_ = hn::Add(sum_, v);
+      sum_of_squares_ = hn::MulAdd(v, v, sum_of_squares_);
+    }
+    store(v, dst_ + offset);
+  }
+  HWY_INLINE void close(int64_t channel) {
+    if constexpr (kSums) {
+      add_to(sums_ + channel, sum_);
+      add_to(sums_ + channels_ + channel, sum_of_squares_);
+    }
+  }
+
+ private:
+  T* dst_;
+  const T* residual_;
+  const float* bias_;
+  bool relu_;
+  int64_t channels_;
+  double* sums_;
+  V sum_, sum_of_squares_, of_bias_;
+};
+
+// Calls write(Result) with what the arguments ask for; to be copied into registers there.
+template <class T, class Write>
+void write_result(const ForwardArguments& a, int64_t channels, double* sums, const Write& write) {
+  if (a.sum != nullptr)
+    write(Result<T, true, false>(a, channels, sums));
+  else if (a.bias != nullptr || a.residual != nullptr || a.relu)
+    write(Result<T, false, true>(a, channels, sums));
+  else
+    write(Result<T, false, false>(a, channels, sums));
+}
+
 // Takes the gradient of the source, a vector of channels at a time: open(channel), put() for some
 // pixels, close(channel).
 enum class Ending { kStore, kAdd, kReluAndSums };

@@ -230,8 +230,8 @@ inline void multiply_in_tiles(const Product& p) {
     for (int64_t row = 0; row < rows; row += 2 * kTileSide) {
       for (int64_t i = row; i < std::min(row + 2 * kTileSide, rows); i += kTileSide)
         for (int64_t step = 0; step < of_depth; step += kTileSide)
-          transpose_tile(p.a + i * p.a_row + (begin + step) * p.a_step, p.a_step,
-                         turned + (i - row) * kTileDepth + step * kTileSide);
+          transpose_16x16(p.a + i * p.a_row + (begin + step) * p.a_step, p.a_step,
+                          turned + (i - row) * kTileDepth + step * kTileSide, kTileSide);
       for (int64_t column = 0; column < p.columns; column += 2 * kTileSide)
         strip({turned, kTileSide, kTileSide * kTileDepth, kTileSide * kTileSide}, row, column,
               begin, of_depth);

@@ -114,8 +114,32 @@ void multiply_tiles_of(int64_t rows, int64_t columns, const Arguments&... argume
     columns > kTileSide ? multiply_tiles<1, 2>(arguments...) : multiply_tiles<1, 1>(arguments...);
 }
 
+// The sum of products of 32 rows with 32 columns, which begin at so many words of left and right:
+// each of so many blocks of 32 rows of 16 words, and of 16 words of 32 columns.
+template <class Operands>
+void sum_of_tiles(const Operands* all, int64_t count, int64_t blocks, const float* left,
+                  const float* right, float* c, int64_t c_row) {
+  constexpr int64_t kTile = kTileSide * kTileSide;
+  zero_tile<0>(), zero_tile<1>(), zero_tile<2>(), zero_tile<3>();
+  for (int64_t i = 0; i < count; ++i) {
+    const float *a = left + all[i].left, *b = right + all[i].right;
+    for (int64_t block = 0; block < blocks; ++block, a += 2 * kTile, b += 2 * kTile) {
+      load_tile<6>(b, 2 * kTileSide), load_tile<4>(a, kTileSide);
+      dot_tiles<0, 4, 6>();
+      load_tile<7>(b + kTileSide, 2 * kTileSide);
+      dot_tiles<1, 4, 7>();
+      load_tile<5>(a + kTile, kTileSide);
+      dot_tiles<2, 5, 6>();
+      dot_tiles<3, 5, 7>();
+    }
+  }
+  store_tile<0>(c, c_row), store_tile<1>(c + kTileSide, c_row);
+  store_tile<2>(c + kTileSide * c_row, c_row);
+  store_tile<3>(c + kTileSide * c_row + kTileSide, c_row);
+}
+
 // to[j][i] = from[i][j] of 16x16 words.
-HWY_INLINE void transpose_tile(const float* from, int64_t from_row, float* to) {
+inline void transpose_16x16(const float* from, int64_t from_row, float* to, int64_t to_row) {
   __m512 a[16], b[16];
   for (int i = 0; i < 16; ++i) a[i] = _mm512_loadu_ps(from + i * from_row);
   for (int i = 0; i < 16; i += 2) {
@@ -135,13 +159,19 @@ HWY_INLINE void transpose_tile(const float* from, int64_t from_row, float* to) {
       b[i + j + 4] = _mm512_shuffle_f32x4(a[i + j], a[i + j + 4], 0xDD);
     }
   for (int j = 0; j < 4; ++j) {
-    _mm512_storeu_ps(to + j * 16, _mm512_shuffle_f32x4(b[j], b[j + 8], 0x88));
-    _mm512_storeu_ps(to + (j + 4) * 16, _mm512_shuffle_f32x4(b[j + 4], b[j + 12], 0x88));
-    _mm512_storeu_ps(to + (j + 8) * 16, _mm512_shuffle_f32x4(b[j], b[j + 8], 0xDD));
-    _mm512_storeu_ps(to + (j + 12) * 16, _mm512_shuffle_f32x4(b[j + 4], b[j + 12], 0xDD));
+    _mm512_storeu_ps(to + j * to_row, _mm512_shuffle_f32x4(b[j], b[j + 8], 0x88));
+    _mm512_storeu_ps(to + (j + 4) * to_row, _mm512_shuffle_f32x4(b[j + 4], b[j + 12], 0x88));
+    _mm512_storeu_ps(to + (j + 8) * to_row, _mm512_shuffle_f32x4(b[j], b[j + 8], 0xDD));
+    _mm512_storeu_ps(to + (j + 12) * to_row, _mm512_shuffle_f32x4(b[j + 4], b[j + 12], 0xDD));
   }
 }
 
+#else
+inline void transpose_16x16(const float* from, int64_t from_row, float* to, int64_t to_row) {
+  for (int64_t i = 0; i < 16; i += 4)
+    for (int64_t j = 0; j < 16; j += 4)
+      transpose_4x4(from + i * from_row + j, from_row, to + j * to_row + i, to_row);
+}
 #endif
 }  // namespace HWY_NAMESPACE
 }  // namespace skipway::kernels

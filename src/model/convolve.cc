@@ -3,9 +3,12 @@
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
 
+#include <string_view>
 #include <utility>
 
 #include "kernels/batch_norm.h"
+#include "kernels/conv_direct.h"
+#include "kernels/conv_im2col.h"
 #include "kernels/reference.h"
 #include "model/device.h"
 #include "model/maps.h"
@@ -14,74 +17,94 @@ namespace skipway {
 namespace {
 
 using kernels::ConvShape;
+using kernels::Numbers;
 using kernels::Pass;
 using kernels::Type;
 
 const std::pair<ConvMethod, const char*> kNames[] = {
-    {ConvMethod::kWinograd, "winograd"}, {ConvMethod::kWinogradBf16, "winograd-bf16"},
-    {ConvMethod::kIm2col, "im2col"},     {ConvMethod::kIm2colBf16, "im2col-bf16"},
-    {ConvMethod::kTorch, "torch"},       {ConvMethod::kReference, "reference"}};
+    {ConvMethod::kWinograd, "winograd"},      {ConvMethod::kWinogradBf16, "winograd-bf16"},
+    {ConvMethod::kIm2col, "im2col"},          {ConvMethod::kIm2colBf16, "im2col-bf16"},
+    {ConvMethod::kDirectBf16, "direct-bf16"}, {ConvMethod::kTorch, "torch"},
+    {ConvMethod::kReference, "reference"}};
+
+// The passes of one of Skipway's own kernels, and the memory that they ask for.
+struct Passes {
+  size_t (*workspace_bytes)(const ConvShape&, Numbers, Pass, int threads);
+  void (*forward)(const ConvShape&, Numbers, const kernels::ForwardArguments&, void* workspace,
+                  const kernels::Threads&);
+  size_t (*prepared_bytes)(const ConvShape&, Numbers);
+  void (*prepare)(const ConvShape&, Numbers, const float* weights, void* to,
+                  const kernels::Threads&);
+  void (*backward)(const ConvShape&, Numbers, const kernels::BackwardArguments&, void* workspace,
+                   const kernels::Threads&);
+};
+
+const Passes kWinogradPasses = {kernels::workspace_bytes, kernels::forward, kernels::prepared_bytes,
+                                kernels::prepare, kernels::backward};
+const Passes kIm2colPasses = {kernels::im2col_workspace_bytes, kernels::im2col_forward,
+                              kernels::im2col_prepared_bytes, kernels::im2col_prepare,
+                              kernels::im2col_backward};
+// In bf16 alone.
+const Passes kDirectPasses = {
+    [](const ConvShape& s, Numbers, Pass pass, int threads) {
+      return kernels::direct_workspace_bytes(s, pass, threads);
+    },
+    [](const ConvShape& s, Numbers, const kernels::ForwardArguments& a, void* workspace,
+       const kernels::Threads& threads) { kernels::direct_forward(s, a, workspace, threads); },
+    [](const ConvShape& s, Numbers) { return kernels::direct_prepared_bytes(s); },
+    [](const ConvShape& s, Numbers, const float* weights, void* to,
+       const kernels::Threads& threads) { kernels::direct_prepare(s, weights, to, threads); },
+    [](const ConvShape& s, Numbers, const kernels::BackwardArguments& a, void* workspace,
+       const kernels::Threads& threads) { kernels::direct_backward(s, a, workspace, threads); }};
+
+const Passes& passes_of(ConvMethod method) {
+  if (method == ConvMethod::kDirectBf16) return kDirectPasses;
+  const bool im2col = method == ConvMethod::kIm2col || method == ConvMethod::kIm2colBf16;
+  return im2col ? kIm2colPasses : kWinogradPasses;
+}
 
 // What Skipway's own kernels need to know of a call.
 struct OwnKernel {
   ConvShape shape;
-  kernels::Numbers numbers;
+  Numbers numbers;
   ConvMethod method;
+  const Passes& passes;
 
   OwnKernel(const ConvShape& s, Type type, ConvMethod m)
       : shape(s),
-        numbers{type, m == ConvMethod::kWinogradBf16 || m == ConvMethod::kIm2colBf16 ? Type::kBf16
-                                                                                     : Type::kFp32},
-        method(m) {}
-
-  bool is_im2col() const {
-    return method == ConvMethod::kIm2col || method == ConvMethod::kIm2colBf16;
-  }
+        numbers{type, std::string_view(name_of(m)).ends_with("-bf16") ? Type::kBf16 : Type::kFp32},
+        method(m),
+        passes(passes_of(m)) {}
 
   at::Tensor workspace(Pass pass) const {
-    const int threads = at::get_num_threads();
-    const size_t bytes = is_im2col()
-                             ? kernels::im2col_workspace_bytes(shape, numbers, pass, threads)
-                             : kernels::workspace_bytes(shape, numbers, pass, threads);
-    return at::empty({static_cast<int64_t>(bytes)}, at::kByte);
+    return at::empty(
+        {static_cast<int64_t>(passes.workspace_bytes(shape, numbers, pass, at::get_num_threads()))},
+        at::kByte);
   }
   void forward(const kernels::ForwardArguments& a) const {
     if (method == ConvMethod::kReference)
       return kernels::reference_forward(shape, numbers.maps, a, all_threads());
     const at::Tensor memory = workspace(Pass::kForward);
-    void* scratch = memory.mutable_data_ptr();
-    if (is_im2col())
-      kernels::im2col_forward(shape, numbers, a, scratch, all_threads());
-    else
-      kernels::forward(shape, numbers, a, scratch, all_threads());
+    passes.forward(shape, numbers, a, memory.mutable_data_ptr(), all_threads());
   }
   // Of what prepare() makes; none where the method takes the weights as they are.
   size_t prepared_bytes() const {
     if (method == ConvMethod::kTorch || method == ConvMethod::kReference) return 0;
-    return is_im2col() ? kernels::im2col_prepared_bytes(shape, numbers)
-                       : kernels::prepared_bytes(shape, numbers);
+    return passes.prepared_bytes(shape, numbers);
   }
   // What a forward pass may be given instead of the weights.
   at::Tensor prepare(const at::Tensor& weights) const {
     if (method == ConvMethod::kReference) return weights;
     const at::Tensor prepared = at::empty({static_cast<int64_t>(prepared_bytes())}, at::kByte);
-    if (is_im2col())
-      kernels::im2col_prepare(shape, numbers, weights.const_data_ptr<float>(),
-                              prepared.mutable_data_ptr(), all_threads());
-    else
-      kernels::prepare(shape, numbers, weights.const_data_ptr<float>(), prepared.mutable_data_ptr(),
-                       all_threads());
+    passes.prepare(shape, numbers, weights.const_data_ptr<float>(), prepared.mutable_data_ptr(),
+                   all_threads());
     return prepared;
   }
   void backward(const kernels::BackwardArguments& a) const {
     if (method == ConvMethod::kReference)
       return kernels::reference_backward(shape, numbers.maps, a, all_threads());
     const at::Tensor memory = workspace(Pass::kBackward);
-    void* scratch = memory.mutable_data_ptr();
-    if (is_im2col())
-      kernels::im2col_backward(shape, numbers, a, scratch, all_threads());
-    else
-      kernels::backward(shape, numbers, a, scratch, all_threads());
+    passes.backward(shape, numbers, a, memory.mutable_data_ptr(), all_threads());
   }
 };
 

@@ -6,15 +6,23 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "kernels/conv_im2col.h"
+#include "kernels/conv3x3.h"
 #include "model/batch_statistics.h"
 
 namespace skipway {
 
 /// Who computes a convolution. "winograd" multiplies in fp32, "winograd-bf16" in bf16, "im2col" and
-/// "im2col-bf16" are the matrix product of all inputs, "torch" is LibTorch, which asks oneDNN,
-/// "reference" the sum as it is defined.
-enum class ConvMethod { kWinograd, kWinogradBf16, kIm2col, kIm2colBf16, kTorch, kReference };
+/// "im2col-bf16" are the matrix product of all inputs, "direct-bf16" the sum of one of each tap,
+/// "torch" is LibTorch, which asks oneDNN, "reference" the sum as it is defined.
+enum class ConvMethod {
+  kWinograd,
+  kWinogradBf16,
+  kIm2col,
+  kIm2colBf16,
+  kDirectBf16,
+  kTorch,
+  kReference
+};
 
 /// "winograd-bf16"; as a run keeps it.
 const char* name_of(ConvMethod method);

@@ -9,6 +9,7 @@
 
 #include "base/clock.h"
 #include "base/log.h"
+#include "kernels/conv_direct.h"
 #include "kernels/muon.h"
 #include "model/maps.h"
 
@@ -27,8 +28,8 @@ std::vector<ConvMethod> candidates(const ConvShape& s, Type type, const std::str
   if (word == "reference") return {ConvMethod::kReference};
   std::vector<ConvMethod> methods;
   const bool is_3x3 = kernels::refusal(s).empty();
-  const bool in_bf16 =
-      word == "auto" && type == Type::kBf16 && multiplies_bf16(kernels::instruction_sets().front());
+  const std::string set = kernels::instruction_sets().front();
+  const bool in_bf16 = word == "auto" && type == Type::kBf16 && multiplies_bf16(set);
   if (is_3x3) methods.push_back(ConvMethod::kWinograd);
   if (word == "winograd" && is_3x3) return methods;
   if (is_3x3 && in_bf16) methods.push_back(ConvMethod::kWinogradBf16);
@@ -38,6 +39,9 @@ std::vector<ConvMethod> candidates(const ConvShape& s, Type type, const std::str
     methods.push_back(ConvMethod::kIm2col);
     if (in_bf16) methods.push_back(ConvMethod::kIm2colBf16);
   }
+  // Elsewhere four times the products are not to be had.
+  if (in_bf16 && set == "amx_bf16" && kernels::direct_refusal(s).empty())
+    methods.push_back(ConvMethod::kDirectBf16);
   // Without an instruction for it, oneDNN's bf16 is slower than anything by far.
   const bool slow = type == Type::kBf16 && !__builtin_cpu_supports("avx512bf16");
   if (methods.empty() || (word == "auto" && !slow)) methods.push_back(ConvMethod::kTorch);

@@ -1,5 +1,4 @@
-#include "kernels/conv_im2col.h"
-
+// The convolutions that are matrix products of a map: conv_im2col and conv_direct.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -8,6 +7,8 @@
 #include <tuple>
 #include <vector>
 
+#include "kernels/conv_direct.h"
+#include "kernels/conv_im2col.h"
 #include "kernels/maps_for_test.h"
 #include "kernels/reference.h"
 
@@ -21,24 +22,36 @@ double tolerance(Numbers numbers) {
   return numbers.maps == Type::kBf16 ? 4e-3 : 1e-6;
 }
 
-using Case = std::tuple<std::string, Numbers, ConvShape>;
+enum class Method { kIm2col, kDirect };
+using Case = std::tuple<std::string, Method, Numbers, ConvShape>;
 
-class ConvIm2col : public testing::TestWithParam<Case> {
+class Conv : public testing::TestWithParam<Case> {
  protected:
-  ConvIm2col() { EXPECT_TRUE(use_instruction_set(std::get<0>(GetParam()))); }
-  ~ConvIm2col() override { use_instruction_set(instruction_sets().front()); }
+  Conv() { EXPECT_TRUE(use_instruction_set(std::get<0>(GetParam()))); }
+  ~Conv() override { use_instruction_set(instruction_sets().front()); }
 
+  size_t workspace(Pass pass) const {
+    return direct ? direct_workspace_bytes(s, pass, threads.count)
+                  : im2col_workspace_bytes(s, numbers, pass, threads.count);
+  }
   void run_forward(const ForwardArguments& a) const {
-    Scratch scratch(im2col_workspace_bytes(s, numbers, Pass::kForward, threads.count));
-    im2col_forward(s, numbers, a, scratch.data(), threads);
+    Scratch scratch(workspace(Pass::kForward));
+    direct ? direct_forward(s, a, scratch.data(), threads)
+           : im2col_forward(s, numbers, a, scratch.data(), threads);
+  }
+  void run_prepare(void* to) const {
+    direct ? direct_prepare(s, weights.data(), to, threads)
+           : im2col_prepare(s, numbers, weights.data(), to, threads);
   }
   void run_backward(const BackwardArguments& a) const {
-    Scratch scratch(im2col_workspace_bytes(s, numbers, Pass::kBackward, threads.count));
-    im2col_backward(s, numbers, a, scratch.data(), threads);
+    Scratch scratch(workspace(Pass::kBackward));
+    direct ? direct_backward(s, a, scratch.data(), threads)
+           : im2col_backward(s, numbers, a, scratch.data(), threads);
   }
 
-  const Numbers numbers = std::get<1>(GetParam());
-  const ConvShape s = std::get<2>(GetParam());
+  const bool direct = std::get<1>(GetParam()) == Method::kDirect;
+  const Numbers numbers = std::get<2>(GetParam());
+  const ConvShape s = std::get<3>(GetParam());
   const Type type = numbers.maps;
   const int64_t depth = s.size * s.size * s.c, pixels = s.n * s.h * s.w,
                 out_pixels = s.n * s.out_h() * s.out_w();
@@ -48,7 +61,7 @@ class ConvIm2col : public testing::TestWithParam<Case> {
   Stored src{type, random_values(pixels*s.c, 1)}, grad{type, random_values(out_pixels*s.k, 3)};
 };
 
-TEST_P(ConvIm2col, ForwardIsTheDirectSum) {
+TEST_P(Conv, ForwardIsTheDirectSum) {
   Stored dst(type, out_pixels * s.k);
   std::vector<float> want(grad.wide.size());
   ForwardArguments a;
@@ -65,12 +78,13 @@ TEST_P(ConvIm2col, ForwardIsTheDirectSum) {
 }
 
 // Of bf16 maps, weights that are kept take half the bytes and are rounded once.
-TEST_P(ConvIm2col, PreparedWeightsGiveTheSameBits) {
+TEST_P(Conv, PreparedWeightsGiveTheSameBits) {
   const int64_t padding = numbers.operands() == Type::kBf16 ? depth % 2 : 0;
   const int64_t bytes = s.k * (depth + padding) * bytes_of(type);
-  ASSERT_EQ(im2col_prepared_bytes(s, numbers), static_cast<size_t>(bytes));
+  ASSERT_EQ(direct ? direct_prepared_bytes(s) : im2col_prepared_bytes(s, numbers),
+            static_cast<size_t>(bytes));
   std::vector<std::byte> prepared(static_cast<size_t>(bytes));
-  im2col_prepare(s, numbers, weights.data(), prepared.data(), threads);
+  run_prepare(prepared.data());
   const Stored rounded(type, weights);
   Stored dst(type, out_pixels * s.k), want(type, out_pixels * s.k);
   ForwardArguments a;
@@ -81,7 +95,7 @@ TEST_P(ConvIm2col, PreparedWeightsGiveTheSameBits) {
   EXPECT_EQ(dst.values_now(), want.values_now());  // the same products in the same order
 }
 
-TEST_P(ConvIm2col, BackwardIsTheDirectSumOfBothGradients) {
+TEST_P(Conv, BackwardIsTheDirectSumOfBothGradients) {
   Stored grad_src(type, pixels * s.c);
   std::vector<float> want_src(src.wide.size());
   std::vector<float> grad_weights(weights.size()), want_weights(weights.size());
@@ -110,7 +124,7 @@ TEST_P(ConvIm2col, BackwardIsTheDirectSumOfBothGradients) {
 }
 
 // BatchNorm behind the convolution on the way in, BatchNorm and ReLU before it on the way out.
-TEST_P(ConvIm2col, PassesThroughTheBatchNormsAroundIt) {
+TEST_P(Conv, PassesThroughTheBatchNormsAroundIt) {
   if (s.c % 16 != 0) return;  // images have no BatchNorm before them
   const std::vector<float> scale = random_values(s.c, 6), shift = random_values(s.c, 7),
                            by_grad = random_values(s.k, 9), by_dst = random_values(s.k, 10),
@@ -146,7 +160,7 @@ TEST_P(ConvIm2col, PassesThroughTheBatchNormsAroundIt) {
   EXPECT_LT(relative_error(with_src, want_with_src), of_sums);
 }
 
-TEST_P(ConvIm2col, AddsToTheGradientThatIsThere) {
+TEST_P(Conv, AddsToTheGradientThatIsThere) {
   if (s.c % 16 != 0) return;
   Stored alone(type, pixels * s.c), added = src;
   BackwardArguments a;
@@ -160,7 +174,7 @@ TEST_P(ConvIm2col, AddsToTheGradientThatIsThere) {
 }
 
 // A run that diverges has to show it: no ReLU may make a number of what is none.
-TEST_P(ConvIm2col, NanPassesEveryRelu) {
+TEST_P(Conv, NanPassesEveryRelu) {
   std::vector<float> bad = weights, scale(static_cast<size_t>(s.c), 1.0f), zero(scale.size());
   Stored dst(type, out_pixels * s.k);
   ForwardArguments a;
@@ -181,7 +195,7 @@ TEST_P(ConvIm2col, NanPassesEveryRelu) {
 }
 
 std::string name_of(const testing::TestParamInfo<Case>& info) {
-  const auto& [set, numbers, s] = info.param;
+  const auto& [set, method, numbers, s] = info.param;
   const auto word = [](Type type) { return type == Type::kBf16 ? "bf16" : "fp32"; };
   return set + "_" + word(numbers.maps) + "_" + word(numbers.products) + "_" + std::to_string(s.n) +
          "_" + std::to_string(s.h) + "_" + std::to_string(s.w) + "_" + std::to_string(s.c) + "_" +
@@ -190,9 +204,9 @@ std::string name_of(const testing::TestParamInfo<Case>& info) {
 }
 
 INSTANTIATE_TEST_SUITE_P(
-    All, ConvIm2col,
+    Im2col, Conv,
     testing::Combine(
-        testing::ValuesIn(instruction_sets()),
+        testing::ValuesIn(instruction_sets()), testing::Values(Method::kIm2col),
         testing::Values(Numbers{}, Numbers{Type::kBf16, Type::kFp32},
                         Numbers{Type::kBf16, Type::kBf16}),
         testing::Values(ConvShape{5, 8, 8, 3, 64, 3, 1, 1},    // CIFAR's stem
@@ -205,6 +219,28 @@ INSTANTIATE_TEST_SUITE_P(
                         ConvShape{1, 4, 4, 32, 144, 3, 1, 1},     // threads share columns
                         ConvShape{9, 16, 16, 16, 32, 3, 1, 1})),  // several blocks a thread
     name_of);
+
+INSTANTIATE_TEST_SUITE_P(
+    Direct, Conv,
+    testing::Combine(testing::ValuesIn(instruction_sets()), testing::Values(Method::kDirect),
+                     testing::Values(Numbers{Type::kBf16, Type::kBf16}),
+                     testing::Values(ConvShape{5, 8, 8, 64, 128, 3, 2, 1},
+                                     ConvShape{33, 4, 4, 96, 32, 3, 1, 1},  // two groups
+                                     ConvShape{3, 7, 5, 32, 64, 3, 2, 1},   // odd sides
+                                     ConvShape{3, 7, 8, 64, 32, 1, 2, 0},   // pixels without a tap
+                                     ConvShape{1, 1, 1, 32, 32, 3, 1, 1},   // one tap inside
+                                     ConvShape{2, 1, 6, 64, 32, 1, 1, 0},
+                                     ConvShape{2, 20, 20, 512, 32, 3, 1, 1})),  // bands
+    name_of);
+
+TEST(Direct, RefusesWhatItCannotDo) {
+  EXPECT_EQ(direct_refusal({1, 4, 4, 32, 64}), "");
+  EXPECT_EQ(direct_refusal({1, 4, 4, 32, 64, 1, 2, 0}), "");
+  EXPECT_NE(direct_refusal({1, 4, 4, 48, 64}), "");
+  EXPECT_NE(direct_refusal({1, 4, 4, 32, 80}), "");
+  EXPECT_NE(direct_refusal({1, 9, 9, 32, 32, 5, 1, 2}), "");
+  EXPECT_NE(direct_refusal({0, 4, 4, 32, 32}), "");
+}
 
 }  // namespace
 }  // namespace skipway::kernels

@@ -1,0 +1,29 @@
+// Convolutions as the sum that they are, for tile registers: 32 images at a pixel are the rows of
+// one product for each tap of the window. Nothing is padded, and a tap beside the map costs
+// nothing. For deep layers, whose weights Winograd's transform would make four times as many. No
+// LibTorch in here.
+#pragma once
+#include <string>
+
+#include "kernels/conv3x3.h"
+
+namespace skipway::kernels {
+
+/// Why a shape is not for these kernels, or nothing: a window of at most 3x3, channels in multiples
+/// of 32.
+std::string direct_refusal(const ConvShape& shape);
+
+/// Bytes of scratch memory, aligned to 64.
+size_t direct_workspace_bytes(const ConvShape& shape, Pass pass, int threads);
+
+/// As forward(), prepare() and backward() of conv3x3.h, of maps and products in bf16, with weights
+/// [k,size,size,c]. Relative L2 error: 1 %, of the roundings of operands and result.
+void direct_forward(const ConvShape& shape, const ForwardArguments& arguments, void* workspace,
+                    const Threads& threads);
+size_t direct_prepared_bytes(const ConvShape& shape);
+void direct_prepare(const ConvShape& shape, const float* weights, void* prepared,
+                    const Threads& threads);
+void direct_backward(const ConvShape& shape, const BackwardArguments& arguments, void* workspace,
+                     const Threads& threads);
+
+}  // namespace skipway::kernels
