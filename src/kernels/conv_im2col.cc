@@ -181,25 +181,16 @@ void add_inputs(const ConvShape& s, const float* rows, int64_t first_image, int6
   }
 }
 
-template <class T>
-void finish_pixels(const ForwardArguments& a, int64_t k, Columns channels, int64_t first_pixel,
-                   int64_t pixels, const float* products, double* sums) {
+template <class Ending>
+void finish_pixels(const Ending& of_all, int64_t k, Columns channels, int64_t first_pixel,
+                   int64_t pixels, const float* products) {
+  Ending result = of_all;
   const int64_t step = static_cast<int64_t>(lanes());
-  T* dst = static_cast<T*>(a.dst) + first_pixel * k;
-  const T* residual = static_cast<const T*>(a.residual) + (a.residual ? first_pixel * k : 0);
   for (int64_t c = channels.begin; c < channels.end; c += step) {
-    V sum = hn::Zero(D()), sum_of_squares = hn::Zero(D());
-    const V bias = a.bias != nullptr ? load(a.bias + c) : hn::Zero(D());
-    for (int64_t pixel = 0; pixel < pixels; ++pixel) {
-      V v = hn::Add(load(products + pixel * k + c), bias);
-      if (a.residual != nullptr) v = hn::Add(v, load(residual + pixel * k + c));
-      if (a.relu) v = relu(v);
-      sum = hn::Add(sum, v);
-      sum_of_squares = hn::MulAdd(v, v, sum_of_squares);
-      store(v, dst + pixel * k + c);
-    }
-    add_to(sums + c, sum);
-    add_to(sums + k + c, sum_of_squares);
+    result.open(c);
+    for (int64_t pixel = 0; pixel < pixels; ++pixel)
+      result.put((first_pixel + pixel) * k + c, load(products + pixel * k + c));
+    result.close(c);
   }
 }
 
@@ -304,7 +295,9 @@ void im2col_forward_pass(const ConvShape& s, const ForwardArguments& a, float* s
         multiply(product(static_cast<const float*>(a.prepared) + first_weight));
       else
         multiply_widened(product(nullptr), static_cast<const Bf16*>(a.prepared) + first_weight);
-      finish_pixels<T>(a, s.k, columns, image * at.pixels_of_image, pixels, mine + at.dst, my_sums);
+      write_result<T>(a, s.k, my_sums, [&](const auto& result) {
+        finish_pixels(result, s.k, columns, image * at.pixels_of_image, pixels, mine + at.dst);
+      });
     }
   });
   if (a.sum != nullptr) add_sums(sums, threads.count, s.k, a.sum, a.sum_of_squares);

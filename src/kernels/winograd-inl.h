@@ -242,17 +242,14 @@ void multiply_points(int64_t tiles, int64_t depth, Columns columns, const float*
   }
 }
 
-// Products of a block back to pixels, with what follows a convolution on the way.
-template <class S, class T, bool kSums, bool kInference>
+// Products of a block back to pixels.
+template <class S, class T, class Ending>
 void block_from_points(const ConvShape& s, const Blocks& blocks, const Part& part, Columns channels,
-                       const float* products, int64_t plane, const ForwardArguments& a,
-                       double* sums) {
+                       const float* products, int64_t plane, const T* dst, const Ending& of_all) {
+  Ending result = of_all;
   const int64_t step = static_cast<int64_t>(lanes());
-  T* dst = static_cast<T*>(a.dst);
-  const T* residual = static_cast<const T*>(a.residual);
   for (int64_t channel = channels.begin; channel < channels.end; channel += step) {
-    V sum = hn::Zero(D()), sum_of_squares = hn::Zero(D());
-    const V bias = kInference && a.bias != nullptr ? load(a.bias + channel) : hn::Zero(D());
+    result.open(channel);
     for (int64_t tile = 0; tile < part.tiles; ++tile) {
       const Place at(blocks, S::kTile, part.first_tile + tile);
       const Window<T> window(dst, s.out_h(), s.out_w(), s.k, at.image, at.y, at.x, S::kTile);
@@ -260,17 +257,7 @@ void block_from_points(const ConvShape& s, const Blocks& blocks, const Part& par
       const auto load_at = [&](int row, int column)
                                HWY_ATTR { return load(from + (row * S::kPatch + column) * plane); };
       const auto put = [&](int row, int column, V v) HWY_ATTR {
-        const int64_t offset = window.first - dst + window.offset(row, column) + channel;
-        if constexpr (kInference) {
-          v = hn::Add(v, bias);
-          if (residual != nullptr) v = hn::Add(v, load(residual + offset));
-          if (a.relu) v = relu(v);
-        }
-        if constexpr (kSums) {
-          sum = hn::Add(sum, v);
-          sum_of_squares = hn::MulAdd(v, v, sum_of_squares);
-        }
-        store(v, dst + offset);
+        result.put(window.first - dst + window.offset(row, column) + channel, v);
       };
       if (window.full) {
         transform_2d<typename S::FromPoints>(load_at, put);
@@ -280,10 +267,7 @@ void block_from_points(const ConvShape& s, const Blocks& blocks, const Part& par
         });
       }
     }
-    if constexpr (kSums) {
-      add_to(sums + channel, sum);
-      add_to(sums + s.k + channel, sum_of_squares);
-    }
+    result.close(channel);
   }
 }
 
@@ -395,16 +379,10 @@ void forward_pass(const ConvShape& s, const ForwardArguments& a, float* scratch,
     const Columns columns = part.columns(s.k);
     multiply_points<S, Op>(part.tiles, s.c / Op::kPerWord, columns, memory + at.src, at.src_plane,
                            weights, at.weights_plane, memory + at.products, at.product_plane, s.k);
-    const auto write = [&](auto pass) {
-      pass(s, blocks, part, columns, memory + at.products, at.product_plane, a,
-           sums + part.thread * 2 * s.k);
-    };
-    if (a.sum != nullptr)
-      write(block_from_points<S, T, true, false>);
-    else if (a.bias != nullptr || a.residual != nullptr || a.relu)
-      write(block_from_points<S, T, false, true>);
-    else
-      write(block_from_points<S, T, false, false>);
+    write_result<T>(a, s.k, sums + part.thread * 2 * s.k, [&](const auto& result) {
+      block_from_points<S>(s, blocks, part, columns, memory + at.products, at.product_plane,
+                           static_cast<const T*>(a.dst), result);
+    });
   };
   for_each_block(blocks, threads, read_src, write_dst);
   if (a.sum != nullptr) add_sums(sums, threads.count, s.k, a.sum, a.sum_of_squares);
