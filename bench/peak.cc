@@ -12,6 +12,7 @@
 
 #include "base/clock.h"
 #include "kernels/conv3x3.h"
+#include "kernels/pieces.h"
 
 namespace {
 
@@ -49,14 +50,9 @@ __attribute__((target("avx512f,avx512bf16"))) double avx512() {
 // Products of 16 rows of 32 with 16 columns, in four tile registers of sums. The process has asked
 // for tile registers.
 double amx() {
-  alignas(64) static constexpr struct {
-    uint8_t palette = 1, start_row = 0, reserved[14] = {};
-    uint16_t row_bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
-    uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
-  } kLayout;
   alignas(64) float sums[16 * 16] = {};
   const int64_t row_bytes = 64;
-  __asm__ volatile("ldtilecfg %0" : : "m"(kLayout));
+  __asm__ volatile("ldtilecfg %0" : : "m"(skipway::kernels::kTileLayout));
   __asm__ volatile("tileloadd (%0,%1,1), %%tmm4" : : "r"(sums), "r"(row_bytes) : "memory");
   __asm__ volatile("tileloadd (%0,%1,1), %%tmm5" : : "r"(sums), "r"(row_bytes) : "memory");
   for (int64_t i = 0; i < kTileSteps; ++i)

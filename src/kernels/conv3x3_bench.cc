@@ -1,7 +1,6 @@
 // Times each pass of ResNet-18's 3x3 layers behind the stem, by Winograd in each type and directly.
-// Prints a table:
-// milliseconds (shortest and median), and the GFLOP/s that a direct convolution would need to be as
-// fast.
+// Prints a table: milliseconds (shortest and median), and the GFLOP/s that a direct convolution
+// would need to be as fast.
 //   skipway_kernels_bench [images] [threads] [repeats] [instruction set]
 #include <algorithm>
 #include <chrono>

@@ -347,14 +347,16 @@ void direct_weights_gradient(const ConvShape& s, const BackwardArguments& a,
   int64_t begin[kMaxTaps + 1] = {};
   for (int64_t tap = 0; tap < way.taps(); ++tap) {
     begin[tap + 1] = begin[tap];
-    for (int64_t row = 0; row < at.groups * out_h; ++row)
+    for (int64_t row = 0; row < at.groups * out_h; ++row) {
+      const int64_t from_y = way.from(row % out_h, tap / s.size, s.h);
+      if (from_y < 0) continue;
+      const int64_t first = (row / out_h * s.h + from_y) * s.w;
       for (int64_t x = 0; x < out_w; ++x) {
-        const int64_t from_y = way.from(row % out_h, tap / s.size, s.h);
         const int64_t from_x = way.from(x, tap % s.size, s.w);
-        if (from_y < 0 || from_x < 0) continue;
-        const int64_t pixel = (row / out_h * s.h + from_y) * s.w + from_x;
-        all[begin[tap + 1]++] = {(row * out_w + x) * kBlock, pixel * kBlock};
+        if (from_x >= 0)
+          all[begin[tap + 1]++] = {(row * out_w + x) * kBlock, (first + from_x) * kBlock};
       }
+    }
   }
   threads.run([&](int thread) {
     const SumOfProducts<Op> sum{};

@@ -12,6 +12,16 @@ bool dot_in_use();
 /// Whether it has tdpbf16ps too, the product of tiles of them.
 bool tiles_in_use();
 
+/// Rows of a tile register, and words of a row.
+constexpr int64_t kTileSide = 16;
+/// What ldtilecfg takes: eight tile registers, all of their size.
+struct TileLayout {
+  uint8_t palette = 1, start_row = 0, reserved[14] = {};
+  uint16_t row_bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
+  uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
+};
+alignas(64) inline constexpr TileLayout kTileLayout;
+
 /// Columns of a matrix that lie together, row by row: four vectors of AVX-512.
 constexpr int64_t kPanel = 64;
 

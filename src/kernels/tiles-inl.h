@@ -17,19 +17,12 @@ namespace skipway::kernels {
 namespace HWY_NAMESPACE {
 #if HWY_TARGET == HWY_AVX3
 
-constexpr int64_t kTileSide = 16;  // rows of a tile, and words of a row
-
 // The tile registers are this thread's while one of these lives, where the instruction set in use
 // has them: eight of 16 rows. Whoever else uses them, oneDNN for one, sets them up anew.
 class TileRegisters {
  public:
   TileRegisters() {
-    alignas(64) static constexpr struct {
-      uint8_t palette = 1, start_row = 0, reserved[14] = {};
-      uint16_t row_bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
-      uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
-    } kLayout;
-    if (in_use_) __asm__ volatile("ldtilecfg %0" : : "m"(kLayout));
+    if (in_use_) __asm__ volatile("ldtilecfg %0" : : "m"(kTileLayout));
   }
   ~TileRegisters() {
     if (in_use_) __asm__ volatile("tilerelease");
@@ -73,21 +66,20 @@ struct LeftTiles {
   int64_t row, rows, steps;
 };
 
-// C (+)= A B of kRows by kColumns tiles; registers 0 to 3 are C, 4 and 5 A, 6 and 7 B.
+// Registers 0 to 3 are sums of kRows by kColumns tiles, 4 and 5 their left sides, 6 and 7 their
+// right ones. Calls one(register, where it lies in c) for each sum.
+template <int kRows, int kColumns, class One>
+HWY_INLINE void for_each_sum(float* c, int64_t c_row, const One& one) {
+  one(std::integral_constant<int, 0>(), c);
+  if constexpr (kColumns == 2) one(std::integral_constant<int, 1>(), c + kTileSide);
+  if constexpr (kRows == 2) one(std::integral_constant<int, 2>(), c + kTileSide * c_row);
+  if constexpr (kRows == 2 && kColumns == 2)
+    one(std::integral_constant<int, 3>(), c + kTileSide * c_row + kTileSide);
+}
+
+// Adds products over so many steps of the depth to the sums in registers.
 template <int kRows, int kColumns>
-HWY_NOINLINE void multiply_tiles(const LeftTiles& left, const float* b, int64_t b_step,
-                                 int64_t depth, float* c, int64_t c_row, bool add) {
-  const auto each = [&](const auto& one) HWY_ATTR {
-    one(std::integral_constant<int, 0>(), c);
-    if constexpr (kColumns == 2) one(std::integral_constant<int, 1>(), c + kTileSide);
-    if constexpr (kRows == 2) one(std::integral_constant<int, 2>(), c + kTileSide * c_row);
-    if constexpr (kRows == 2 && kColumns == 2)
-      one(std::integral_constant<int, 3>(), c + kTileSide * c_row + kTileSide);
-  };
-  if (add)
-    each([&](auto tile, float* at) HWY_ATTR { load_tile<tile>(at, c_row); });
-  else
-    each([&](auto tile, float*) HWY_ATTR { zero_tile<tile>(); });
+HWY_INLINE void add_products(const LeftTiles& left, const float* b, int64_t b_step, int64_t depth) {
   const float* a = left.first;
   for (int64_t step = 0; step < depth; step += kTileSide) {
     load_tile<6>(b, b_step);
@@ -103,7 +95,20 @@ HWY_NOINLINE void multiply_tiles(const LeftTiles& left, const float* b, int64_t 
     a += left.steps;
     b += kTileSide * b_step;
   }
-  each([&](auto tile, float* at) HWY_ATTR { store_tile<tile>(at, c_row); });
+}
+
+// C (+)= A B of kRows by kColumns tiles.
+template <int kRows, int kColumns>
+HWY_NOINLINE void multiply_tiles(const LeftTiles& left, const float* b, int64_t b_step,
+                                 int64_t depth, float* c, int64_t c_row, bool add) {
+  if (add)
+    for_each_sum<kRows, kColumns>(
+        c, c_row, [&](auto tile, float* at) HWY_ATTR { load_tile<tile>(at, c_row); });
+  else
+    for_each_sum<kRows, kColumns>(c, c_row, [&](auto tile, float*) HWY_ATTR { zero_tile<tile>(); });
+  add_products<kRows, kColumns>(left, b, b_step, depth);
+  for_each_sum<kRows, kColumns>(
+      c, c_row, [&](auto tile, float* at) HWY_ATTR { store_tile<tile>(at, c_row); });
 }
 
 template <class... Arguments>
@@ -120,22 +125,11 @@ template <class Operands>
 void sum_of_tiles(const Operands* all, int64_t count, int64_t blocks, const float* left,
                   const float* right, float* c, int64_t c_row) {
   constexpr int64_t kTile = kTileSide * kTileSide;
-  zero_tile<0>(), zero_tile<1>(), zero_tile<2>(), zero_tile<3>();
-  for (int64_t i = 0; i < count; ++i) {
-    const float *a = left + all[i].left, *b = right + all[i].right;
-    for (int64_t block = 0; block < blocks; ++block, a += 2 * kTile, b += 2 * kTile) {
-      load_tile<6>(b, 2 * kTileSide), load_tile<4>(a, kTileSide);
-      dot_tiles<0, 4, 6>();
-      load_tile<7>(b + kTileSide, 2 * kTileSide);
-      dot_tiles<1, 4, 7>();
-      load_tile<5>(a + kTile, kTileSide);
-      dot_tiles<2, 5, 6>();
-      dot_tiles<3, 5, 7>();
-    }
-  }
-  store_tile<0>(c, c_row), store_tile<1>(c + kTileSide, c_row);
-  store_tile<2>(c + kTileSide * c_row, c_row);
-  store_tile<3>(c + kTileSide * c_row + kTileSide, c_row);
+  for_each_sum<2, 2>(c, c_row, [&](auto tile, float*) HWY_ATTR { zero_tile<tile>(); });
+  for (int64_t i = 0; i < count; ++i)
+    add_products<2, 2>({left + all[i].left, kTileSide, kTile, 2 * kTile}, right + all[i].right,
+                       2 * kTileSide, blocks * kTileSide);
+  for_each_sum<2, 2>(c, c_row, [&](auto tile, float* at) HWY_ATTR { store_tile<tile>(at, c_row); });
 }
 
 // to[j][i] = from[i][j] of 16x16 words.

@@ -46,6 +46,7 @@ constexpr int64_t kWidest = 16;  // lanes
 constexpr int64_t weights_plane_of(const ConvShape& s, Type operands) {
   return s.c * s.k / values_of_word(operands) + kPlanePadding;
 }
+
 // What goes over all tiles once.
 enum class Sweep { kForward, kSourceGradient, kWeightsGradient, kBothGradients };
 constexpr bool to_source(Sweep sweep) {
