@@ -1,8 +1,9 @@
 // One row of the benchmarks of training steps and of inference: the model, loss, backward pass and
 // optimizer that `train` uses, or the forward pass of `predict`, on random images. Prints one JSON
-// object: seconds of each timed step and the peak memory of the process. Not the drivers; see
-// bench/train_step and bench/inference.
+// object: seconds of each timed step, the pages that these steps took from the system, and the peak
+// memory of the process. Not the drivers; see bench/train_step and bench/inference.
 #include <ATen/core/grad_mode.h>
+#include <sys/resource.h>
 
 #include <CLI/CLI.hpp>
 #include <iostream>
@@ -13,6 +14,16 @@
 #include "model/device.h"
 #include "model/model.h"
 #include "train/optimizer.h"
+
+namespace {
+
+int64_t page_faults() {
+  rusage usage{};
+  getrusage(RUSAGE_SELF, &usage);
+  return usage.ru_minflt + usage.ru_majflt;
+}
+
+}  // namespace
 
 int main(int argc, char** argv) {
   using namespace skipway;
@@ -52,7 +63,9 @@ int main(int argc, char** argv) {
   Batches batches(split, batch_size, augment, {{0.5, 0.5, 0.5}, {0.25, 0.25, 0.25}}, 0, precision);
 
   nlohmann::json times_s = nlohmann::json::array();
+  int64_t faults_before = 0;
   for (int64_t step = 0; step < warmup + steps; ++step) {
+    if (step == warmup) faults_before = page_faults();
     const at::Tensor ready = inference ? batches.input(batches.at_step(step, side)) : at::Tensor();
     const Stopwatch watch;
     if (inference) {
@@ -74,6 +87,7 @@ int main(int argc, char** argv) {
     if (step >= warmup) times_s.push_back(watch.seconds());
   }
   std::cout << nlohmann::json{{"step_s", times_s},
+                              {"page_faults", page_faults() - faults_before},
                               {"peak_rss_bytes", peak_rss_bytes()},
                               {"kernel", model->kernels().in_use()},
                               {"kernels", model->kernels().chosen()},
