@@ -117,6 +117,12 @@ TEST_F(E2ePlan, MinutesBecomeEpochsInWords) {
   EXPECT_THAT(result.out, HasSubstr("peak memory"));
 }
 
+TEST_F(E2ePlan, MinutesTooFewForAStepAreAnError) {
+  const ProgramResult result = run({"plan", "--alone", "--minutes", "0.001"});
+  EXPECT_EQ(result.exit_code, 2) << result.out;
+  EXPECT_THAT(result.err, HasSubstr("--minutes"));
+}
+
 TEST_F(E2ePlan, MemoryTriesLargerBatchesUpToAllImages) {
   if (kSanitized) GTEST_SKIP() << "address space cannot be limited under this sanitizer";
   const ProgramResult result = run({"plan", "--memory", "--json", "--epochs", "1"});

@@ -207,6 +207,16 @@ TEST_F(E2eTrain, ARunThatLivesIsNotResumedAndOneThatWasKilledIs) {
   EXPECT_THAT(resumed.err, AllOf(HasSubstr("warning: "), HasSubstr("report.html")));
 }
 
+// The end of an ssh session, for one.
+TEST_F(E2eTrain, AHangUpSaves) {
+  options_.signal_at_text = "epoch   1.00";
+  options_.signal = SIGHUP;
+  const ProgramResult stopped = train({"--json"}, "100000");
+  EXPECT_EQ(stopped.exit_code, 129) << stopped.err;
+  EXPECT_EQ(json::parse(stopped.out).at("stopped"), true);
+  EXPECT_GE(json::parse(stopped.out).at("epochs"), 1);
+}
+
 TEST_F(E2eTrain, AReportThatCannotBeWrittenDoesNotHideTheResult) {
   options_.signal_at_text = "run: runs/001";
   options_.signal = SIGCONT;  // which changes nothing

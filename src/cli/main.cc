@@ -27,7 +27,8 @@ constexpr std::string_view kExamples =
     "  skipway predict runs/001 cat.jpg --top 3\n"
     "\n"
     "Exit codes: 0 done, 1 bug, 2 usage, 3 data, 4 environment or device, 5 memory, 6 diverged,\n"
-    "7 weights do not fit, 8 a check failed, 9 disk or permission, 130, 143 stopped, state saved.";
+    "7 weights do not fit, 8 a check failed, 9 disk or permission, 129, 130, 143 stopped, state "
+    "saved.";
 
 std::string_view kind_name(ErrorKind kind) {
   switch (kind) {

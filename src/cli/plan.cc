@@ -58,6 +58,7 @@ nlohmann::ordered_json measure(const Config& config, bool quiet) {
   const int64_t per_epoch = learner.batches.steps_per_epoch();
   // A run would have come as far by now.
   const Forecast run = forecast(config, plan, per_epoch, process_wall_s());
+  require_steps(config, plan, run.steps, process_wall_s());
   nlohmann::ordered_json parts = nlohmann::ordered_json::array();
   for (size_t i = 0; i < plan.stages.size(); ++i) {
     const Stage& stage = plan.stages[i];
@@ -222,6 +223,7 @@ void show_alternatives(const nlohmann::ordered_json& others) {
                              other.at("epochs").get<double>(), format_duration(other.at("wall_s")),
                              format_bytes(other.at("peak_rss_bytes")),
                              other.at("stages").back().at("images_per_s").get<double>()));
+  print_result("ranked by what was measured; which is the most accurate, only a run tells");
 }
 
 void show_largest_batch(const nlohmann::ordered_json& memory) {

@@ -34,14 +34,17 @@ namespace {
 std::atomic<int> received_signal{0};
 static_assert(std::atomic<int>::is_always_lock_free);
 
-// The first Ctrl-C or SIGTERM asks the trainer to save and stop; the second ends the process at
-// once.
+// The first Ctrl-C, SIGTERM or hang-up of the terminal asks the trainer to save and stop; the
+// second ends the process at once. What nohup has set stays.
 void install_signal_handlers() {
   struct sigaction action {};
   action.sa_handler = [](int signal) { received_signal = signal; };
   action.sa_flags = static_cast<int>(SA_RESETHAND);
   sigaction(SIGINT, &action, nullptr);
   sigaction(SIGTERM, &action, nullptr);
+  struct sigaction on_hangup {};
+  sigaction(SIGHUP, nullptr, &on_hangup);
+  if (on_hangup.sa_handler != SIG_IGN) sigaction(SIGHUP, &action, nullptr);
 }
 
 std::string status_line(const StepReport& r) {
@@ -132,7 +135,8 @@ std::vector<std::string> result_lines(const TrainResult& r) {
         100 * r.best, r.best_epoch, r.split));
   lines.push_back(fmt::format(
       "time     {} in all, {} of it training: {:.2f} epochs at {:.0f} images/s; peak memory {}",
-      format_duration(r.wall_s), format_duration(r.train_wall_s), r.epochs, r.images_per_s,
+      format_duration(r.wall_s), format_duration(r.train_wall_s), r.epochs,
+      static_cast<double>(r.images) / r.train_wall_s,
       format_bytes(static_cast<double>(r.peak_rss_bytes))));
   lines.push_back(fmt::format("report   {}/report.html", r.run));
   lines.push_back(fmt::format("again    skipway train --config {}/config.toml", r.run));
@@ -281,7 +285,8 @@ void add_resume(CLI::App& program, Run& chosen) {
     bool json = false, quiet = false;
   };
   auto options = std::make_shared<Options>();
-  CLI::App* command = program.add_subcommand("resume", "Go on where a run stopped, bit for bit");
+  CLI::App* command =
+      program.add_subcommand("resume", "Go on where a run stopped; with --epochs, bit for bit");
   command->add_option("run", options->run, "folder of the run")->required();
   command->add_flag("--json", options->json, "print one JSON object on stdout at the end");
   command->add_flag("--quiet", options->quiet, "print the result alone");

@@ -30,6 +30,7 @@ constexpr double kSmallest = 1e-12;  // norm: a zero momentum is not divided by 
 struct MuonLayout {
   int64_t some_rows, turned, panels, tile;          // momentum
   int64_t gram, square, polynomial, product, half;  // [rows,rows]
+  int64_t halves;                                   // four matrices of bf16
   int64_t words = 0;
 
   MuonLayout(int64_t rows, int64_t columns) {
@@ -44,6 +45,7 @@ struct MuonLayout {
     tile = take(rows * kPanel);
     for (int64_t* matrix : {&gram, &square, &polynomial, &product, &half})
       *matrix = take(rows * rows);
+    halves = take(2 * rows * rows);
   }
 };
 
@@ -72,22 +74,97 @@ void multiply_panel(const float* left, int64_t rows, int64_t first_row, int64_t 
   }
 }
 
-// out = leftᵀ right, which is known to be symmetric: [size,size] of [depth,size] and the same.
-template <class Op>
-void multiply_symmetric(const float* left, const float* right, int64_t depth, int64_t size,
-                        float* out) {
-  for (int64_t panel = 0; panel < size; panel += kPanel)
-    multiply_panel<Op>(left, size, panel, depth, right + panel * depth, panel_width(size, panel),
-                       out + panel * size);
+// Copies what is below the diagonal blocks of a symmetric matrix to where it is missing, above
+// them.
+inline void mirror(float* matrix, int64_t size) {
+  constexpr int64_t kSide = 16;
   for (int64_t panel = kPanel; panel < size; panel += kPanel) {
     const int64_t width = panel_width(size, panel);
-    for (int64_t row = 0; row < panel; ++row) {
+    for (int64_t row = 0; row < panel; row += kSide) {
       const int64_t from = row / kPanel * kPanel;  // a whole panel
-      for (int64_t i = 0; i < width; ++i)
-        out[panel * size + row * width + i] = out[from * size + (panel + i) * kPanel + row - from];
+      for (int64_t i = 0; i < width; i += kSide)
+        transpose_16x16(matrix + from * size + (panel + i) * kPanel + row - from, kPanel,
+                        matrix + panel * size + row * width + i, width);
     }
   }
 }
+
+// out = XXᵀ, [size,size], of the words [depth,size] of Xᵀ.
+template <class Op>
+void multiply_by_itself(const float* turned, int64_t depth, int64_t size, float* out) {
+  for (int64_t panel = 0; panel < size; panel += kPanel)
+    multiply_panel<Op>(turned, size, panel, depth, turned + panel * depth, panel_width(size, panel),
+                       out + panel * size);
+  mirror(out, size);
+}
+
+// out = left right of symmetric matrices [size,size] whose product is symmetric too, in fp32. On
+// tile registers each matrix is the sum of two of bf16, of which three products are nearly as
+// exact.
+template <class Op>
+class SymmetricProduct {
+ public:
+  SymmetricProduct(int64_t size, float* space) : size_(size), space_(space) {}
+
+  void operator()(const float* left, const float* right, float* out) const {
+#if HWY_TARGET == HWY_AVX3
+    if constexpr (std::is_same_v<Op, PairByDot>)
+      if (tiles_in_use()) return of_halves(left, right, out);
+#endif
+    for (int64_t panel = 0; panel < size_; panel += kPanel)
+      multiply_panel<Fma>(left, size_, panel, size_, right + panel * size_,
+                          panel_width(size_, panel), out + panel * size_);
+    mirror(out, size_);
+  }
+
+ private:
+#if HWY_TARGET == HWY_AVX3
+  void of_halves(const float* left, const float* right, float* out) const {
+    const int64_t depth = size_ / 2, words = size_ * depth, step = static_cast<int64_t>(lanes());
+    // Of the left side whole rows, of the right one panels, two rows in a word.
+    float *high_left = space_, *low_left = high_left + words;
+    float *high_right = low_left + words, *low_right = high_right + words;
+    HWY_ALIGN Bf16 high[2 * hn::MaxLanes(D())];
+    for (int64_t panel = 0; panel < size_; panel += kPanel) {
+      const int64_t width = panel_width(size_, panel);
+      for (int64_t row = 0; row < size_; row += 2)
+        for (int64_t i = 0; i < width; i += step) {
+          const int64_t upper = panel * size_ + row * width + i, lower = upper + width;
+          for (const int64_t below : {0, 1}) {
+            const V value = load(left + upper + below * width);
+            const int64_t to = (row + below) * size_ + panel + i;
+            Op::store(value, high);
+            Op::store(value, reinterpret_cast<Bf16*>(high_left) + to);
+            Op::store(hn::Sub(value, load(high)), reinterpret_cast<Bf16*>(low_left) + to);
+          }
+          const V first = load(right + upper), second = load(right + lower);
+          const int64_t to = panel * depth + row / 2 * width + i;
+          Op::store(first, high), Op::store(second, high + step);
+          Op::store_pair(first, second, high_right + to);
+          Op::store_pair(hn::Sub(first, load(high)), hn::Sub(second, load(high + step)),
+                         low_right + to);
+        }
+    }
+    const Multiply<Op> multiply;
+    for (int64_t panel = 0; panel < size_; panel += kPanel) {
+      const int64_t width = panel_width(size_, panel);
+      for (int64_t row = panel; row < size_; row += kPanel) {
+        const auto add = [&](const float* a, const float* b, bool to_sum) {
+          multiply({panel_width(size_, row), width, depth, a + row * depth, depth, 1,
+                    b + panel * depth, 0, width, out + panel * size_ + row * width, width, to_sum});
+        };
+        add(high_left, high_right, false);
+        add(high_left, low_right, true);
+        add(low_left, high_right, true);
+      }
+    }
+    mirror(out, size_);
+  }
+#endif
+
+  int64_t size_;
+  float* space_;
+};
 
 // As operands of products; `space` is for those of bf16.
 template <class Op>
@@ -179,11 +256,12 @@ void muon_matrix(const MuonMatrix& m, const MuonRates& rates, float* scratch) {
   float *gram = scratch + at.gram, *square = scratch + at.square, *half = scratch + at.half;
   float *polynomial = scratch + at.polynomial, *product = scratch + at.product;
   const float* turned = scratch + at.turned;
-  multiply_symmetric<Op>(turned, turned, m.columns / Op::kPerWord, size, gram);
+  const SymmetricProduct<Op> multiply(size, scratch + at.halves);
+  multiply_by_itself<Op>(turned, m.columns / Op::kPerWord, size, gram);
   const auto by_square = static_cast<float>(scale * scale);
   for (int64_t i = 0; i < values; ++i) gram[i] *= by_square;
   for (int iteration = 0; iteration < kMuonIterations; ++iteration) {
-    multiply_symmetric<Fma>(gram, gram, size, size, square);
+    multiply(gram, gram, square);
     for (int64_t i = 0; i < values; ++i)
       polynomial[i] = static_cast<float>(kMuonB) * gram[i] + static_cast<float>(kMuonC) * square[i];
     for (int64_t i = 0; i < size; ++i) {
@@ -194,12 +272,12 @@ void muon_matrix(const MuonMatrix& m, const MuonRates& rates, float* scratch) {
     if (iteration == 0) {
       std::copy(polynomial, polynomial + values, product);
     } else {
-      multiply_symmetric<Fma>(polynomial, product, size, size, half);
+      multiply(polynomial, product, half);
       std::swap(product, half);
     }
     if (iteration + 1 == kMuonIterations) break;
-    multiply_symmetric<Fma>(polynomial, gram, size, size, half);
-    multiply_symmetric<Fma>(half, polynomial, size, size, gram);
+    multiply(polynomial, gram, half);
+    multiply(half, polynomial, gram);
   }
 
   const float* by = words_of<Op>(product, size, half);

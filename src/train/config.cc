@@ -322,6 +322,7 @@ Config airbench_config(const std::string& model) {
     c.muon_momentum = 0.6;
     c.warmup = 0;
     c.final_lr = 0;
+    c.crop_pad = 0;  // 2 where the run is as short as there
     c.resize = "auto";
     return c;
   }

@@ -119,6 +119,8 @@ TEST(Config, Airbench94IsThePublishedRecipe) {
   EXPECT_TRUE(options.decay_all);
   EXPECT_NEAR(config.lr * options.muon_lr, 0.24, 1e-3);
   EXPECT_EQ(options.muon_momentum, 0.6);
+  EXPECT_EQ(augment_options(config, rule_for(8)).crop_pad, 2);
+  EXPECT_EQ(augment_options(config, rule_for(25)).crop_pad, 4);
   const ScheduleOptions schedule = schedule_options(config, rule_for(config.epochs));
   EXPECT_DOUBLE_EQ(learning_rate(schedule, 0, 10), config.lr);
   EXPECT_DOUBLE_EQ(learning_rate(schedule, 5, 10), 0.5 * config.lr);

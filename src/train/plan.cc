@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "base/clock.h"
 #include "base/error.h"
 
 namespace skipway {
@@ -111,6 +112,7 @@ RunLength length_of_run(const Config& config, const Budget& budget, int64_t step
 
 Plan make_plan(const Config& config, Learner& learner, const Split& evaluation_split,
                double begun_s, double passes, size_t stage, int64_t step) {
+  const Stopwatch watch;
   Plan plan;
   plan.passes = passes > 0 ? passes : config.epochs;
   const int64_t steps_per_epoch = learner.batches.steps_per_epoch();
@@ -128,9 +130,11 @@ Plan make_plan(const Config& config, Learner& learner, const Split& evaluation_s
   take_stages();
   measure();  // before the evaluation, which takes the kernels that training chooses
   const double test_s = measure_test_s(config, learner, evaluation_split);
-  const double left_s = 60 * config.minutes - begun_s;
-  plan.views = config.minutes > 0 ? affordable_views(config, test_s, kMostForTta * left_s)
-                                  : views_of(config);
+  const double left_s = 60 * config.minutes - begun_s - watch.seconds();
+  // A run that goes on keeps its views.
+  plan.views = config.minutes > 0 && passes == 0
+                   ? affordable_views(config, test_s, kMostForTta * left_s)
+                   : views_of(config);
   if (plan.passes == 0) {
     plan.passes = std::max(left_s - static_cast<double>(plan.views) * test_s, plan.steps_s.back()) /
                   (plan.steps_s.back() * static_cast<double>(steps_per_epoch));
@@ -167,6 +171,17 @@ Forecast forecast(const Config& config, const Plan& plan, int64_t steps_per_epoc
     run.wall_s += std::min(config.freeze_epochs * per_epoch, static_cast<double>(run.steps)) *
                   (plan.frozen_step_s - plan.steps_s.front());
   return run;
+}
+
+void require_steps(const Config& config, const Plan& plan, int64_t steps, double spent_s) {
+  if (steps > 0) return;
+  const double after_s = plan.budget.left_s(0, 0, 0), step_s = plan.steps_s.front();
+  fail(ErrorKind::kUsage, "train",
+       "expected time for training, got {:g} at --minutes: loading and planning took {:.1f} s, the "
+       "evaluation and the files at the end will take {:.1f} s, a step {:.2f} s; {:.1f} minutes or "
+       "more leave time for some steps",
+       config.minutes, spent_s, after_s, step_s,
+       std::ceil((spent_s + after_s + 10 * step_s) / 6) / 10);
 }
 
 }  // namespace skipway

@@ -65,8 +65,9 @@ struct Plan {
 
 /// Measures a step of each stage and the evaluation, and lays the run out. Takes some seconds, and
 /// leaves the learner's weights as they were; its augmentation becomes that of such a run.
-/// `begun_s`: what of its time the run has spent. `passes`: as an earlier plan found it; 0: to be
-/// found. Stages before `stage` are over: they count as `stage` does and are not measured.
+/// `begun_s`: what of its time the run has spent so far. `passes`: as an earlier plan found it,
+/// whose views are those of `config`; 0: to be found, both. Stages before `stage` are over: they
+/// count as `stage` does and are not measured.
 Plan make_plan(const Config& config, Learner& learner, const Split& evaluation_split,
                double begun_s, double passes = 0, size_t stage = 0, int64_t step = 0);
 
@@ -79,5 +80,8 @@ struct Forecast {
 
 /// `begun_s`: when its first step begins, in seconds of the run.
 Forecast forecast(const Config& config, const Plan& plan, int64_t steps_per_epoch, double begun_s);
+
+/// Errors: kUsage where the run has no step. `spent_s`: of its minutes, before the first step.
+void require_steps(const Config& config, const Plan& plan, int64_t steps, double spent_s);
 
 }  // namespace skipway

@@ -143,6 +143,8 @@ TEST(Plan, AMomentHasNoTimeForTta) {
   Learner learner(c, data);
   EXPECT_EQ(make_plan(c, learner, data.test, 0).views, 2);
   EXPECT_EQ(make_plan(c, learner, data.test, /*begun_s=*/3600 - 1e-4).views, 1);
+  // A run that goes on has found its views long before.
+  EXPECT_EQ(make_plan(c, learner, data.test, 3600 - 1e-4, /*passes=*/4).views, 2);
   c.minutes = 0, c.epochs = 1e-5;
   EXPECT_EQ(make_plan(c, learner, data.test, 0).views, 2);
 }

@@ -447,19 +447,11 @@ void Trainer::plan() {
   passes_ = plan.passes;
   schedule_ = schedule_options(config_, rule_for(passes_));
   stages_ = std::move(plan.stages);
-  budget_ = std::move(plan.budget);
+  budget_ = plan.budget;
   test_s_ = plan.test_s;
   take_views(plan.views);
   lay_out();
-  if (total_steps_ == 0) {
-    const double after_s = budget_.left_s(0, 0, 0), step_s = plan.steps_s.front();
-    fail(ErrorKind::kUsage, "train",
-         "expected time for training, got {:g} at --minutes: loading and planning took {:.1f} s, "
-         "the evaluation and the files at the end will take {:.1f} s, a step {:.2f} s; {:.1f} "
-         "minutes or more leave time for some steps",
-         config_.minutes, run_wall_s(), after_s, step_s,
-         std::ceil((run_wall_s() + after_s + 10 * step_s) / 6) / 10);
-  }
+  require_steps(config_, plan, total_steps_, run_wall_s());
   warn_of_flaws();
   const double muon_lr = optimizer_options(config_, rule_for(passes_)).muon_lr;
   log_info("plan: time for {:.2g} passes over whole images, peak rate {:g}{}", passes_,
@@ -555,6 +547,7 @@ void Trainer::save() {
                 {"passes", passes_},
                 {"wall_s", run_wall_s()},
                 {"micro_batch", learner_.micro_batch},
+                {"views", views_of(config_)},
                 {"train_images", learner_.batches.image_count()},
                 {"train_labels_sha256", labels_sha256(dataset_)},
                 {"kernels", model().kernels().chosen()}});
@@ -568,6 +561,7 @@ void Trainer::restore() {
   require_settings(checkpoint);
   const nlohmann::json state = go_to(checkpoint);
   earlier_wall_s_ = state.at("wall_s");
+  take_views(state.value("views", views_of(config_)));
   learner_.model->kernels().restore(state.at("kernels").get<std::map<std::string, std::string>>());
 }
 

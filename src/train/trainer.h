@@ -33,7 +33,7 @@ struct StepReport {
   double grad_norm = 0;     // mean over the epoch so far, before --clip-grad-norm
   double lr = 0;            // of this step
   double images_per_s = 0;  // recent
-  double eta_s = 0;         // until the end; in a run by epochs, without the evaluations
+  double eta_s = 0;         // until the end; in a run by epochs, without the last evaluation
 };
 
 /// What is known at the end of an epoch, and of the run.

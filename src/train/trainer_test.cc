@@ -398,6 +398,23 @@ TEST_F(TrainerTest, MinutesThatAreTooFewForAStepAreAnError) {
                              testing::HasSubstr("minutes or more")));
 }
 
+// As one that is stopped during its last evaluation.
+TEST_F(TrainerTest, AResumedRunKeepsItsViewsWhateverTimeIsLeft) {
+  Config config = small_config(0);
+  config.kernel = "torch";
+  config.minutes = (process_wall_s() + 600) / 60;
+  const RunFolder run = new_run("a");
+  bool stepped = false;
+  TrainHooks hooks;
+  hooks.on_step = [&](const StepReport&) { stepped = true; };
+  hooks.stop_signal = [&] { return stepped ? 15 : 0; };
+  Trainer(config, "", synthetic_dataset(), run, hooks).run();
+  config.minutes = 1e-3;
+  Trainer late(config, "", synthetic_dataset(), run, {});
+  late.restore();
+  EXPECT_EQ(late.run().views, 2);
+}
+
 // Both processes of a resumed run are this one here, so that its clock counts twice: the second
 // part begins at twice the time at which the first one stopped, and should end when the sum is up.
 TEST_F(TrainerClockTest, AResumedRunDoesNotGetItsMinutesTwice) {
