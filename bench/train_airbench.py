@@ -9,14 +9,13 @@ share sees images of 18 pixels, as in Skipway. Data as train_minutes.py takes th
 import argparse
 import json
 import math
-import pathlib
 import time
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from train_minutes import load_normalised
+from train_minutes import load_normalised, parse
 
 SMALL_SIDE = 18
 MUON = (3.4445, -4.775, 2.0315)
@@ -82,16 +81,11 @@ def views(x):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", type=pathlib.Path)
     parser.add_argument("--epochs", type=float, default=7)
     parser.add_argument("--batch", type=int, default=1024)
     parser.add_argument("--small-share", type=float, default=0.55)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--seed", type=int, default=0)
-    args = parser.parse_args()
+    args = parse(parser)
 
-    torch.set_num_threads(args.threads)
-    torch.manual_seed(args.seed)
     (images, labels), (test_images, test_labels) = load_normalised(args.data)
     model = Airbench94(images[:5000]).to(memory_format=torch.channels_last)
     mirrored = torch.rand(len(images)) < 0.5  # in even epochs; the others in odd ones

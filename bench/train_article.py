@@ -8,13 +8,12 @@ epochs, of which only the first are made. Data as train_minutes.py takes them. P
 
 import argparse
 import json
-import pathlib
 import time
 
 import torch
 from torch.nn import functional as F
 
-from train_minutes import augment, load
+from train_minutes import augment, load, parse
 from train_step import resnet
 
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
@@ -28,15 +27,10 @@ def normalised(images):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", type=pathlib.Path)
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--precision", choices=["fp32", "bf16"], default="bf16")
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--seed", type=int, default=0)
-    args = parser.parse_args()
+    args = parse(parser)
 
-    torch.set_num_threads(args.threads)
-    torch.manual_seed(args.seed)
     data = load(args.data)
     (images, labels), (test_images, test_labels) = data["train"], data["test"]
     model = resnet("resnet18").to(memory_format=torch.channels_last)

@@ -89,11 +89,12 @@ inline void mirror(float* matrix, int64_t size) {
   }
 }
 
-// out = XXᵀ, [size,size], of the words [depth,size] of Xᵀ.
+// out = leftᵀ right, which is known to be symmetric: [size,size] of [depth,size] and the same.
 template <class Op>
-void multiply_by_itself(const float* turned, int64_t depth, int64_t size, float* out) {
+void multiply_symmetric(const float* left, const float* right, int64_t depth, int64_t size,
+                        float* out) {
   for (int64_t panel = 0; panel < size; panel += kPanel)
-    multiply_panel<Op>(turned, size, panel, depth, turned + panel * depth, panel_width(size, panel),
+    multiply_panel<Op>(left, size, panel, depth, right + panel * depth, panel_width(size, panel),
                        out + panel * size);
   mirror(out, size);
 }
@@ -111,10 +112,7 @@ class SymmetricProduct {
     if constexpr (std::is_same_v<Op, PairByDot>)
       if (tiles_in_use()) return of_halves(left, right, out);
 #endif
-    for (int64_t panel = 0; panel < size_; panel += kPanel)
-      multiply_panel<Fma>(left, size_, panel, size_, right + panel * size_,
-                          panel_width(size_, panel), out + panel * size_);
-    mirror(out, size_);
+    multiply_symmetric<Fma>(left, right, size_, size_, out);
   }
 
  private:
@@ -257,7 +255,7 @@ void muon_matrix(const MuonMatrix& m, const MuonRates& rates, float* scratch) {
   float *polynomial = scratch + at.polynomial, *product = scratch + at.product;
   const float* turned = scratch + at.turned;
   const SymmetricProduct<Op> multiply(size, scratch + at.halves);
-  multiply_by_itself<Op>(turned, m.columns / Op::kPerWord, size, gram);
+  multiply_symmetric<Op>(turned, turned, m.columns / Op::kPerWord, size, gram);
   const auto by_square = static_cast<float>(scale * scale);
   for (int64_t i = 0; i < values; ++i) gram[i] *= by_square;
   for (int iteration = 0; iteration < kMuonIterations; ++iteration) {

@@ -131,11 +131,9 @@ Plan make_plan(const Config& config, Learner& learner, const Split& evaluation_s
   measure();  // before the evaluation, which takes the kernels that training chooses
   const double test_s = measure_test_s(config, learner, evaluation_split);
   const double left_s = 60 * config.minutes - begun_s - watch.seconds();
-  // A run that goes on keeps its views.
-  plan.views = config.minutes > 0 && passes == 0
-                   ? affordable_views(config, test_s, kMostForTta * left_s)
-                   : views_of(config);
+  plan.views = views_of(config);
   if (plan.passes == 0) {
+    plan.views = affordable_views(config, test_s, kMostForTta * left_s);
     plan.passes = std::max(left_s - static_cast<double>(plan.views) * test_s, plan.steps_s.back()) /
                   (plan.steps_s.back() * static_cast<double>(steps_per_epoch));
     // Often other shares of the same stages.
