@@ -1,9 +1,9 @@
 """PyTorch's run of the recipe `airbench94`: the same network, images, schedule and number of epochs, for its accuracy beside Skipway's.
 
-Usage: train_airbench.py FOLDER-OR-TAR.GZ [--epochs 7] [--batch 1024] [--small-share 0.55] [--threads 2] [--seed 0]
+Usage: train_airbench.py FOLDER-OR-TAR.GZ [--epochs 7] [--batch 1024] [--small-share 0.55] [--precision bf16] [--threads 2] [--seed 0]
 
-Network and optimizers are those of airbench94_muon.py in github.com/KellerJordan/cifar10-airbench, in fp32 and eager; of the steps, the first
-share sees images of 18 pixels, as in Skipway. Data as train_minutes.py takes them. Prints one JSON object.
+Network and optimizers are those of airbench94_muon.py in github.com/KellerJordan/cifar10-airbench, eager, the weights in fp32; of the steps, the
+first share sees images of 18 pixels, as in Skipway. Data as train_minutes.py takes them. Prints one JSON object.
 """
 
 import argparse
@@ -84,7 +84,7 @@ def main():
     parser.add_argument("--epochs", type=float, default=7)
     parser.add_argument("--batch", type=int, default=1024)
     parser.add_argument("--small-share", type=float, default=0.55)
-    args = parse(parser)
+    args, autocast = parse(parser)
 
     (images, labels), (test_images, test_labels) = load_normalised(args.data)
     model = Airbench94(images[:5000]).to(memory_format=torch.channels_last)
@@ -113,7 +113,8 @@ def main():
         if step < args.small_share * total:
             x = F.adaptive_avg_pool2d(x, SMALL_SIDE)
         model.whiten.bias.requires_grad_(step < 3 * steps_per_epoch)
-        logits = model(x.contiguous(memory_format=torch.channels_last))
+        with autocast:
+            logits = model(x.contiguous(memory_format=torch.channels_last)).float()
         loss = F.cross_entropy(logits, labels[index], label_smoothing=0.2, reduction="sum")
         model.zero_grad(set_to_none=True)
         loss.backward()
@@ -126,10 +127,10 @@ def main():
 
     model.eval()
     correct, correct_tta = 0, 0
-    with torch.no_grad():
+    with torch.no_grad(), autocast:
         for x, y in zip(test_images.split(500), test_labels.split(500)):
-            plain = model(x.contiguous(memory_format=torch.channels_last))
-            tta = sum(weight * (model(v) + model(v.flip(3))) for v, weight in views(x))
+            plain = model(x.contiguous(memory_format=torch.channels_last)).float()
+            tta = sum(weight * (model(v).float() + model(v.flip(3)).float()) for v, weight in views(x))
             correct += (plain.argmax(1) == y).sum().item()
             correct_tta += (tta.argmax(1) == y).sum().item()
     result = {"accuracy": correct / len(test_images), "accuracy_tta": correct_tta / len(test_images), "epochs": total / steps_per_epoch}

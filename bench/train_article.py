@@ -28,15 +28,13 @@ def normalised(images):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--epochs", type=int, default=10)
-    parser.add_argument("--precision", choices=["fp32", "bf16"], default="bf16")
-    args = parse(parser)
+    args, autocast = parse(parser)
 
     data = load(args.data)
     (images, labels), (test_images, test_labels) = data["train"], data["test"]
     model = resnet("resnet18").to(memory_format=torch.channels_last)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=5e-4, fused=True)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=200)
-    autocast = torch.autocast("cpu", torch.bfloat16, enabled=args.precision == "bf16")
 
     start = time.perf_counter()
     for epoch in range(1, args.epochs + 1):

@@ -1,6 +1,6 @@
 """What PyTorch reaches in the same minutes: ResNet-18 for CIFAR on the same images, one cycle of the rate that ends with the clock.
 
-Usage: train_minutes.py FOLDER-OR-TAR.GZ [--minutes 15] [--precision fp32] [--lr 0.15] [--batch 128] [--seed 0]
+Usage: train_minutes.py FOLDER-OR-TAR.GZ [--minutes 15] [--precision bf16] [--lr 0.15] [--batch 128] [--seed 0]
 
 The data are class folders of JPEG, as Skipway takes them: train/<class>/*.jpg and test/<class>/*.jpg. Images are decoded before the clock
 starts, so PyTorch's minutes are training and evaluation alone. Needs torch and pillow. Prints one JSON object.
@@ -61,28 +61,27 @@ def augment(x):
 
 
 def parse(parser):
-    """The arguments, with those that all runs have; the threads and the seed are set."""
+    """The arguments, with those that all runs have, and the types of the products; the threads and the seed are set."""
     parser.add_argument("data", type=pathlib.Path)
+    parser.add_argument("--precision", choices=["fp32", "bf16"], default="bf16")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     torch.manual_seed(args.seed)
-    return args
+    return args, torch.autocast("cpu", torch.bfloat16, enabled=args.precision == "bf16")
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=15)
-    parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32")
     parser.add_argument("--lr", type=float, default=0.15)
     parser.add_argument("--batch", type=int, default=128)
-    args = parse(parser)
+    args, autocast = parse(parser)
 
     (images, labels), (test_images, test_labels) = load_normalised(args.data)
     model = resnet("resnet18").to(memory_format=torch.channels_last)
     optimizer = torch.optim.SGD(model.parameters(), lr=args.lr, momentum=0.9, weight_decay=5e-4, nesterov=True, fused=True)
-    autocast = torch.autocast("cpu", torch.bfloat16, enabled=args.precision == "bf16")
 
     start = time.perf_counter()
     seconds = 60 * args.minutes

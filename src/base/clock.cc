@@ -3,10 +3,13 @@
 #include <time.h>
 #include <unistd.h>
 
+#include <algorithm>
+#include <cstddef>
 #include <cstdlib>
 #include <fstream>
 #include <sstream>
 #include <string>
+#include <vector>
 
 namespace skipway {
 namespace {
@@ -44,6 +47,13 @@ double since_boot_s() {
 double process_wall_s() {
   static const double start = process_start_since_boot_s() + take_setup_s();
   return since_boot_s() - start;
+}
+
+double median(std::vector<double> values) {
+  if (values.empty()) return 0;
+  const auto middle = values.begin() + static_cast<std::ptrdiff_t>(values.size() / 2);
+  std::nth_element(values.begin(), middle, values.end());
+  return *middle;
 }
 
 }  // namespace skipway

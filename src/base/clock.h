@@ -1,6 +1,7 @@
 // Wall-clock time in seconds: since the process began, and between two points.
 #pragma once
 #include <chrono>
+#include <vector>
 
 namespace skipway {
 
@@ -20,5 +21,8 @@ class Stopwatch {
   using Clock = std::chrono::steady_clock;
   Clock::time_point start_ = Clock::now();
 };
+
+/// The middle one of measured values, of an even count the upper; 0 where there are none.
+double median(std::vector<double> values);
 
 }  // namespace skipway

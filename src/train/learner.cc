@@ -17,7 +17,7 @@
 namespace skipway {
 namespace {
 
-constexpr double kLongStep_s = 1;          // is not measured twice
+constexpr size_t kMeasuredSteps = 8;       // at most
 constexpr double kSmallestStd = 1. / 255;  // for a colour that never varies
 
 ModelSpec model_spec(const Config& config, const Dataset& dataset) {
@@ -162,22 +162,26 @@ void Learner::retake_batch_norm(int64_t step, int64_t images) {
   model->set_batch_norm_momentum(batch_norm_momentum_);
 }
 
-double Learner::measure_step_s(const Stage& stage, int64_t step, double most_s) {
+double Learner::measure_step_s(const Stage& stage, int64_t step, double most_s, double enough_s) {
   std::vector<std::pair<at::Tensor, at::Tensor>> kept;
   for (const NamedTensors& state : {model->state(), optimizer.state()})
     for (const auto& [name, tensor] : state) kept.emplace_back(tensor, tensor.detach().clone());
   model->set_shallow(stage.shallow);
-  double shortest_s = 0;
-  for (int i = 0; i < 3; ++i) {
+  const auto make_step_s = [&] {
     const Stopwatch watch;
     backward(batches.at_step(step, stage.side));
     update(/*lr=*/0);
-    shortest_s = i < 2 ? watch.seconds() : std::min(shortest_s, watch.seconds());
-    if (shortest_s > (i == 0 ? most_s : kLongStep_s)) break;
+    return watch.seconds();
+  };
+  std::vector<double> steps_s = {make_step_s()};
+  if (steps_s.front() <= most_s) {
+    steps_s.clear();
+    for (double sum_s = 0; sum_s < enough_s && steps_s.size() < kMeasuredSteps;)
+      sum_s += steps_s.emplace_back(make_step_s());
   }
   const at::NoGradGuard no_grad;
   for (auto& [tensor, values] : kept) tensor.copy_(values);
-  return shortest_s;
+  return median(steps_s);
 }
 
 double Learner::measure_evaluation_s(const Split& split, const EvaluateOptions& options) {

@@ -46,10 +46,11 @@ class Learner {
   /// weighted by its images, of whole size and `images` together or more; 0: they stay. Running
   /// ones lag behind the weights, and an average of weights has none of its own.
   void retake_batch_norm(int64_t step, int64_t images);
-  /// Seconds of a step of `stage`: the shorter of two, or one of over a second, after one that
-  /// chooses kernels and takes its memory from the system; or that one, when it takes over
-  /// `most_s`. Weights, statistics and the optimizer's state are afterwards what they were.
-  double measure_step_s(const Stage& stage, int64_t step, double most_s);
+  /// Seconds of a step of `stage`: the median of up to eight, which together take `enough_s` (> 0)
+  /// or a step more, after one that chooses kernels and takes its memory from the system; or that
+  /// one, when it takes over `most_s`. Weights, statistics and the optimizer's state are afterwards
+  /// what they were.
+  double measure_step_s(const Stage& stage, int64_t step, double most_s, double enough_s);
   /// Seconds to evaluate on one view of `split`, from one batch.
   double measure_evaluation_s(const Split& split, const EvaluateOptions& options);
   /// What goes through the model at once: at most micro_batch images each.

@@ -15,6 +15,7 @@ constexpr double kMostForTta = 0.5;       // of the time that is left
 // A first step that takes more is taken for all of them: one that waits for memory can take four
 // times as long as the next, and a wrong ratio of two sides lays out another run.
 constexpr double kLongFirstStep_s = 10, kLongFirstStep = 0.03;  // or that share of the minutes
+constexpr double kMeasure_s = 2, kMeasure = 0.002;  // of steps of a stage; or that share, if less
 
 bool costs_alike(const Stage& a, const Stage& b) {
   return a.side == b.side && a.shallow == b.shallow;
@@ -118,13 +119,15 @@ Plan make_plan(const Config& config, Learner& learner, const Split& evaluation_s
   const int64_t steps_per_epoch = learner.batches.steps_per_epoch();
   step -= step % steps_per_epoch;  // the last batch of an epoch may be a small one
   const double most_s = std::max(kLongFirstStep_s, kLongFirstStep * 60 * config.minutes);
+  const double enough_s =
+      config.minutes > 0 ? std::min(kMeasure_s, kMeasure * 60 * config.minutes) : kMeasure_s;
   const auto take_stages = [&] {
     plan.stages = stages(config, learner.model->spec().image_size, rule_for(plan.passes));
   };
   const auto measure = [&] {
     plan.steps_s.resize(plan.stages.size());
     for (size_t i = stage; i < plan.stages.size(); ++i)
-      plan.steps_s[i] = learner.measure_step_s(plan.stages[i], step, most_s);
+      plan.steps_s[i] = learner.measure_step_s(plan.stages[i], step, most_s, enough_s);
     std::fill_n(plan.steps_s.begin(), stage, plan.steps_s[stage]);
   };
   take_stages();
@@ -149,7 +152,7 @@ Plan make_plan(const Config& config, Learner& learner, const Split& evaluation_s
   if (config.test_every > 0) plan.test_s = test_s;
   if (config.freeze_epochs > 0) {
     learner.model->set_frozen(/*backbone=*/true, config.freeze_batch_norm);
-    plan.frozen_step_s = learner.measure_step_s(plan.stages[stage], step, most_s);
+    plan.frozen_step_s = learner.measure_step_s(plan.stages[stage], step, most_s, enough_s);
     learner.model->set_frozen(/*backbone=*/false, config.freeze_batch_norm);
   }
   plan.budget = make_budget(config, plan.stages, steps_per_epoch);

@@ -43,13 +43,6 @@ constexpr int64_t kStepsUnread = 10;
 
 double mean_with(double mean, double loss) { return (1 - kMeanWeight) * mean + kMeanWeight * loss; }
 
-double median(std::vector<double> values) {
-  if (values.empty()) return 0;
-  const auto middle = values.begin() + static_cast<std::ptrdiff_t>(values.size() / 2);
-  std::nth_element(values.begin(), middle, values.end());
-  return *middle;
-}
-
 // Accuracies and times are shown with the digits they have.
 double rounded(double value, double digits) {
   const double scale = std::pow(10.0, digits);
