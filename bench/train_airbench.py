@@ -6,7 +6,6 @@ Network and optimizers are those of airbench94_muon.py in github.com/KellerJorda
 first share sees images of 18 pixels, as in Skipway. Data as train_minutes.py takes them. Prints one JSON object.
 """
 
-import argparse
 import json
 import math
 import time
@@ -80,11 +79,7 @@ def views(x):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--epochs", type=float, default=7)
-    parser.add_argument("--batch", type=int, default=1024)
-    parser.add_argument("--small-share", type=float, default=0.55)
-    args, autocast = parse(parser)
+    args, autocast = parse(__doc__, epochs=7.0, batch=1024, small_share=0.55)
 
     (images, labels), (test_images, test_labels) = load_normalised(args.data)
     model = Airbench94(images[:5000]).to(memory_format=torch.channels_last)

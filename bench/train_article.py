@@ -6,7 +6,6 @@ ResNet-18 for CIFAR; batches of 128, crop by 4 and flip; SGD at 0.1 with momentu
 epochs, of which only the first are made. Data as train_minutes.py takes them. Prints one JSON object an epoch: its test accuracy, plain view.
 """
 
-import argparse
 import json
 import time
 
@@ -26,9 +25,7 @@ def normalised(images):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--epochs", type=int, default=10)
-    args, autocast = parse(parser)
+    args, autocast = parse(__doc__, epochs=10)
 
     data = load(args.data)
     (images, labels), (test_images, test_labels) = data["train"], data["test"]

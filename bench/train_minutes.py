@@ -60,12 +60,13 @@ def augment(x):
     return padded.permute(0, 2, 3, 1)[index, rows.unsqueeze(2), columns.unsqueeze(1)].permute(0, 3, 1, 2)
 
 
-def parse(parser):
-    """The arguments, with those that all runs have, and the types of the products; the threads and the seed are set."""
+def parse(doc, **numbers):
+    """The arguments, those that all runs have and `numbers` with their defaults, and the types of the products; the threads and the seed are set."""
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=pathlib.Path)
     parser.add_argument("--precision", choices=["fp32", "bf16"], default="bf16")
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--seed", type=int, default=0)
+    for name, default in {**numbers, "threads": 2, "seed": 0}.items():
+        parser.add_argument("--" + name.replace("_", "-"), type=type(default), default=default)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     torch.manual_seed(args.seed)
@@ -73,11 +74,7 @@ def parse(parser):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--minutes", type=float, default=15)
-    parser.add_argument("--lr", type=float, default=0.15)
-    parser.add_argument("--batch", type=int, default=128)
-    args, autocast = parse(parser)
+    args, autocast = parse(__doc__, minutes=15.0, lr=0.15, batch=128)
 
     (images, labels), (test_images, test_labels) = load_normalised(args.data)
     model = resnet("resnet18").to(memory_format=torch.channels_last)

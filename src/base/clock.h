@@ -1,4 +1,5 @@
-// Wall-clock time in seconds: since the process began, and between two points.
+// Wall-clock time in seconds: since the process began, and between two points; the
+// median of what was measured.
 #pragma once
 #include <chrono>
 #include <vector>
