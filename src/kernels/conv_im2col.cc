@@ -23,12 +23,18 @@ namespace skipway::kernels {
 // Output pixels of a block. Few read the weights too often; many leave the cache.
 constexpr int64_t kPixelsForward = 64, kPixelsBackward = 256;
 
+// Steps of the depth of a forward product: pairs of inputs fill whole vectors, and tile registers.
+inline int64_t im2col_steps(const ConvShape& s, int64_t per_step) {
+  const int64_t depth = s.size * s.size * s.c;
+  return per_step == 1 ? depth : ceil_div(depth, 16) * 16 / per_step;
+}
+
 // Scratch memory in words of four bytes.
 struct Im2colLayout {
   int64_t pixels_of_image, images, count;  // output pixels; images of a block; blocks
   int64_t depth, columns;                  // inputs of a pixel; the same in whole vectors
   int64_t weights, sums;                   // shared
-  int64_t matrix, dst, dst_pairs, image, grad_weights;  // of each thread
+  int64_t matrix, dst, dst_pairs, image, inputs, grad_weights;  // of each thread
   int64_t thread_words, total_words;
 
   Im2colLayout(const ConvShape& s, Type operands, Pass pass, int threads) {
@@ -56,10 +62,16 @@ struct Im2colLayout {
     matrix = take(back ? pixels * ceil_div(columns, kPanel) * kPanel : pixels * columns / per_word);
     dst = take(pixels * s.k / (back ? per_word : 1));
     dst_pairs = back && per_word == 2 ? take(ceil_div(pixels, 2) * s.k) : dst;
-    image = back ? take(s.h * s.w * s.c) : 0;
+    // An image of few channels with its padding, else the sums of its gradient.
+    const bool few = s.c % 16 != 0;
+    image = take(few    ? (s.h + 2 * s.padding) * (s.w + 2 * s.padding) * s.c + 16
+                 : back ? s.h * s.w * s.c
+                        : 0);
+    inputs = take(few ? columns + 16 : 0);
     grad_weights = back ? take(s.k * columns) : 0;
     thread_words = used;
-    for (int64_t* offset : {&matrix, &dst, &dst_pairs, &image, &grad_weights}) *offset += shared;
+    for (int64_t* offset : {&matrix, &dst, &dst_pairs, &image, &inputs, &grad_weights})
+      *offset += shared;
     total_words = shared + threads * thread_words;
   }
 };
@@ -88,16 +100,6 @@ HWY_INLINE void store_of_pixel(V v, int64_t pixel, float* to) {
   else
     hn::StoreU(hn::Or(load(to), hn::BitCast(D(), pair(hn::Zero(D()), v))), D(), to);
 }
-template <class Op>
-HWY_INLINE void store_of_pixel(float value, int64_t pixel, float* to) {
-  if constexpr (Op::kPerWord == 1) {
-    store(value, to);
-  } else {
-    Bf16* const halves = reinterpret_cast<Bf16*>(to);
-    store(value, halves + pixel % 2);
-    if (pixel % 2 == 0) store(0.0f, halves + 1);
-  }
-}
 
 // Calls visit(matrix row, index of the first input, tap, inside) for each output pixel of some
 // images and each tap of the window.
@@ -117,43 +119,81 @@ HWY_INLINE void for_each_tap(const ConvShape& s, int64_t first_image, int64_t im
           }
 }
 
-// All inputs of each pixel, to put(row, column, vector or value); columns after the depth are zero.
-// By value, or each store would have them read again.
+// All inputs of each pixel, to put(row, column, vector); columns after the depth are zero. By
+// value, or each store would have them read again.
 template <class T, bool kNormalise, class Put>
 void copy_inputs(ConvShape s, Source<T, kNormalise> source, int64_t first_image, int64_t images,
-                 int64_t columns, Put put) {
+                 Put put) {
   const int64_t step = static_cast<int64_t>(lanes());
-  if (s.c % 16 == 0) {
-    for_each_tap(
-        s, first_image, images, [&](int64_t row, int64_t from, int64_t tap, bool inside) HWY_ATTR {
-          for (int64_t c = 0; c < s.c; c += step)
-            put(row, tap * s.c + c, inside ? source.at(source.src + from + c, c) : hn::Zero(D()));
-        });
-    return;
+  for_each_tap(
+      s, first_image, images, [&](int64_t row, int64_t from, int64_t tap, bool inside) HWY_ATTR {
+        for (int64_t c = 0; c < s.c; c += step)
+          put(row, tap * s.c + c, inside ? source.at(source.src + from + c, c) : hn::Zero(D()));
+      });
+}
+
+// The same of few channels: those of a row of the window lie together, and are copied in whole
+// vectors, of which the next row overwrites what is too much. `padded` and `inputs` are scratch
+// memory.
+template <class T, class Put>
+void copy_inputs_of_few(ConvShape s, const T* src, int64_t first_image, int64_t images,
+                        int64_t columns, float* padded, float* inputs, Put put) {
+  const int64_t step = static_cast<int64_t>(lanes()), depth = s.size * s.size * s.c;
+  const int64_t width = (s.w + 2 * s.padding) * s.c, height = s.h + 2 * s.padding;
+  const int64_t of_row = s.size * s.c;
+  std::fill(padded, padded + height * width + step, 0.0f);
+  int64_t row = 0;
+  for (int64_t image = first_image; image < first_image + images; ++image) {
+    for (int64_t y = 0; y < s.h; ++y) {
+      const T* from = src + (image * s.h + y) * s.w * s.c;
+      float* to = padded + (y + s.padding) * width + s.padding * s.c;
+      for (int64_t i = 0; i < s.w * s.c; ++i) to[i] = widened(from[i]);
+    }
+    for (int64_t y = 0; y < s.out_h(); ++y)
+      for (int64_t x = 0; x < s.out_w(); ++x, ++row) {
+        const float* from = padded + y * s.stride * width + x * s.stride * s.c;
+        for (int64_t r = 0; r < s.size; ++r)
+          for (int64_t i = 0; i < of_row; i += step)
+            store(load(from + r * width + i), inputs + r * of_row + i);
+        for (int64_t i = depth; i < columns; i += step) store(hn::Zero(D()), inputs + i);
+        for (int64_t i = 0; i < columns; i += step) put(row, i, load(inputs + i));
+      }
   }
-  for_each_tap(s, first_image, images,
-               [&](int64_t row, int64_t from, int64_t tap, bool inside) HWY_ATTR {
-                 for (int64_t c = 0; c < s.c; ++c)
-                   put(row, tap * s.c + c, inside ? widened(source.src[from + c]) : 0.0f);
-                 if (tap == 0)
-                   for (int64_t column = s.size * s.size * s.c; column < columns; ++column)
-                     put(row, column, 0.0f);
-               });
+}
+
+template <class T, class Arguments, class Put>
+void read_inputs(const ConvShape& s, const Arguments& a, int64_t first_image, int64_t images,
+                 const Im2colLayout& at, float* mine, const Put& put) {
+  if (s.c % 16 != 0)  // images, which have no BatchNorm before them
+    copy_inputs_of_few(s, static_cast<const T*>(a.src), first_image, images, at.columns,
+                       mine + at.image, mine + at.inputs, put);
+  else if (a.src_scale != nullptr)
+    copy_inputs(s, Source<T, true>(a), first_image, images, put);
+  else
+    copy_inputs(s, Source<T, false>(a), first_image, images, put);
 }
 
 // The gradient of some pixels: `rows`, words of neighbouring channels, and `pairs`, of neighbouring
-// pixels. In fp32 they are the same; in bf16 either may be null.
+// pixels, with zeros after an odd one. In fp32 they are the same; in bf16 either may be null.
 template <class Op, class T, bool kBatchNorm>
 void copy_gradient(const Gradient<T, kBatchNorm>& gradient, int64_t k, int64_t first_pixel,
                    int64_t pixels, float* rows, float* pairs) {
   const int64_t step = static_cast<int64_t>(lanes());
   const T* grad = gradient.grad + first_pixel * k;
-  for (int64_t pixel = 0; pixel < pixels; ++pixel)
+  for (int64_t pixel = 0; pixel < pixels; pixel += Op::kPerWord)
     for (int64_t c = 0; c < k; c += step) {
-      const V v = gradient.at(grad + pixel * k + c, c);
-      if (rows != nullptr) store(v, reinterpret_cast<typename Op::Operand*>(rows) + pixel * k + c);
-      if (Op::kPerWord == 2 && pairs != nullptr)
-        store_of_pixel<Op>(v, pixel, pairs + pixel / 2 * k + c);
+      const auto take = [&](int64_t of_pixel) HWY_ATTR {
+        if (of_pixel == pixels) return hn::Zero(D());
+        const V v = gradient.at(grad + of_pixel * k + c, c);
+        if (rows != nullptr)
+          store(v, reinterpret_cast<typename Op::Operand*>(rows) + of_pixel * k + c);
+        return v;
+      };
+      const V first = take(pixel);
+      if constexpr (Op::kPerWord == 2) {
+        const V second = take(pixel + 1);
+        if (pairs != nullptr) store_pair(first, second, pairs + pixel / 2 * k + c);
+      }
     }
 }
 
@@ -194,13 +234,13 @@ void finish_pixels(const Ending& of_all, int64_t k, Columns channels, int64_t fi
   }
 }
 
-// [k,depth] -> [panel of 64 k][depth / kTogether][k of the panel][kTogether], in E; after an odd
-// depth comes a zero.
+// [k,depth] -> [panel of 64 k][depth / kTogether][k of the panel][kTogether], in E; after
+// the depth come zeros.
 template <class E, int64_t kTogether>
 void im2col_prepare_pass(const ConvShape& s, const float* weights, void* to,
                          const Threads& threads) {
   constexpr int64_t kGroup = 16;  // k whose words fill lines of the cache
-  const int64_t depth = s.size * s.size * s.c, steps = ceil_div(depth, kTogether);
+  const int64_t depth = s.size * s.size * s.c, steps = im2col_steps(s, kTogether);
   threads.run([&](int thread) {
     const Share share(s.k / kGroup, thread, threads.count);
     for (int64_t k = share.begin * kGroup; k < share.end * kGroup; k += kGroup) {
@@ -250,7 +290,7 @@ void im2col_forward_pass(const ConvShape& s, const ForwardArguments& a, float* s
                          const Threads& threads) {
   using W = typename Op::Operand;
   const Im2colLayout at(s, Op::kOperands, Pass::kForward, threads.count);
-  const int64_t depth = ceil_div(at.depth, Op::kPerWord);
+  const int64_t depth = im2col_steps(s, Op::kPerWord);
   if (a.prepared == nullptr)
     im2col_prepare_pass<W, Op::kPerWord>(s, a.weights, scratch + at.weights, threads);
   double* sums = reinterpret_cast<double*>(scratch + at.sums);
@@ -270,10 +310,7 @@ void im2col_forward_pass(const ConvShape& s, const ForwardArguments& a, float* s
       const auto put = [to = reinterpret_cast<W*>(mine + at.matrix), width = at.columns](
                            int64_t row, int64_t column, auto value)
                            HWY_ATTR { store(value, to + row * width + column); };
-      const auto read = [&](const auto& source) {
-        copy_inputs(s, source, image, images, at.columns, put);
-      };
-      a.src_scale != nullptr ? read(Source<T, true>(a)) : read(Source<T, false>(a));
+      read_inputs<T>(s, a, image, images, at, mine, put);
       const int64_t first_weight = columns.begin * depth;
       const auto product = [&](const float* weights) -> Product {
         return {pixels,
@@ -344,10 +381,7 @@ void im2col_backward_pass(const ConvShape& s, const BackwardArguments& a, float*
           const int64_t line = column / kPanel * words + row / Op::kPerWord;
           store_of_pixel<Op>(value, row, matrix + line * kPanel + column % kPanel);
         };
-        const auto read_source = [&](const auto& source) {
-          copy_inputs(s, source, image, images, at.columns, put);
-        };
-        a.src_scale != nullptr ? read_source(Source<T, true>(a)) : read_source(Source<T, false>(a));
+        read_inputs<T>(s, a, image, images, at, mine, put);
         multiply({s.k, at.columns, words, dst_pairs, 1, s.k, matrix, words * kPanel, kPanel,
                   mine + at.grad_weights, at.columns, block > share.begin});
       }
@@ -405,9 +439,9 @@ void im2col_forward(const ConvShape& shape, Numbers numbers, const ForwardArgume
 }
 
 size_t im2col_prepared_bytes(const ConvShape& shape, Numbers numbers) {
-  const int64_t depth = shape.size * shape.size * shape.c;
-  const int64_t padded = numbers.operands() == Type::kBf16 ? ceil_div(depth, 2) * 2 : depth;
-  return static_cast<size_t>(shape.k * padded * bytes_of(numbers.maps));
+  const int64_t per_step = values_of_word(numbers.operands());
+  return static_cast<size_t>(shape.k * im2col_steps(shape, per_step) * per_step *
+                             bytes_of(numbers.maps));
 }
 
 void im2col_prepare(const ConvShape& shape, Numbers numbers, const float* weights, void* prepared,
