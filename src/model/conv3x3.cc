@@ -306,8 +306,8 @@ at::Tensor conv_chain_in(at::ScalarType type, ConvChain& chain, const at::Tensor
 bool bf16_is_faster(const std::string& word) {
   constexpr int64_t kImages = 32, kChannels = 64, kSide = 32;
   ConvBnUnit unit;
-  unit.weight = at::full({kChannels, kChannels, 3, 3}, 0.01,
-                         at::TensorOptions().memory_format(at::MemoryFormat::ChannelsLast))
+  unit.weight = at::full({kChannels, kChannels, 3, 3}, 0.01)
+                    .contiguous(at::MemoryFormat::ChannelsLast)
                     .requires_grad_(true);
   unit.padding = 1;
   unit.gamma = at::ones({kChannels}), unit.beta = at::zeros({kChannels});
