@@ -23,16 +23,22 @@ namespace skipway::kernels {
 // Output pixels of a block. Few read the weights too often; many leave the cache.
 constexpr int64_t kPixelsForward = 64, kPixelsBackward = 256;
 
-// Steps of the depth of a forward product: pairs of inputs fill whole vectors, and tile registers.
+// Inputs of a pixel, and the same in whole vectors.
+inline int64_t im2col_depth(const ConvShape& s) { return s.size * s.size * s.c; }
+inline int64_t im2col_columns(const ConvShape& s) { return ceil_div(im2col_depth(s), 16) * 16; }
+
+// Steps of the depth of a forward product, of so many inputs each: pairs fill whole vectors, and of
+// CIFAR's stem a tile register too.
 inline int64_t im2col_steps(const ConvShape& s, int64_t per_step) {
-  const int64_t depth = s.size * s.size * s.c;
-  return per_step == 1 ? depth : ceil_div(depth, 16) * 16 / per_step;
+  return per_step == 1 ? im2col_depth(s) : im2col_columns(s) / per_step;
 }
+// Whether the channels of a pixel fill no vector, as an image's.
+inline bool has_few_channels(const ConvShape& s) { return s.c % 16 != 0; }
 
 // Scratch memory in words of four bytes.
 struct Im2colLayout {
   int64_t pixels_of_image, images, count;  // output pixels; images of a block; blocks
-  int64_t depth, columns;                  // inputs of a pixel; the same in whole vectors
+  int64_t depth, columns;                  // im2col_depth(), im2col_columns()
   int64_t weights, sums;                   // shared
   int64_t matrix, dst, dst_pairs, image, inputs, grad_weights;  // of each thread
   int64_t thread_words, total_words;
@@ -44,8 +50,7 @@ struct Im2colLayout {
     images = std::clamp<int64_t>(ceil_div(back ? kPixelsBackward : kPixelsForward, pixels_of_image),
                                  1, std::max<int64_t>(1, ceil_div(s.n, threads)));
     count = ceil_div(s.n, images);
-    depth = s.size * s.size * s.c;
-    columns = ceil_div(depth, 16) * 16;
+    depth = im2col_depth(s), columns = im2col_columns(s);
     const int64_t pixels = images * pixels_of_image;
     int64_t used = 0;
     const auto take = [&used](int64_t words) {
@@ -63,7 +68,7 @@ struct Im2colLayout {
     dst = take(pixels * s.k / (back ? per_word : 1));
     dst_pairs = back && per_word == 2 ? take(ceil_div(pixels, 2) * s.k) : dst;
     // An image of few channels with its padding, else the sums of its gradient.
-    const bool few = s.c % 16 != 0;
+    const bool few = has_few_channels(s);
     image = take(few    ? (s.h + 2 * s.padding) * (s.w + 2 * s.padding) * s.c + 16
                  : back ? s.h * s.w * s.c
                         : 0);
@@ -119,8 +124,8 @@ HWY_INLINE void for_each_tap(const ConvShape& s, int64_t first_image, int64_t im
           }
 }
 
-// All inputs of each pixel, to put(row, column, vector); columns after the depth are zero. By
-// value, or each store would have them read again.
+// All inputs of each pixel, to put(row, column, vector). By value, or each store would have them
+// read again.
 template <class T, bool kNormalise, class Put>
 void copy_inputs(ConvShape s, Source<T, kNormalise> source, int64_t first_image, int64_t images,
                  Put put) {
@@ -133,12 +138,13 @@ void copy_inputs(ConvShape s, Source<T, kNormalise> source, int64_t first_image,
 }
 
 // The same of few channels: those of a row of the window lie together, and are copied in whole
-// vectors, of which the next row overwrites what is too much. `padded` and `inputs` are scratch
-// memory.
+// vectors, of which the next row overwrites what is too much. Columns after the depth are zero.
+// `padded` and `inputs` are scratch memory.
 template <class T, class Put>
 void copy_inputs_of_few(ConvShape s, const T* src, int64_t first_image, int64_t images,
-                        int64_t columns, float* padded, float* inputs, Put put) {
-  const int64_t step = static_cast<int64_t>(lanes()), depth = s.size * s.size * s.c;
+                        float* padded, float* inputs, Put put) {
+  const int64_t step = static_cast<int64_t>(lanes()), depth = im2col_depth(s);
+  const int64_t columns = im2col_columns(s);
   const int64_t width = (s.w + 2 * s.padding) * s.c, height = s.h + 2 * s.padding;
   const int64_t of_row = s.size * s.c;
   std::fill(padded, padded + height * width + step, 0.0f);
@@ -164,9 +170,9 @@ void copy_inputs_of_few(ConvShape s, const T* src, int64_t first_image, int64_t 
 template <class T, class Arguments, class Put>
 void read_inputs(const ConvShape& s, const Arguments& a, int64_t first_image, int64_t images,
                  const Im2colLayout& at, float* mine, const Put& put) {
-  if (s.c % 16 != 0)  // images, which have no BatchNorm before them
-    copy_inputs_of_few(s, static_cast<const T*>(a.src), first_image, images, at.columns,
-                       mine + at.image, mine + at.inputs, put);
+  if (has_few_channels(s))
+    copy_inputs_of_few(s, static_cast<const T*>(a.src), first_image, images, mine + at.image,
+                       mine + at.inputs, put);
   else if (a.src_scale != nullptr)
     copy_inputs(s, Source<T, true>(a), first_image, images, put);
   else
@@ -240,7 +246,7 @@ template <class E, int64_t kTogether>
 void im2col_prepare_pass(const ConvShape& s, const float* weights, void* to,
                          const Threads& threads) {
   constexpr int64_t kGroup = 16;  // k whose words fill lines of the cache
-  const int64_t depth = s.size * s.size * s.c, steps = im2col_steps(s, kTogether);
+  const int64_t depth = im2col_depth(s), steps = im2col_steps(s, kTogether);
   threads.run([&](int thread) {
     const Share share(s.k / kGroup, thread, threads.count);
     for (int64_t k = share.begin * kGroup; k < share.end * kGroup; k += kGroup) {
@@ -308,7 +314,7 @@ void im2col_forward_pass(const ConvShape& s, const ForwardArguments& a, float* s
       const int64_t image = block * at.images, images = std::min(at.images, s.n - image);
       const int64_t pixels = images * at.pixels_of_image;
       const auto put = [to = reinterpret_cast<W*>(mine + at.matrix), width = at.columns](
-                           int64_t row, int64_t column, auto value)
+                           int64_t row, int64_t column, V value)
                            HWY_ATTR { store(value, to + row * width + column); };
       read_inputs<T>(s, a, image, images, at, mine, put);
       const int64_t first_weight = columns.begin * depth;
@@ -377,7 +383,7 @@ void im2col_backward_pass(const ConvShape& s, const BackwardArguments& a, float*
       if (a.grad_weights != nullptr) {
         // By panels of columns, which the product then reads one after another.
         const int64_t words = ceil_div(pixels, Op::kPerWord);
-        const auto put = [matrix, words](int64_t row, int64_t column, auto value) HWY_ATTR {
+        const auto put = [matrix, words](int64_t row, int64_t column, V value) HWY_ATTR {
           const int64_t line = column / kPanel * words + row / Op::kPerWord;
           store_of_pixel<Op>(value, row, matrix + line * kPanel + column % kPanel);
         };

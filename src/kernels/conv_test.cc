@@ -81,11 +81,10 @@ TEST_P(Conv, ForwardIsTheDirectSum) {
 // Of bf16 maps, weights that are kept take half the bytes and are rounded once.
 TEST_P(Conv, PreparedWeightsGiveTheSameBits) {
   const bool in_vectors = !direct && numbers.operands() == Type::kBf16;
-  const int64_t padding = in_vectors ? ceil_div(depth, 16) * 16 - depth : 0;
-  const int64_t bytes = s.k * (depth + padding) * bytes_of(type);
+  const int64_t bytes = s.k * (in_vectors ? ceil_div(depth, 16) * 16 : depth) * bytes_of(type);
   ASSERT_EQ(direct ? direct_prepared_bytes(s) : im2col_prepared_bytes(s, numbers),
             static_cast<size_t>(bytes));
-  std::vector<std::byte> prepared(static_cast<size_t>(bytes));
+  Scratch prepared(static_cast<size_t>(bytes));
   run_prepare(prepared.data());
   const Stored rounded(type, weights);
   Stored dst(type, out_pixels * s.k), want(type, out_pixels * s.k);
@@ -218,7 +217,10 @@ INSTANTIATE_TEST_SUITE_P(
                         ConvShape{5, 8, 8, 64, 128, 3, 2, 1}, ConvShape{3, 7, 5, 16, 48, 3, 2, 1},
                         ConvShape{3, 8, 8, 64, 128, 1, 2, 0}, ConvShape{2, 4, 4, 80, 32, 1, 1, 0},
                         // Odd numbers of pixels, and of inputs.
-                        ConvShape{3, 5, 5, 16, 48, 3, 1, 1}, ConvShape{3, 7, 7, 3, 32, 3, 1, 1},
+                        ConvShape{3, 5, 5, 16, 48, 3, 1, 1}, ConvShape{3, 7, 5, 3, 32, 3, 1, 1},
+                        ConvShape{3, 7, 5, 3, 32, 2, 1, 0},    // airbench's whitening
+                        ConvShape{2, 4, 5, 20, 32, 1, 1, 0},   // no whole vector of channels
+                        ConvShape{9, 16, 12, 3, 64, 3, 1, 1},  // several blocks of images
                         ConvShape{1, 1, 1, 32, 16, 1, 1, 0},
                         ConvShape{1, 4, 4, 32, 144, 3, 1, 1},     // threads share columns
                         ConvShape{9, 16, 16, 16, 32, 3, 1, 1})),  // several blocks a thread

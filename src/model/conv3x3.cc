@@ -306,21 +306,19 @@ at::Tensor conv_chain_in(at::ScalarType type, ConvChain& chain, const at::Tensor
 bool bf16_is_faster(const std::string& word) {
   constexpr int64_t kImages = 32, kChannels = 64, kSide = 32;
   ConvBnUnit unit;
-  unit.weight = at::full({kChannels, kChannels, 3, 3}, 0.01)
-                    .contiguous(at::MemoryFormat::ChannelsLast)
-                    .requires_grad_(true);
+  unit.weight = varied_map(kChannels, kChannels, 3, 3).requires_grad_(true);
   unit.padding = 1;
   unit.gamma = at::ones({kChannels}), unit.beta = at::zeros({kChannels});
   unit.running_mean = at::zeros({kChannels}), unit.running_var = at::ones({kChannels});
   ConvChain block{{unit, unit}, /*residual=*/true, std::nullopt};
   const auto shortest_s = [&](at::ScalarType type) {
-    const at::Tensor src = as_map(at::ones({kImages, kChannels, kSide, kSide}), type);
+    const at::Tensor src = as_map(varied_map(kImages, kChannels, kSide, kSide), type);
     KernelChoice kernels(word);
     double shortest = std::numeric_limits<double>::infinity();
     for (int i = 0; i < 4; ++i) {  // the first chooses the kernel
       const Stopwatch watch;
       const at::Tensor dst = conv_chain_in(type, block, src, true, kernels);
-      dst.backward(at::ones_like(dst));
+      dst.backward(dst.detach());
       shortest = std::min(shortest, watch.seconds());
     }
     return shortest;

@@ -63,12 +63,6 @@ double shortest_s(const Run& run, double best_s = std::numeric_limits<double>::i
   return shortest;
 }
 
-// In channels_last [n,c,h,w], the same at each call: values in [-1, 1] that differ, because equal
-// ones take less power, with which tile registers run faster than they will in a step.
-at::Tensor varied_values(int64_t n, int64_t c, int64_t h, int64_t w) {
-  return at::arange(n * h * w * c, at::kFloat).sin_().view({n, h, w, c}).permute({0, 3, 1, 2});
-}
-
 double measure_method_s(ConvMethod method, const ConvShape& s, const at::Tensor& src,
                         const at::Tensor& weight, bool training, double best_s) {
   if (!training) {
@@ -98,8 +92,8 @@ constexpr double kMargin = 0.85;
 
 double measure_muon_s(Type products) {
   constexpr int64_t kRows = 256, kColumns = 2304;  // of ResNet-18's third stage
-  at::Tensor filters = at::ones({kRows, kColumns}), momentum = at::ones({kRows, kColumns});
-  const at::Tensor gradient = at::ones({kRows, kColumns});
+  at::Tensor filters = varied_map(kRows, kColumns, 1, 1), momentum = filters.clone();
+  const at::Tensor gradient = filters.clone();
   const std::vector<kernels::MuonMatrix> matrices = {
       {kRows, kColumns, filters.mutable_data_ptr<float>(), gradient.const_data_ptr<float>(),
        momentum.mutable_data_ptr<float>()}};
@@ -137,9 +131,9 @@ ConvMethod KernelChoice::method(const ConvShape& s, Type type, bool training) {
     double shortest = std::numeric_limits<double>::infinity();
     ConvShape part = s;
     part.n = std::clamp<int64_t>(kPixels / (s.h * s.w), 1, s.n);
-    const at::Tensor src = as_map(varied_values(part.n, s.c, s.h, s.w),
-                                  type == Type::kBf16 ? at::kBFloat16 : at::kFloat);
-    const at::Tensor weight = varied_values(s.k, s.c, s.size, s.size);
+    const at::Tensor src =
+        as_map(varied_map(part.n, s.c, s.h, s.w), type == Type::kBf16 ? at::kBFloat16 : at::kFloat);
+    const at::Tensor weight = varied_map(s.k, s.c, s.size, s.size);
     for (const ConvMethod method : methods) {
       const double seconds = measure_method_s(method, part, src, weight, training, shortest);
       measured_s_[key][name_of(method)] = seconds;
