@@ -1,6 +1,6 @@
 """What PyTorch reaches in the same minutes: ResNet-18 for CIFAR on the same images, one cycle of the rate that ends with the clock.
 
-Usage: train_minutes.py FOLDER-OR-TAR.GZ [--minutes 15] [--precision bf16] [--lr 0.15] [--batch 128] [--seed 0]
+Usage: train_minutes.py FOLDER-OR-TAR.GZ [--minutes 15] [--precision bf16] [--threads 2] [--lr 0.15] [--batch 128] [--seed 0]
 
 The data are class folders of JPEG, as Skipway takes them: train/<class>/*.jpg and test/<class>/*.jpg. Images are decoded before the clock
 starts, so PyTorch's minutes are training and evaluation alone. Needs torch and pillow. Prints one JSON object.

@@ -1,7 +1,8 @@
 // One row of the benchmarks of training steps and of inference: the model, loss, backward pass and
 // optimizer that `train` uses, or the forward pass of `predict`, on random images. Prints one JSON
-// object: seconds of each timed step, the pages that these steps took from the system, and the peak
-// memory of the process. Not the drivers; see bench/train_step and bench/inference.
+// object: seconds of each timed step, the pages that these steps took from the system, the peak
+// memory of the process, and the kernels with what choosing them measured. Not the drivers; see
+// bench/train_step, bench/layers and bench/inference.
 #include <ATen/core/grad_mode.h>
 #include <sys/resource.h>
 

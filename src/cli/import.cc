@@ -45,7 +45,7 @@ ModelSpec spec_of(const Pretrained& weights, const ImportFlags& flags) {
   Config config;
   config.mean = flags.mean;
   config.std = flags.std;
-  if (const auto given = configured_normalisation(config)) spec.normalisation = *given;
+  if (const auto given = validated_normalisation(config)) spec.normalisation = *given;
   return spec;
 }
 

@@ -66,8 +66,7 @@ nlohmann::ordered_json measure(const Config& config, bool quiet) {
                      {"shallow", stage.shallow},
                      {"until", stage.end},
                      {"step_s", plan.steps_s[i]},
-                     {"images_per_s",
-                      static_cast<double>(learner.batches.images_per_step()) / plan.steps_s[i]}});
+                     {"images_per_s", learner.batches.mean_images_per_step() / plan.steps_s[i]}});
   }
   return {{"model", config.model},
           {"batch", config.batch},

@@ -35,7 +35,7 @@ std::atomic<int> received_signal{0};
 static_assert(std::atomic<int>::is_always_lock_free);
 
 // The first Ctrl-C, SIGTERM or hang-up of the terminal asks the trainer to save and stop; the
-// second ends the process at once. What nohup has set stays.
+// same one again ends the process at once. What nohup has set stays.
 void install_signal_handlers() {
   struct sigaction action {};
   action.sa_handler = [](int signal) { received_signal = signal; };
@@ -225,6 +225,7 @@ int train(const std::vector<std::string>& words) {
     config.data = dataset.name;
     arguments.origins["data"] = "found";
   }
+  validated_normalisation(config);
   if (config.precision == "auto") {
     config.precision =
         precision_name(resolve_precision("auto", resolve_device(config.device), config.kernel));

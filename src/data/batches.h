@@ -35,6 +35,10 @@ class Batches {
   int64_t image_count() const { return split_.size(); }
   /// Of every step but an epoch's last, which may have fewer [images].
   int64_t images_per_step() const { return std::min(batch_size_, image_count()); }
+  /// Of a step on average, an epoch's last included [images].
+  double mean_images_per_step() const {
+    return static_cast<double>(image_count()) / static_cast<double>(steps_per_epoch());
+  }
   /// Images seen before `step` [images].
   int64_t images_before(int64_t step) const;
   /// Batch of a global step (0-based). The same step gives the same batch at any time.

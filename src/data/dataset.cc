@@ -349,8 +349,9 @@ Dataset load_dataset(const std::string& spec, const LoadOptions& options) {
 Split split_validation(Dataset& dataset, int64_t count, uint64_t seed) {
   const int64_t size = dataset.train.size();
   if (count < 1 || count >= size) {
-    fail(ErrorKind::kUsage, "data", "expected 1 to {} images for validation, got {}", size - 1,
-         count);
+    fail(ErrorKind::kUsage, "data",
+         "expected 1 to {} images at --val-split, of the {} training images in {}, got {}",
+         size - 1, size, dataset.source, count);
   }
   // Largest remainders: whole shares first, then one more for the classes that lost most.
   const auto rows = rows_by_class(dataset.train, dataset.classes.size());

@@ -20,7 +20,6 @@ namespace {
 
 // Above what any data set has; keeps a damaged file from asking for a huge last layer.
 constexpr int64_t kMaxClasses = 1 << 20;
-constexpr int64_t kMaxImageSize = 1 << 14;
 
 std::string shape_text(const at::Tensor& tensor) {
   return fmt::format("[{}] {}", fmt::join(tensor.sizes(), ","), at::toString(tensor.scalar_type()));
@@ -139,9 +138,8 @@ ModelSpec spec_from_metadata(const std::map<std::string, std::string>& metadata,
   spec.classes =
       read("classes", [&](const auto& text) { return parse_classes(text, spec.num_classes); });
   spec.normalisation.mean = read("mean", [](const auto& text) { return parse_triple(text, 0); });
-  // A 256th of the smallest step of an 8-bit image: less would only blow up rounding.
   spec.normalisation.std =
-      read("std", [](const auto& text) { return parse_triple(text, 1. / (255 * 256)); });
+      read("std", [](const auto& text) { return parse_triple(text, kLeastStd); });
   return spec;
 }
 

@@ -16,6 +16,11 @@
 
 namespace skipway {
 
+/// Of an image's side [pixels], and of a standard deviation: a 256th of the smallest step of an
+/// 8-bit image; less would only blow up rounding.
+constexpr int64_t kMaxImageSize = 1 << 14;
+constexpr double kLeastStd = 1. / (255 * 256);
+
 /// Everything that must be known beside the weights to use a model on an image.
 struct ModelSpec {
   std::string name = "resnet18";  // as model_names() has them

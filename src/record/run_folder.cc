@@ -212,9 +212,10 @@ std::vector<Json> RunFolder::read_metrics() const {
     if (line.is_object()) {
       lines.push_back(std::move(line));
     } else if (text.find('\n', end + 1) != std::string::npos) {
-      fail(ErrorKind::kData, "run", "expected a JSON object in line {} of {}",
+      fail(ErrorKind::kData, "run",
+           "expected a JSON object in line {} of {}, got {}; take that line out",
            std::count(text.begin(), text.begin() + static_cast<ptrdiff_t>(end), '\n') + 1,
-           metrics_jsonl().string());
+           metrics_jsonl().string(), text.substr(begin, std::min<size_t>(end - begin, 40)));
     }
   }
   return lines;

@@ -1,4 +1,4 @@
-// Event messages by hand: the few fields that scalars and texts need, so that no protocol-buffer
+// Event messages by hand: the few fields that scalars need, so that no protocol-buffer
 // library has to stand beside the one inside LibTorch.
 #include "record/tensorboard.h"
 

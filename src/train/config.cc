@@ -14,6 +14,7 @@
 #include "model/airbench.h"
 #include "model/attention.h"
 #include "model/device.h"
+#include "model/model.h"
 
 namespace skipway {
 namespace {
@@ -119,7 +120,8 @@ void validate_length(const Config& c) {
 
 void validate_data(const Config& c) {
   require(!c.data.empty(), "--data", "nothing", "auto, a known name, a folder or an archive");
-  require(c.image_size >= 0, "--image-size", c.image_size, "0 (from the data) or more pixels");
+  require(c.image_size >= 0 && c.image_size <= kMaxImageSize, "--image-size", c.image_size,
+          "0 (from the data) to 16384 pixels");
   require(c.val_split >= 0, "--val-split", c.val_split, "0 or more images");
   augment_options(c, rule_for(c.epochs), c.image_size);
   configured_normalisation(c);
@@ -465,6 +467,15 @@ std::optional<Normalisation> configured_normalisation(const Config& config) {
                        .std = parse_channels(
                            "--std", config.std, [](double x) { return x > 0 && x <= 1; },
                            "red,green,blue in (0, 1], such as 0.25,0.24,0.26, or auto")};
+}
+
+std::optional<Normalisation> validated_normalisation(const Config& config) {
+  const auto given = configured_normalisation(config);
+  if (given && std::ranges::min(given->std) < kLeastStd)
+    fail(ErrorKind::kUsage, kModule,
+         "expected standard deviations of at least {:.2g}, got \"{}\" at --std", kLeastStd,
+         config.std);
+  return given;
 }
 
 }  // namespace skipway

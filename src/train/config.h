@@ -265,5 +265,7 @@ std::vector<Stage> stages(const Config& config, int64_t image_size, const Rule& 
 /// std::nullopt: mean and std are to be taken from the training images. Errors: kUsage, also when
 /// only one of the two is given.
 std::optional<Normalisation> configured_normalisation(const Config& config);
+/// The same for a model that is to be saved. Errors: also kUsage where std is below kLeastStd.
+std::optional<Normalisation> validated_normalisation(const Config& config);
 
 }  // namespace skipway

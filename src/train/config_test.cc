@@ -225,6 +225,7 @@ TEST(Validate, RefusesNumbersOutOfRange) {
   expect_refused(&Config::minutes, kInf, "--minutes", "inf");
   expect_refused(&Config::epochs, kNan, "--epochs", "nan");
   expect_refused(&Config::image_size, -32, "--image-size", "-32");
+  expect_refused(&Config::image_size, 100'000'000, "--image-size", "100000000");
   expect_refused(&Config::val_split, -5, "--val-split", "-5");
   expect_refused(&Config::batch, 0, "--batch", "0");
   expect_refused(&Config::lr, -0.1, "--lr", "-0.1");
@@ -292,8 +293,11 @@ TEST(Validate, RefusesMeanAndStdThatAreNotThreeChannels) {
     config.std = text;
     EXPECT_THAT(message_of(config), HasSubstr("at --std")) << text;
   }
-  config.std = "0.2,0.2,0.2";
+  config.std = "0.2,0.2,1e-6";
   EXPECT_NO_THROW(validate(config));
+  EXPECT_THROW(validated_normalisation(config), Error);  // no model file may have it
+  config.std = "0.2,0.2,0.2";
+  EXPECT_NO_THROW(validated_normalisation(config));
   for (const char* text : {"125,123,114", "0.5", "a,b,c", "0.5,0.5,-0.1"}) {
     config.mean = text;
     EXPECT_THAT(message_of(config), HasSubstr("at --mean")) << text;

@@ -143,14 +143,15 @@ std::vector<Batch> Learner::parts_of(const Batch& batch) const {
   return parts;
 }
 
-void Learner::retake_batch_norm(int64_t step, int64_t images) {
+void Learner::retake_batch_norm(int64_t step, int64_t images,
+                                const std::function<bool()>& cancelled) {
   if (images == 0) return;
   const at::NoGradGuard no_grad;
   const PrecisionScope scope(device, precision);
   model->set_shallow(false);
-  with_fewer_images(micro_batch, micro_batch, device, "training", [&] {
+  with_fewer_images(micro_batch, batches.images_per_step(), device, "training", [&] {
     int64_t seen = 0;
-    for (int64_t at = step; seen < images; ++at) {
+    for (int64_t at = step; seen < images && !(cancelled && cancelled()); ++at) {
       for (const Batch& part : parts_of(batches.at_step(at))) {
         const int64_t count = part.labels.size(0);
         seen += count;  // the momentum of a mean over all images so far
@@ -181,7 +182,7 @@ double Learner::measure_step_s(const Stage& stage, int64_t step, double most_s, 
   }
   const at::NoGradGuard no_grad;
   for (auto& [tensor, values] : kept) tensor.copy_(values);
-  return median(steps_s);
+  return median(steps_s) * share_of_full_step();
 }
 
 double Learner::measure_evaluation_s(const Split& split, const EvaluateOptions& options) {

@@ -2,6 +2,7 @@
 // Knows no schedule, no clock and no files.
 #pragma once
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <vector>
 
@@ -45,11 +46,16 @@ class Learner {
   /// BatchNorm's statistics become the mean of those of the batches at `step` and after it, each
   /// weighted by its images, of whole size and `images` together or more; 0: they stay. Running
   /// ones lag behind the weights, and an average of weights has none of its own.
-  void retake_batch_norm(int64_t step, int64_t images);
-  /// Seconds of a step of `stage`: the median of up to eight, which together take `enough_s` (> 0)
-  /// or a step more, after one that chooses kernels and takes its memory from the system; or that
-  /// one, when it takes over `most_s`. Weights, statistics and the optimizer's state are afterwards
-  /// what they were.
+  /// Stops between two batches where it is `cancelled`.
+  void retake_batch_norm(int64_t step, int64_t images, const std::function<bool()>& cancelled = {});
+  /// What of a full batch's time a step takes on average: an epoch's last batch may be a small one.
+  double share_of_full_step() const {
+    return batches.mean_images_per_step() / static_cast<double>(batches.images_per_step());
+  }
+  /// Seconds of an average step of `stage`: the median of up to eight full ones, which together
+  /// take `enough_s` (> 0) or a step more, after one that chooses kernels and takes its memory from
+  /// the system; or that one, when it takes over `most_s`. Weights, statistics and the optimizer's
+  /// state are afterwards what they were.
   double measure_step_s(const Stage& stage, int64_t step, double most_s, double enough_s);
   /// Seconds to evaluate on one view of `split`, from one batch.
   double measure_evaluation_s(const Split& split, const EvaluateOptions& options);

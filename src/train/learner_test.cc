@@ -223,6 +223,18 @@ TEST(Learner, BatchNormTakenAnewWeighsBatchesByTheirImages) {
   EXPECT_TRUE(at::allclose(mean(parts), mean(whole), 1e-4, 1e-5));
 }
 
+TEST(Learner, BatchNormTakenAnewStopsBetweenBatches) {
+  Learner learner(small_config(8, "auto"), noise_dataset(12));
+  int asked = 0;
+  learner.retake_batch_norm(/*step=*/0, /*images=*/12, [&] { return asked++ > 0; });
+  EXPECT_EQ(asked, 2);
+}
+
+TEST(Learner, AnEpochsSmallLastBatchMakesItsStepsShorterOnAverage) {
+  EXPECT_DOUBLE_EQ(Learner(small_config(8, "auto"), noise_dataset(12)).share_of_full_step(), 0.75);
+  EXPECT_DOUBLE_EQ(Learner(small_config(8, "auto"), noise_dataset(16)).share_of_full_step(), 1);
+}
+
 TEST(Learner, WithoutBatchNormImagesTheRunningStatisticsStay) {
   Config config;
   config.batch = 12;

@@ -13,7 +13,9 @@
 namespace skipway {
 namespace {
 
-const std::set<std::string, std::less<>> kMayChange = {"data", "device", "threads", "run_dir"};
+// What `weights` named has become part of the checkpoint.
+const std::set<std::string, std::less<>> kMayChange = {"data", "device", "threads", "run_dir",
+                                                       "weights"};
 
 // "key = value  # where from": the line by its key.
 std::map<std::string, std::string> lines_by_key(std::string_view text) {

@@ -67,6 +67,12 @@ nlohmann::ordered_json end_line(const TrainResult& result) {
   return line;
 }
 
+[[noreturn]] void fail_reading_progress(const std::string& run, const std::exception& error) {
+  fail(ErrorKind::kCheckpoint, "train",
+       "expected a checkpoint of this version, got progress in {} that could not be read: {}", run,
+       error.what());
+}
+
 // A run that was killed has written metrics after its last checkpoint; a resumed run writes them
 // again.
 void forget_metrics_after(const RunFolder& run, int64_t step) {
@@ -152,8 +158,7 @@ void Trainer::warn_of_schedule() const {
         budget_.by_time() ? 0 : fall);  // 0: at the end, whenever that is
   }
   const bool by_step = schedule_.kind == ScheduleKind::kStep;
-  if (!by_step && (schedule_.kind != ScheduleKind::kMultistep || schedule_.milestones.empty()))
-    return;
+  if (!by_step && schedule_.kind != ScheduleKind::kMultistep) return;
   const double first_decay =
       by_step ? schedule_.step_epochs : *std::ranges::min_element(schedule_.milestones);
   if (first_decay >= length) {
@@ -173,7 +178,7 @@ TrainResult Trainer::run() {
   }
   while (!stop_signal()) {
     if (epoch_is_unrecorded()) {
-      end_epoch(evaluate_if_due());
+      end_epoch(evaluate_if_due(), /*tta=*/false);
     } else if (!finished()) {
       train_steps();
     } else {
@@ -185,7 +190,11 @@ TrainResult Trainer::run() {
   if (stop_signal()) return result({});
 
   const EmaScope average(learner_.ema);
-  learner_.retake_batch_norm(progress_.step, images_for_batch_norm(config_, learner_, passes_));
+  // As in the last step, also where that was another process's.
+  set_frozen_at(progress_.step - 1);
+  learner_.retake_batch_norm(progress_.step, images_for_batch_norm(config_, learner_, passes_),
+                             [this] { return stop_signal() != 0; });
+  if (stop_signal()) return result({});
   const Evaluation last = evaluate_now(config_.tta);
   if (stop_signal()) return result({});
   if (!std::isfinite(last.loss)) {
@@ -195,7 +204,7 @@ TrainResult Trainer::run() {
          "in {}; lower --lr",
          last.loss, progress_.step, run_.last().string());
   }
-  end_epoch(last);
+  end_epoch(last, config_.tta);
   const std::string weights_sha256 = save_model(run_, model());
   TrainResult done = result(last);
   done.stop_signal = 0;  // a signal that comes now is too late to stop anything
@@ -370,7 +379,7 @@ void Trainer::record_step(const Gradient& gradient, double lr, double step_s) {
   if (is_full) step_images_per_s_.push_back(static_cast<double>(images) / step_s);
   // Of a run by time steps were measured before.
   if (++steps_of_process_ > kWarmupSteps || budget_.by_time()) {
-    if (is_full) budget_.observe_step(progress_.stage, step_s);
+    if (is_full) budget_.observe_step(progress_.stage, step_s * learner_.share_of_full_step());
     lay_out();
     measure_evaluation_again();
   }
@@ -426,11 +435,14 @@ void Trainer::enter_stage() {
   const double done = static_cast<double>(progress_.step) / static_cast<double>(total_steps_);
   progress_.stage = stage_at(stages_, done, progress_.stage);
   learner_.model->set_shallow(stages_[progress_.stage].shallow);
-  learner_.model->set_frozen(epochs(progress_.step) < config_.freeze_epochs,
-                             config_.freeze_batch_norm);
+  set_frozen_at(progress_.step);
   if (config_.whiten_bias_epochs > 0)
     set_whitening_bias_trained(*learner_.model,
                                std::floor(epochs(progress_.step)) < config_.whiten_bias_epochs);
+}
+
+void Trainer::set_frozen_at(int64_t step) {
+  learner_.model->set_frozen(epochs(step) < config_.freeze_epochs, config_.freeze_batch_norm);
 }
 
 // Lays the run out over its minutes.
@@ -491,10 +503,12 @@ Evaluation Trainer::evaluate_now(bool tta) {
   return evaluate(*learner_.model, evaluation_split_, options);
 }
 
-void Trainer::end_epoch(std::optional<Evaluation> evaluation) {
+void Trainer::end_epoch(std::optional<Evaluation> evaluation, bool tta) {
   if (evaluation && stop_signal())
     return;  // it may have been cut short; a resumed run does it again
-  const StepReport step = step_report();
+  StepReport step = step_report();
+  if (step.images_per_s == 0)
+    step.images_per_s = images_per_s();  // too few steps to leave some out
   nlohmann::ordered_json line = {{"schema", "skipway.metrics/1"},
                                  {"event", "epoch"},
                                  {"epoch", rounded(step.epoch, 4)},
@@ -513,7 +527,7 @@ void Trainer::end_epoch(std::optional<Evaluation> evaluation) {
       progress_.best = evaluation->accuracy, progress_.best_epoch = step.epoch;
     line["test_loss"] = rounded(evaluation->loss, 6);
     line["test_accuracy"] = rounded(evaluation->accuracy, 6);
-    if (finished() && config_.tta) line["test_accuracy_tta"] = rounded(evaluation->accuracy_tta, 6);
+    if (tta) line["test_accuracy_tta"] = rounded(evaluation->accuracy_tta, 6);
     tensorboard_.add_scalar("test/loss", evaluation->loss, step.step);
     tensorboard_.add_scalar("test/accuracy", evaluation->accuracy, step.step);
   }
@@ -553,9 +567,14 @@ void Trainer::restore() {
   const Checkpoint checkpoint = load_checkpoint(run_);
   require_settings(checkpoint);
   const nlohmann::json state = go_to(checkpoint);
-  earlier_wall_s_ = state.at("wall_s");
-  take_views(state.value("views", views_of(config_)));
-  learner_.model->kernels().restore(state.at("kernels").get<std::map<std::string, std::string>>());
+  try {
+    earlier_wall_s_ = state.at("wall_s");
+    take_views(state.value("views", views_of(config_)));
+    learner_.model->kernels().restore(
+        state.at("kernels").get<std::map<std::string, std::string>>());
+  } catch (const nlohmann::json::exception& error) {
+    fail_reading_progress(run_.path().string(), error);
+  }
 }
 
 void Trainer::require_settings(const Checkpoint& checkpoint) const {
@@ -599,8 +618,7 @@ nlohmann::json Trainer::go_to(const Checkpoint& checkpoint) {
     passes_ = state.at("passes");
     learner_.micro_batch = std::min<int64_t>(learner_.micro_batch, state.at("micro_batch"));
   } catch (const nlohmann::json::exception& error) {
-    fail(ErrorKind::kCheckpoint, "train", "could not read the progress kept in {}: {}", where,
-         error.what());
+    fail_reading_progress(where, error);
   }
   learner_.model->load_state(checkpoint.model, where);
   learner_.optimizer.load_state(checkpoint.optimizer, where);
@@ -623,7 +641,7 @@ StepReport Trainer::step_report() const {
   report.lr = progress_.lr;
   const double step_s = budget_.step_s(progress_.stage);
   if (step_s > 0) {
-    report.images_per_s = static_cast<double>(learner_.batches.images_per_step()) / step_s;
+    report.images_per_s = learner_.batches.mean_images_per_step() / step_s;
     report.eta_s = budget_.left_s(progress_.step, progress_.stage, total_steps_) +
                    static_cast<double>(tests_left_) * test_s_;
   }

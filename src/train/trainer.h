@@ -113,12 +113,13 @@ class Trainer {
   [[noreturn]] void give_up(int64_t step, const Gradient& gradient);
   void record_giving_up(const char* during, int64_t step, double loss, double grad_norm);
   void record_step(const Gradient& gradient, double lr, double step_s);
-  void end_epoch(std::optional<Evaluation> evaluation);
+  void end_epoch(std::optional<Evaluation> evaluation, bool tta);
   void plan();
   void lay_out();
   void take_views(int64_t views);
   void measure_evaluation_again();
   void enter_stage();
+  void set_frozen_at(int64_t step);
   Evaluation evaluate_now(bool tta);
   std::optional<Evaluation> evaluate_if_due();
   void save();

@@ -160,6 +160,17 @@ TEST_F(TrainerTest, StagesAndAveragesAreResumedBitForBit) {
   }
 }
 
+// Stopped behind its last step, before BatchNorm's statistics are taken anew.
+TEST_F(TrainerTest, WhatIsFrozenToTheEndStaysSoWhereTheEndIsResumed) {
+  Config config = small_config(2);
+  config.freeze_epochs = 2;
+  config.batch_norm_images = 40;
+  const RunFolder whole = new_run("whole"), parts = new_run("parts");
+  Trainer(config, "", synthetic_dataset(), whole, {}).run();
+  stop_and_resume(config, parts, 6);
+  EXPECT_EQ(read_file(whole.model()), read_file(parts.model()));
+}
+
 TEST_F(TrainerTest, TheAverageIsEvaluatedAndSaved) {
   Config config = small_config(8);
   config.t_max = 8;
@@ -230,6 +241,11 @@ TEST_F(TrainerTest, AShortRunAndAResumedOneSayHowFastTheyWere) {
   const RunFolder run = new_run("a");
   const double images_per_s = Trainer(config, "", synthetic_dataset(), run, {}).run().images_per_s;
   EXPECT_GT(images_per_s, 0);
+  for (const auto& line : run.read_metrics()) {
+    if (line["event"] == "epoch") {
+      EXPECT_GT(line["images_per_s"], 0);
+    }
+  }
   Trainer second(config, "", synthetic_dataset(), run, {});
   second.restore();
   EXPECT_DOUBLE_EQ(second.run().images_per_s, images_per_s);
