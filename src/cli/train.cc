@@ -218,6 +218,7 @@ int train(const std::vector<std::string>& words) {
   make_findable(arguments.config);
   take_settings_of_weights(arguments);
   Config& config = arguments.config;
+  validated_normalisation(config);
   Dataset dataset = prepare(config, arguments.quiet);
   // The run's config.toml holds what `auto` came to, so that a resumed run, and one like it, has
   // the same images and computes alike.
@@ -225,7 +226,6 @@ int train(const std::vector<std::string>& words) {
     config.data = dataset.name;
     arguments.origins["data"] = "found";
   }
-  validated_normalisation(config);
   if (config.precision == "auto") {
     config.precision =
         precision_name(resolve_precision("auto", resolve_device(config.device), config.kernel));

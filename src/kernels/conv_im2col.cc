@@ -265,7 +265,7 @@ template <class Op>
 void im2col_prepare_transposed(const ConvShape& s, const float* weights, float* to,
                                const Threads& threads) {
   const int64_t step = static_cast<int64_t>(lanes());
-  const int64_t depth = s.size * s.size * s.c, rows = s.k / Op::kPerWord;
+  const int64_t depth = im2col_depth(s), rows = s.k / Op::kPerWord;
   threads.run([&](int thread) {
     const Share share(rows, thread, threads.count);
     for (int64_t row = share.begin; row < share.end; ++row)
