@@ -10,9 +10,11 @@
 
 namespace skipway::kernels {
 
-enum class Type { kFp32, kBf16 };
+/// kBf16x2, of the products of direct convolutions (conv_direct.h) alone: each operand is the sum
+/// of two bf16, which has 17 bits of an fp32's 24.
+enum class Type { kFp32, kBf16, kBf16x2 };
 
-/// Bytes of one value of a map.
+/// Bytes of one value, or of each of the two.
 constexpr int64_t bytes_of(Type type) { return type == Type::kFp32 ? 4 : 2; }
 
 /// In which type maps lie in memory, and in which their transforms are multiplied; sums and the

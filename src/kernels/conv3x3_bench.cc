@@ -62,11 +62,13 @@ int main(int argc, char** argv) {
   const std::pair<const char*, Numbers> all[] = {{"fp32", {Type::kFp32, Type::kFp32}},
                                                  {"bf16 maps", {Type::kBf16, Type::kFp32}},
                                                  {"bf16", {Type::kBf16, Type::kBf16}},
-                                                 {"direct", {Type::kBf16, Type::kBf16}}};
+                                                 {"direct", {Type::kBf16, Type::kBf16}},
+                                                 {"direct x2", {Type::kFp32, Type::kBf16x2}}};
   for (const auto& of_all : all) {
+    if (of_all.second.products == Type::kBf16x2 && !direct_takes_fp32()) continue;
     const char* word = of_all.first;
     const Numbers numbers = of_all.second;
-    const bool direct = word == std::string("direct");
+    const bool direct = std::string(word).starts_with("direct");
     double total = 0;
     for (const ConvShape& s :
          {ConvShape{images, 32, 32, 64, 64}, ConvShape{images, 32, 32, 64, 128, 3, 2},
@@ -92,19 +94,19 @@ int main(int argc, char** argv) {
       f.src = src.get(), f.weights = static_cast<float*>(weights.get()), f.dst = dst.get();
       f.sum = sums.data(), f.sum_of_squares = sums.data() + s.k;
       const auto bytes_of_pass = [&](Pass pass) {
-        return direct ? direct_workspace_bytes(s, pass, count)
+        return direct ? direct_workspace_bytes(s, numbers, pass, count)
                       : workspace_bytes(s, numbers, pass, count);
       };
       const auto scratch =
           memory(std::max(bytes_of_pass(Pass::kForward), bytes_of_pass(Pass::kBackward)));
       show("forward", 1, times_ms(repeats, [&] {
-             direct ? direct_forward(s, f, scratch.get(), threads)
+             direct ? direct_forward(s, numbers, f, scratch.get(), threads)
                     : forward(s, numbers, f, scratch.get(), threads);
            }));
       BackwardArguments b;
       b.src = src.get(), b.weights = f.weights, b.grad_dst = dst.get(), b.grad_src = grad_src.get();
       const auto run = [&] {
-        direct ? direct_backward(s, b, scratch.get(), threads)
+        direct ? direct_backward(s, numbers, b, scratch.get(), threads)
                : backward(s, numbers, b, scratch.get(), threads);
       };
       const auto data = times_ms(repeats, run);

@@ -284,7 +284,7 @@ TEST(Conv3x3Threads, AnyNumberGivesTheDirectSum) {
       reference_backward(s, type, b, {});
       const std::vector<float> want = dst.values_now(), want_src = grad_src.values_now(),
                                want_weights = grad_weights;
-      for (const int count : {1, 3, 5, 16}) {
+      for (const int count : {1, 3, 5, 16, 40}) {
         const Threads threads = these_threads(count);
         Scratch of_forward = scratch_of(s, numbers, Pass::kForward, count),
                 of_backward = scratch_of(s, numbers, Pass::kBackward, count);

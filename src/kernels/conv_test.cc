@@ -17,8 +17,9 @@ namespace skipway::kernels {
 namespace {
 
 // Bounds of the relative L2 error. bf16 maps: one rounding of the result, 2^-9 at most. bf16
-// products: one of each operand too.
+// products: one of each operand too. Sums of two bf16: one of each operand, 2^-17 at most.
 double tolerance(Numbers numbers) {
+  if (numbers.products == Type::kBf16x2) return 1e-5;
   if (numbers.operands() == Type::kBf16) return 1e-2;
   return numbers.maps == Type::kBf16 ? 4e-3 : 1e-6;
 }
@@ -32,21 +33,21 @@ class Conv : public testing::TestWithParam<Case> {
   ~Conv() override { use_instruction_set(instruction_sets().front()); }
 
   size_t workspace(Pass pass) const {
-    return direct ? direct_workspace_bytes(s, pass, threads.count)
+    return direct ? direct_workspace_bytes(s, numbers, pass, threads.count)
                   : im2col_workspace_bytes(s, numbers, pass, threads.count);
   }
   void run_forward(const ForwardArguments& a) const {
     Scratch scratch(workspace(Pass::kForward));
-    direct ? direct_forward(s, a, scratch.data(), threads)
+    direct ? direct_forward(s, numbers, a, scratch.data(), threads)
            : im2col_forward(s, numbers, a, scratch.data(), threads);
   }
   void run_prepare(void* to) const {
-    direct ? direct_prepare(s, weights.data(), to, threads)
+    direct ? direct_prepare(s, numbers, weights.data(), to, threads)
            : im2col_prepare(s, numbers, weights.data(), to, threads);
   }
   void run_backward(const BackwardArguments& a) const {
     Scratch scratch(workspace(Pass::kBackward));
-    direct ? direct_backward(s, a, scratch.data(), threads)
+    direct ? direct_backward(s, numbers, a, scratch.data(), threads)
            : im2col_backward(s, numbers, a, scratch.data(), threads);
   }
 
@@ -82,7 +83,7 @@ TEST_P(Conv, ForwardIsTheDirectSum) {
 TEST_P(Conv, PreparedWeightsGiveTheSameBits) {
   const bool in_vectors = !direct && numbers.operands() == Type::kBf16;
   const int64_t bytes = s.k * (in_vectors ? ceil_div(depth, 16) * 16 : depth) * bytes_of(type);
-  ASSERT_EQ(direct ? direct_prepared_bytes(s) : im2col_prepared_bytes(s, numbers),
+  ASSERT_EQ(direct ? direct_prepared_bytes(s, numbers) : im2col_prepared_bytes(s, numbers),
             static_cast<size_t>(bytes));
   Scratch prepared(static_cast<size_t>(bytes));
   run_prepare(prepared.data());
@@ -199,7 +200,9 @@ TEST_P(Conv, NanPassesEveryRelu) {
 
 std::string name_of(const testing::TestParamInfo<Case>& info) {
   const auto& [set, method, numbers, s] = info.param;
-  const auto word = [](Type type) { return type == Type::kBf16 ? "bf16" : "fp32"; };
+  const auto word = [](Type type) {
+    return type == Type::kBf16x2 ? "bf16x2" : type == Type::kBf16 ? "bf16" : "fp32";
+  };
   return set + "_" + word(numbers.maps) + "_" + word(numbers.products) + "_" + std::to_string(s.n) +
          "_" + std::to_string(s.h) + "_" + std::to_string(s.w) + "_" + std::to_string(s.c) + "_" +
          std::to_string(s.k) + "_" + std::to_string(s.size) + "x" + std::to_string(s.size) +
@@ -226,18 +229,43 @@ INSTANTIATE_TEST_SUITE_P(
                         ConvShape{9, 16, 16, 16, 32, 3, 1, 1})),  // several blocks a thread
     name_of);
 
-INSTANTIATE_TEST_SUITE_P(
-    Direct, Conv,
-    testing::Combine(testing::ValuesIn(instruction_sets()), testing::Values(Method::kDirect),
-                     testing::Values(Numbers{Type::kBf16, Type::kBf16}),
-                     testing::Values(ConvShape{5, 8, 8, 64, 128, 3, 2, 1},
-                                     ConvShape{33, 4, 4, 96, 32, 3, 1, 1},  // two groups
-                                     ConvShape{3, 5, 7, 32, 64, 3, 2, 1},   // odd sides
-                                     ConvShape{3, 7, 8, 64, 32, 1, 2, 0},   // pixels without a tap
-                                     ConvShape{1, 1, 1, 32, 32, 3, 1, 1},   // one tap inside
-                                     ConvShape{2, 1, 6, 64, 32, 1, 1, 0},
-                                     ConvShape{2, 20, 20, 512, 32, 3, 1, 1})),  // bands
-    name_of);
+const auto kDirectShapes = testing::Values(
+    ConvShape{5, 8, 8, 64, 128, 3, 2, 1}, ConvShape{33, 4, 4, 96, 32, 3, 1, 1},  // two groups
+    ConvShape{3, 5, 7, 32, 64, 3, 2, 1},                                         // odd sides
+    ConvShape{3, 7, 8, 64, 32, 1, 2, 0},  // pixels without a tap
+    ConvShape{1, 1, 1, 32, 32, 3, 1, 1},  // one tap inside
+    ConvShape{2, 1, 6, 64, 32, 1, 1, 0}, ConvShape{2, 20, 20, 512, 32, 3, 1, 1});  // bands
+
+INSTANTIATE_TEST_SUITE_P(Direct, Conv,
+                         testing::Combine(testing::ValuesIn(instruction_sets()),
+                                          testing::Values(Method::kDirect),
+                                          testing::Values(Numbers{Type::kBf16, Type::kBf16}),
+                                          kDirectShapes),
+                         name_of);
+
+std::vector<std::string> sets_that_take_fp32() {
+  std::vector<std::string> sets = instruction_sets();
+  std::erase_if(sets, [](const std::string& set) {
+    use_instruction_set(set);
+    return !direct_takes_fp32();
+  });
+  use_instruction_set(instruction_sets().front());
+  return sets;
+}
+INSTANTIATE_TEST_SUITE_P(DirectFp32, Conv,
+                         testing::Combine(testing::ValuesIn(sets_that_take_fp32()),
+                                          testing::Values(Method::kDirect),
+                                          testing::Values(Numbers{Type::kFp32, Type::kBf16x2}),
+                                          kDirectShapes),
+                         name_of);
+
+// What a machine without it leaves out stands among the skipped tests.
+TEST(Direct, Fp32NeedsTileRegisters) {
+  if (sets_that_take_fp32().empty())
+    GTEST_SKIP() << "no instruction set here has tile registers: fp32 as sums of two bf16, and "
+                    "products on tile registers, are not tested";
+  EXPECT_EQ(sets_that_take_fp32(), std::vector<std::string>{"amx_bf16"});
+}
 
 TEST(Direct, RefusesWhatItCannotDo) {
   EXPECT_EQ(direct_refusal({1, 4, 4, 32, 64}), "");

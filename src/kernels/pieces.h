@@ -30,6 +30,9 @@ constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 /// Operands in a word of four bytes.
 constexpr int64_t values_of_word(Type operands) { return 4 / bytes_of(operands); }
 
+/// Words that are added up to one of operands.
+constexpr int64_t parts_of(Type operands) { return operands == Type::kBf16x2 ? 2 : 1; }
+
 /// What one of `threads` threads does of `count` equal pieces.
 struct Share {
   int64_t begin, end;

@@ -20,11 +20,12 @@ namespace skipway::kernels {
 namespace HWY_NAMESPACE {
 
 // A product of words: apply() adds one, store() makes operands of a vector, store_pair() makes
-// words of two, which lie `first` before `second` along the depth.
+// words of two, which lie `first` before `second` along the depth. Where operands have parts, each
+// is so many words, `part`, from the next.
 struct Fma {
   using Operand = float;
   static constexpr Type kOperands = Type::kFp32;
-  static constexpr int64_t kPerWord = values_of_word(kOperands);
+  static constexpr int64_t kPerWord = values_of_word(kOperands), kParts = parts_of(kOperands);
   static HWY_INLINE V apply(V a, V b, V sum) { return hn::MulAdd(a, b, sum); }
   static HWY_INLINE void store(V v, float* to) { hn::StoreU(v, D(), to); }
 };
@@ -33,7 +34,7 @@ struct Fma {
 struct PairByFma {
   using Operand = Bf16;
   static constexpr Type kOperands = Type::kBf16;
-  static constexpr int64_t kPerWord = values_of_word(kOperands);
+  static constexpr int64_t kPerWord = values_of_word(kOperands), kParts = parts_of(kOperands);
   static HWY_INLINE V apply(V a, V b, V sum) {
     const auto low = [](V v) {
       return hn::BitCast(D(), hn::ShiftLeft<16>(hn::BitCast(DBits(), v)));
@@ -43,8 +44,8 @@ struct PairByFma {
     };
     return hn::MulAdd(high(a), high(b), hn::MulAdd(low(a), low(b), sum));
   }
-  static HWY_INLINE void store(V v, Bf16* to) { HWY_NAMESPACE::store(v, to); }
-  static HWY_INLINE void store_pair(V first, V second, float* to) {
+  static HWY_INLINE void store(V v, Bf16* to, int64_t = 0) { HWY_NAMESPACE::store(v, to); }
+  static HWY_INLINE void store_pair(V first, V second, float* to, int64_t = 0) {
     HWY_NAMESPACE::store_pair(first, second, to);
   }
 };
@@ -55,17 +56,17 @@ struct PairByFma {
 struct PairByDot {
   using Operand = Bf16;
   static constexpr Type kOperands = Type::kBf16;
-  static constexpr int64_t kPerWord = values_of_word(kOperands);
+  static constexpr int64_t kPerWord = values_of_word(kOperands), kParts = parts_of(kOperands);
   static HWY_INLINE V apply(V a, V b, V sum) {
     __asm__("vdpbf16ps %2, %1, %0" : "+v"(sum.raw) : "v"(a.raw), "v"(b.raw));
     return sum;
   }
-  static HWY_INLINE void store(V v, Bf16* to) {
+  static HWY_INLINE void store(V v, Bf16* to, int64_t = 0) {
     __m256i halves;
     __asm__("vcvtneps2bf16 %1, %0" : "=v"(halves) : "v"(v.raw));
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), halves);
   }
-  static HWY_INLINE void store_pair(V first, V second, float* to) {
+  static HWY_INLINE void store_pair(V first, V second, float* to, int64_t = 0) {
     __m512i halves;  // all of the first, then all of the second
     __asm__("vcvtne2ps2bf16 %1, %2, %0" : "=v"(halves) : "v"(first.raw), "v"(second.raw));
     alignas(64) static constexpr uint16_t kInTurn[32] = {0,  16, 1,  17, 2,  18, 3,  19, 4,  20, 5,
@@ -75,6 +76,25 @@ struct PairByDot {
   }
 };
 using Dot = PairByDot;
+
+// Upper and lower bits of each value, on tile registers: the lower ones are what the rounding of
+// the upper ones leaves.
+struct TwoPartsByDot {
+  using Operand = Bf16;
+  static constexpr Type kOperands = Type::kBf16x2;
+  static constexpr int64_t kPerWord = 2, kParts = parts_of(kOperands);
+  static HWY_INLINE void store(V v, Bf16* to, int64_t part) {
+    PairByDot::store(v, to);
+    PairByDot::store(hn::Sub(v, load(to)), to + part * kPerWord);
+  }
+  static HWY_INLINE void store_pair(V first, V second, float* to, int64_t part) {
+    PairByDot::store_pair(first, second, to);
+    const Bits upper = hn::BitCast(DBits(), load(to));
+    const V of_first = hn::BitCast(D(), hn::ShiftLeft<16>(upper)),
+            of_second = hn::BitCast(D(), hn::And(upper, hn::Set(DBits(), 0xFFFF0000u)));
+    PairByDot::store_pair(hn::Sub(first, of_first), hn::Sub(second, of_second), to + part);
+  }
+};
 #else
 using Dot = PairByFma;
 #endif

@@ -119,16 +119,45 @@ void multiply_tiles_of(int64_t rows, int64_t columns, const Arguments&... argume
     columns > kTileSide ? multiply_tiles<1, 2>(arguments...) : multiply_tiles<1, 1>(arguments...);
 }
 
+// Adds products of blocks in two parts, upper and lower bits, the lower ones behind the upper ones:
+// all but that of the lower parts with each other.
+HWY_INLINE void add_products_of_parts(const float* a, const float* b, int64_t blocks) {
+  constexpr int64_t kTile = kTileSide * kTileSide, kPart = 2 * kTile;
+  const auto load_left = [&](const float* from) HWY_ATTR {
+    load_tile<4>(from, kTileSide);
+    load_tile<5>(from + kTile, kTileSide);
+  };
+  const auto load_right = [&](const float* from) HWY_ATTR {
+    load_tile<6>(from, 2 * kTileSide);
+    load_tile<7>(from + kTileSide, 2 * kTileSide);
+  };
+  const auto multiply = [] {
+    dot_tiles<0, 4, 6>();
+    dot_tiles<1, 4, 7>();
+    dot_tiles<2, 5, 6>();
+    dot_tiles<3, 5, 7>();
+  };
+  for (int64_t block = 0; block < blocks; ++block, a += 2 * kPart, b += 2 * kPart) {
+    load_right(b + kPart), load_left(a), multiply();
+    load_right(b), multiply();
+    load_left(a + kPart), multiply();
+  }
+}
+
 // The sum of products of 32 rows with 32 columns, which begin at so many words of left and right:
 // each of so many blocks of 32 rows of 16 words, and of 16 words of 32 columns.
-template <class Operands>
+template <int64_t kParts, class Operands>
 void sum_of_tiles(const Operands* all, int64_t count, int64_t blocks, const float* left,
                   const float* right, float* c, int64_t c_row) {
   constexpr int64_t kTile = kTileSide * kTileSide;
   for_each_sum<2, 2>(c, c_row, [&](auto tile, float*) HWY_ATTR { zero_tile<tile>(); });
-  for (int64_t i = 0; i < count; ++i)
-    add_products<2, 2>({left + all[i].left, kTileSide, kTile, 2 * kTile}, right + all[i].right,
-                       2 * kTileSide, blocks * kTileSide);
+  for (int64_t i = 0; i < count; ++i) {
+    const float *a = left + all[i].left, *b = right + all[i].right;
+    if constexpr (kParts == 1)
+      add_products<2, 2>({a, kTileSide, kTile, 2 * kTile}, b, 2 * kTileSide, blocks * kTileSide);
+    else
+      add_products_of_parts(a, b, blocks);
+  }
   for_each_sum<2, 2>(c, c_row, [&](auto tile, float* at) HWY_ATTR { store_tile<tile>(at, c_row); });
 }
 

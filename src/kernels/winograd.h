@@ -96,9 +96,11 @@ struct Blocks {
     all = s.n * rows * columns;
     const int64_t weights = tiling.weight_points() * s.c * s.k;
     const int64_t maps = tiling.points() * all * std::max(s.c, s.k);
-    // What a thread needs to have of its own: rows of the weights' gradient, else columns.
+    // What a thread needs to have of its own: rows of the weights' gradient, else columns. Above
+    // so many threads some have nothing to do there, but sums of their own would take gigabytes.
     const int64_t least = sweep == Sweep::kWeightsGradient ? kWidest : kPanel;
-    shared = std::min(s.c, s.k) >= threads * least &&
+    const int64_t busy = sweep == Sweep::kWeightsGradient ? std::min(threads, 16) : threads;
+    shared = std::min(s.c, s.k) >= busy * least &&
              (sweep == Sweep::kWeightsGradient
                   ? threads * weights * bytes_of(Type::kFp32) > maps * bytes_of(operands)
                   : weights >= maps);
@@ -190,10 +192,12 @@ struct Workspace {
     strips = take(source, threads * strip_words);
     const int64_t of_all = used;
     used = 0;
-    src = take(forward || of_weights, points * src_plane);
+    products = take(forward || source, points * product_plane);
+    // Of both gradients, patches are read when the products have become the source's.
+    src =
+        sweep == Sweep::kBothGradients ? products : take(forward || of_weights, points * src_plane);
     dst = take(source || (of_weights && per_word == 1), points * dst_plane);
     dst_pairs = per_word == 1 ? dst : take(of_weights, points * dst_plane);
-    products = take(forward || source, points * product_plane);
     grad_weights = take(of_weights, thread_grad_weights * (blocks.shared ? threads : 1));
     team_words = used;
     for (int64_t* offset : {&src, &dst, &dst_pairs, &products, &grad_weights}) *offset += of_all;

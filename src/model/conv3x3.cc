@@ -341,8 +341,10 @@ at::Tensor convolution(const at::Tensor& src, const at::Tensor& weight, int64_t 
   const at::Tensor filters = weight.contiguous(at::MemoryFormat::ChannelsLast);
   const c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);
   // Without gradients there is no backward pass to choose for.
-  const ConvMethod method = kernels.method(shape_of(map.sizes(), filters, 1, padding), type_of(map),
-                                           at::GradMode::is_enabled());
+  const bool training =
+      at::GradMode::is_enabled() && (map.requires_grad() || filters.requires_grad());
+  const ConvMethod method =
+      kernels.method(shape_of(map.sizes(), filters, 1, padding), type_of(map), training);
   return ConvolutionFunction::apply(map, filters, padding, method);
 }
 

@@ -22,9 +22,14 @@ using kernels::Pass;
 using kernels::Type;
 
 const std::pair<ConvMethod, const char*> kNames[] = {
-    {ConvMethod::kWinograd, "winograd"},      {ConvMethod::kWinogradBf16, "winograd-bf16"},
-    {ConvMethod::kIm2col, "im2col"},          {ConvMethod::kIm2colBf16, "im2col-bf16"},
-    {ConvMethod::kDirectBf16, "direct-bf16"}, {ConvMethod::kTorch, "torch"},
+    {ConvMethod::kWinograd, "winograd"},
+    {ConvMethod::kWinogradBf16, "winograd-bf16"},
+    {ConvMethod::kIm2col, "im2col"},
+    {ConvMethod::kIm2colBf16, "im2col-bf16"},
+    {ConvMethod::kDirectBf16, "direct-bf16"},
+    {ConvMethod::kDirectBf16x2, "direct-bf16x2"},
+    {ConvMethod::kDirectBf16x2Winograd, "direct-bf16x2 winograd"},
+    {ConvMethod::kTorch, "torch"},
     {ConvMethod::kReference, "reference"}};
 
 // The passes of one of Skipway's own kernels, and the memory that they ask for.
@@ -44,23 +49,20 @@ const Passes kWinogradPasses = {kernels::workspace_bytes, kernels::forward, kern
 const Passes kIm2colPasses = {kernels::im2col_workspace_bytes, kernels::im2col_forward,
                               kernels::im2col_prepared_bytes, kernels::im2col_prepare,
                               kernels::im2col_backward};
-// In bf16 alone.
-const Passes kDirectPasses = {
-    [](const ConvShape& s, Numbers, Pass pass, int threads) {
-      return kernels::direct_workspace_bytes(s, pass, threads);
-    },
-    [](const ConvShape& s, Numbers, const kernels::ForwardArguments& a, void* workspace,
-       const kernels::Threads& threads) { kernels::direct_forward(s, a, workspace, threads); },
-    [](const ConvShape& s, Numbers) { return kernels::direct_prepared_bytes(s); },
-    [](const ConvShape& s, Numbers, const float* weights, void* to,
-       const kernels::Threads& threads) { kernels::direct_prepare(s, weights, to, threads); },
-    [](const ConvShape& s, Numbers, const kernels::BackwardArguments& a, void* workspace,
-       const kernels::Threads& threads) { kernels::direct_backward(s, a, workspace, threads); }};
+const Passes kDirectPasses = {kernels::direct_workspace_bytes, kernels::direct_forward,
+                              kernels::direct_prepared_bytes, kernels::direct_prepare,
+                              kernels::direct_backward};
 
 const Passes& passes_of(ConvMethod method) {
-  if (method == ConvMethod::kDirectBf16) return kDirectPasses;
-  const bool im2col = method == ConvMethod::kIm2col || method == ConvMethod::kIm2colBf16;
-  return im2col ? kIm2colPasses : kWinogradPasses;
+  const std::string_view name = name_of(method);
+  if (name.starts_with("direct")) return kDirectPasses;
+  return name.starts_with("im2col") ? kIm2colPasses : kWinogradPasses;
+}
+
+Type products_of(ConvMethod method) {
+  const std::string_view name = name_of(method);
+  if (name.starts_with("direct-bf16x2")) return Type::kBf16x2;
+  return name.ends_with("-bf16") ? Type::kBf16 : Type::kFp32;
 }
 
 // What Skipway's own kernels need to know of a call.
@@ -71,10 +73,7 @@ struct OwnKernel {
   const Passes& passes;
 
   OwnKernel(const ConvShape& s, Type type, ConvMethod m)
-      : shape(s),
-        numbers{type, std::string_view(name_of(m)).ends_with("-bf16") ? Type::kBf16 : Type::kFp32},
-        method(m),
-        passes(passes_of(m)) {}
+      : shape(s), numbers{type, products_of(m)}, method(m), passes(passes_of(m)) {}
 
   at::Tensor workspace(Pass pass) const {
     return at::empty(
@@ -103,6 +102,14 @@ struct OwnKernel {
   void backward(const kernels::BackwardArguments& a) const {
     if (method == ConvMethod::kReference)
       return kernels::reference_backward(shape, numbers.maps, a, all_threads());
+    if (method == ConvMethod::kDirectBf16x2Winograd) {
+      kernels::BackwardArguments of_weights = a, of_src = a;
+      of_weights.grad_src = nullptr, of_src.grad_weights = nullptr;
+      OwnKernel(shape, numbers.maps, ConvMethod::kWinograd).backward(of_weights);
+      if (a.grad_src != nullptr)
+        OwnKernel(shape, numbers.maps, ConvMethod::kDirectBf16x2).backward(of_src);
+      return;
+    }
     const at::Tensor memory = workspace(Pass::kBackward);
     passes.backward(shape, numbers, a, memory.mutable_data_ptr(), all_threads());
   }

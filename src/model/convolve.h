@@ -13,13 +13,17 @@ namespace skipway {
 
 /// Who computes a convolution. "winograd" multiplies in fp32, "winograd-bf16" in bf16, "im2col" and
 /// "im2col-bf16" are the matrix product of all inputs, "direct-bf16" the sum of one of each tap,
-/// "torch" is LibTorch, which asks oneDNN, "reference" the sum as it is defined.
+/// and "direct-bf16x2" that of fp32 values as sums of two bf16, "direct-bf16x2 winograd" with the
+/// weights' gradient by "winograd"; "torch" is LibTorch, which asks oneDNN, "reference" the sum as
+/// it is defined.
 enum class ConvMethod {
   kWinograd,
   kWinogradBf16,
   kIm2col,
   kIm2colBf16,
   kDirectBf16,
+  kDirectBf16x2,
+  kDirectBf16x2Winograd,
   kTorch,
   kReference
 };

@@ -33,15 +33,16 @@ std::vector<ConvMethod> candidates(const ConvShape& s, Type type, const std::str
   if (is_3x3) methods.push_back(ConvMethod::kWinograd);
   if (word == "winograd" && is_3x3) return methods;
   if (is_3x3 && in_bf16) methods.push_back(ConvMethod::kWinogradBf16);
-  // Other channels have no gradient of the source, which conv_chain_supports() sees to; only the
-  // stem has others.
+  // Other channels have no gradient of the source, and only a model's first convolution has them.
   if (s.c % 16 == 0 || s.c == 3) {
     methods.push_back(ConvMethod::kIm2col);
     if (in_bf16) methods.push_back(ConvMethod::kIm2colBf16);
   }
   // Elsewhere four times the products are not to be had.
-  if (in_bf16 && set == "amx_bf16" && kernels::direct_refusal(s).empty())
-    methods.push_back(ConvMethod::kDirectBf16);
+  if (word == "auto" && set == "amx_bf16" && kernels::direct_refusal(s).empty()) {
+    methods.push_back(in_bf16 ? ConvMethod::kDirectBf16 : ConvMethod::kDirectBf16x2);
+    if (is_3x3 && !in_bf16) methods.push_back(ConvMethod::kDirectBf16x2Winograd);
+  }
   // Without an instruction for it, oneDNN's bf16 is slower than anything by far.
   const bool slow = type == Type::kBf16 && !__builtin_cpu_supports("avx512bf16");
   if (methods.empty() || (word == "auto" && !slow)) methods.push_back(ConvMethod::kTorch);
@@ -126,11 +127,12 @@ ConvMethod KernelChoice::method(const ConvShape& s, Type type, bool training) {
   for (const ConvMethod method : methods)
     if (chosen == name_of(method)) return method;
   constexpr int64_t kPixels = 16 * 32 * 32;  // enough to tell, and little memory
+  constexpr int64_t kGroup = 32;             // images that a direct convolution takes at a time
   ConvMethod best = methods.front();
   if (methods.size() > 1) {
     double shortest = std::numeric_limits<double>::infinity();
     ConvShape part = s;
-    part.n = std::clamp<int64_t>(kPixels / (s.h * s.w), 1, s.n);
+    part.n = std::min(std::max(kPixels / (s.h * s.w), kGroup), s.n);
     const at::Tensor src =
         as_map(varied_map(part.n, s.c, s.h, s.w), type == Type::kBf16 ? at::kBFloat16 : at::kFloat);
     const at::Tensor weight = varied_map(s.k, s.c, s.size, s.size);
@@ -165,7 +167,7 @@ std::string KernelChoice::in_use() const {
   }
   // The instruction set of the products: those in fp32 do not use the bf16 instruction.
   const bool in_bf16 = std::any_of(chosen_.begin(), chosen_.end(), [](const auto& entry) {
-    return entry.second.ends_with("-bf16");
+    return entry.second.find("-bf16") != std::string::npos;
   });
   if (best == "winograd" && multiplies_bf16(set) && !in_bf16) set = "avx512";
   return best + "/" + set;

@@ -15,7 +15,7 @@ namespace skipway {
 class KernelChoice {
  public:
   /// The words that `--kernel` takes: auto measures all but the reference, and takes a later one of
-  /// the list above for a gain of 15 % only; winograd takes Skipway's own, with products in fp32,
+  /// ConvMethod for a gain of 15 % only; winograd takes Skipway's own, with products in fp32,
   /// torch LibTorch's, and reference the slow sums that the others are held to, all three without
   /// measuring, so that two runs have the same bits. What LibTorch's makes its neighbours in a
   /// block do themselves, normalising and adding up, is not measured.

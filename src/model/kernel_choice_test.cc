@@ -80,7 +80,7 @@ TEST(KernelChoice, NamesTheInstructionSetOfTheProducts) {
     kernels.restore({{"a shape", method}, {"another", "torch"}});
     return kernels.in_use();
   };
-  for (const char* method : {"winograd-bf16", "im2col-bf16"})
+  for (const char* method : {"winograd-bf16", "im2col-bf16", "direct-bf16x2 winograd"})
     EXPECT_EQ(in_use(method), "winograd/" + best);
   for (const char* method : {"winograd", "im2col"})
     EXPECT_EQ(in_use(method), "winograd/" + (best.ends_with("_bf16") ? "avx512" : best));
