@@ -7,6 +7,7 @@
 #include <cstddef>
 #include <cstdlib>
 #include <fstream>
+#include <iterator>
 #include <sstream>
 #include <string>
 #include <vector>
@@ -54,6 +55,14 @@ double median(std::vector<double> values) {
   const auto middle = values.begin() + static_cast<std::ptrdiff_t>(values.size() / 2);
   std::nth_element(values.begin(), middle, values.end());
   return *middle;
+}
+
+double settled(const std::vector<double>& times_s) {
+  const auto first =
+      std::adjacent_find(times_s.begin(), times_s.end(),
+                         [](double time_s, double next_s) { return next_s > 0.95 * time_s; });
+  const bool none = first == times_s.end() && !times_s.empty();
+  return median({none ? std::prev(first) : first, times_s.end()});
 }
 
 }  // namespace skipway

@@ -1,14 +1,16 @@
-// What tests of every module share: a temporary folder, and the error that an action ends with. Not
-// used by the program.
+// What tests of every module share: a temporary folder, the log's lines, the error that an action
+// ends with. Not used by the program.
 #pragma once
 #include <gtest/gtest.h>
 
 #include <cstdlib>
 #include <fstream>
 #include <string>
+#include <string_view>
 
 #include "base/error.h"
 #include "base/files.h"
+#include "base/log.h"
 
 namespace skipway {
 
@@ -48,6 +50,25 @@ class TemporaryFolder {
 
  private:
   fs::path path_;
+};
+
+/// Keeps the log's lines, warnings with "warning: " before them.
+class LogLines {
+ public:
+  LogLines()
+      : handle_(add_log_sink([this](LogLevel level, std::string_view line) {
+          text_ += (level == LogLevel::kWarning ? "warning: " : "") + std::string(line) + "\n";
+        })) {}
+  ~LogLines() { remove_log_sink(handle_); }
+  LogLines(const LogLines&) = delete;
+  LogLines& operator=(const LogLines&) = delete;
+
+  const std::string& text() const { return text_; }
+  void clear() { text_.clear(); }
+
+ private:
+  std::string text_;
+  int handle_;
 };
 
 /// The Error that `action` ends with; none fails the test.

@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 #include <stdlib.h>
 
+#include <cstring>
 #include <limits>
 #include <set>
 
@@ -20,6 +21,13 @@ using testing::HasSubstr;
 // A folder of its own, and an environment without Skipway's variables.
 class ArgumentsTest : public testing::Test {
  protected:
+  ArgumentsTest() {
+    std::vector<std::string> names;
+    for (char** variable = environ; *variable != nullptr; ++variable)
+      if (std::string(*variable).starts_with("SKIPWAY_"))
+        names.push_back(std::string(*variable, std::strchr(*variable, '=')));
+    for (const std::string& name : names) unsetenv(name.c_str());
+  }
   ~ArgumentsTest() override {
     for (const std::string& name : variables_) unsetenv(name.c_str());
   }

@@ -210,7 +210,8 @@ void print_as_json(const std::vector<Check>& checks, bool ok) {
 }
 
 int doctor(const std::string& device, const std::string& kernel, bool json) {
-  const std::vector<Check> checks = examine(device, kernel_word(kernel));
+  const std::string word = kernel_word(kernel);
+  const std::vector<Check> checks = examine(device, word.empty() ? "auto" : word);
   const bool ok = std::none_of(checks.begin(), checks.end(),
                                [](const Check& check) { return check.state == State::kFailure; });
   if (json)

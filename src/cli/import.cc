@@ -60,6 +60,7 @@ std::string saved(const RunFolder& run, const Model& model) {
 }
 
 int import_weights(const ImportFlags& flags) {
+  RunFolder::require_free(flags.out, "--out");
   FetchOptions fetching;
   fetching.progress = fetch_progress_display(flags.quiet);
   const Pretrained weights = read_pretrained(flags.source, fetching);

@@ -166,8 +166,11 @@ nlohmann::ordered_json find_largest_batch(const Arguments& arguments) {
   std::optional<Error> last_error;
   const int64_t largest = largest_that_fits(arguments.config.batch, images, [&](int64_t batch) {
     if (!arguments.quiet) show_status(fmt::format("measuring --batch {} …", batch));
-    const auto [plan, error] =
-        measurer.plan_with({"--batch", std::to_string(batch), "--microbatch", "auto"});
+    std::vector<std::string> flags = {"--batch", std::to_string(batch), "--microbatch", "auto"};
+    // Memory has nothing to do with whether the minutes are enough.
+    if (arguments.config.minutes > 0)
+      flags.insert(flags.end(), {"--minutes", "0", "--epochs", "10"});
+    const auto [plan, error] = measurer.plan_with(flags);
     if (error) last_error = error;
     // Too little memory may also end a process where nobody expected it: as a bug.
     if (error && error->kind() != ErrorKind::kMemory && error->kind() != ErrorKind::kInternal)

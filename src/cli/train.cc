@@ -35,16 +35,17 @@ std::atomic<int> received_signal{0};
 static_assert(std::atomic<int>::is_always_lock_free);
 
 // The first Ctrl-C, SIGTERM or hang-up of the terminal asks the trainer to save and stop; the
-// same one again ends the process at once. What nohup has set stays.
+// same one again ends the process at once. What is ignored stays so: a hang-up under nohup, Ctrl-C
+// in a script's background.
 void install_signal_handlers() {
   struct sigaction action {};
   action.sa_handler = [](int signal) { received_signal = signal; };
   action.sa_flags = static_cast<int>(SA_RESETHAND);
-  sigaction(SIGINT, &action, nullptr);
-  sigaction(SIGTERM, &action, nullptr);
-  struct sigaction on_hangup {};
-  sigaction(SIGHUP, nullptr, &on_hangup);
-  if (on_hangup.sa_handler != SIG_IGN) sigaction(SIGHUP, &action, nullptr);
+  for (const int signal : {SIGINT, SIGTERM, SIGHUP}) {
+    struct sigaction found {};
+    sigaction(signal, nullptr, &found);
+    if (found.sa_handler != SIG_IGN) sigaction(signal, &action, nullptr);
+  }
 }
 
 std::string status_line(const StepReport& r) {
@@ -170,9 +171,9 @@ int try_to_write_report(const RunFolder& run) {
 
 int finish_stopped(const RunFolder& run, const RunLog& log, const TrainResult& result, bool json) {
   try_to_write_report(run);
-  const std::string line =
-      fmt::format("stopped after {:.2f} epochs, state saved; go on with: skipway resume {}",
-                  result.epochs, result.run);
+  const std::string line = fmt::format(
+      "stopped after {:.2f} epochs, {}; go on with: skipway resume {}", result.epochs,
+      result.state_is_saved ? "state saved" : "its last finite state saved", result.run);
   log.add(line);
   print_line(line);
   if (json)
@@ -219,6 +220,7 @@ int train(const std::vector<std::string>& words) {
   take_settings_of_weights(arguments);
   Config& config = arguments.config;
   validated_normalisation(config);
+  RunFolder::require_free(config.run_dir);  // before the data take their time
   Dataset dataset = prepare(config, arguments.quiet);
   // The run's config.toml holds what `auto` came to, so that a resumed run, and one like it, has
   // the same images and computes alike.
@@ -249,6 +251,14 @@ int train(const std::vector<std::string>& words) {
   }
 }
 
+// The object that the run ended with; null where it has not.
+nlohmann::ordered_json result_of(const RunFolder& run) {
+  if (!fs::exists(run.model())) return nullptr;
+  for (const auto& line : run.read_metrics())
+    if (line.value("event", "") == "end") return line.at("result");
+  return nullptr;
+}
+
 int resume(const fs::path& path, bool json, bool quiet) {
   const RunFolder run = RunFolder::open(path);
   if (run.is_imported())
@@ -256,6 +266,16 @@ int resume(const fs::path& path, bool json, bool quiet) {
          "expected a run, got imported weights, which no run here has trained, at {}; `skipway "
          "train --weights {}` starts from them",
          run.path().string(), run.path().string());
+  if (const auto result = result_of(run); !result.is_null()) {
+    log_info("{} is finished; its result again", run.path().string());
+    const int exit_code = try_to_write_report(run);
+    json ? print_json(result)
+         : print_result(fmt::format("accuracy {:.2f} % on {} images; the report is {}",
+                                    100 * result.at("accuracy").at("last").get<double>(),
+                                    result.at("accuracy").at("n").get<int64_t>(),
+                                    run.report_html().string()));
+    return exit_code;
+  }
   return recorded(run, [&](const RunLog& log) {
     const std::string config_toml = read_file(run.config_toml());
     Config config = from_toml(config_toml, run.config_toml().string());

@@ -29,8 +29,10 @@ std::optional<Config> config_of(const RunFolder& run) {
 
 void add_kernel_flag(CLI::App& command, std::string& kernel) {
   command
-      .add_option("--kernel", kernel,
-                  "auto, winograd, torch or reference, as for train [SKIPWAY_KERNEL, else auto]")
+      .add_option(
+          "--kernel", kernel,
+          "auto, winograd, torch or reference, as for train [SKIPWAY_KERNEL, else auto; of a "
+          "run, its own]")
       ->type_name("NAME")
       ->check(CLI::IsMember(KernelChoice::words()).description(""));
 }
@@ -39,8 +41,8 @@ std::string kernel_word(const std::string& given) {
   if (!given.empty()) return given;
   const char* variable = std::getenv("SKIPWAY_KERNEL");
   const std::string word = variable != nullptr ? variable : "";
-  if (word.empty()) return "auto";
-  if (std::ranges::find(KernelChoice::words(), word) == KernelChoice::words().end())
+  if (!word.empty() &&
+      std::ranges::find(KernelChoice::words(), word) == KernelChoice::words().end())
     fail(ErrorKind::kUsage, "arguments", "expected one of {}, got '{}' at SKIPWAY_KERNEL",
          fmt::join(KernelChoice::words(), ", "), word);
   return word;
@@ -69,10 +71,10 @@ TrainedModel load_trained_model(const RunFolder& run, const ModelFlags& flags) {
   const at::Device device = resolve_device(flags.device);
   std::optional<Config> config = config_of(run);
   std::unique_ptr<Model> model = load_saved_model(run, device);
-  // Given none, the run's own word; auto keeps the kernels that came with the model.
-  std::string kernel = kernel_word(flags.kernel);
-  if (kernel == "auto" && config) kernel = config->kernel;
-  if (kernel != "auto") model->kernels() = KernelChoice(kernel);
+  // Given none, the run's own word; a run's own auto keeps the kernels that came with the model.
+  const std::string own = config ? config->kernel : "auto", given = kernel_word(flags.kernel);
+  const std::string kernel = given.empty() ? own : given;
+  if (kernel != "auto" || own != "auto") model->kernels() = KernelChoice(kernel);
   // Given none, the type that the run trained in, so that its accuracy comes out again.
   const std::string precision =
       flags.precision == "auto" && config ? config->precision : flags.precision;

@@ -24,7 +24,7 @@ struct ModelFlags {
 
 /// --kernel; kernel_word() says what it means.
 void add_kernel_flag(CLI::App& command, std::string& kernel);
-/// `given` by the flag, else SKIPWAY_KERNEL, else "auto". Errors: kUsage for a variable of another
+/// `given` by the flag, else SKIPWAY_KERNEL, else "". Errors: kUsage for a variable of another
 /// word.
 std::string kernel_word(const std::string& given);
 

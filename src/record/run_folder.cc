@@ -56,19 +56,27 @@ fs::path without_slash(const fs::path& path) {
   return path.has_filename() ? path : path.parent_path();
 }
 
+bool is_run(const fs::path& path) {
+  std::error_code ignored;
+  return fs::exists(path / "model.safetensors", ignored) ||
+         fs::exists(path / "last.safetensors", ignored) ||
+         fs::exists(path / "config.toml", ignored);
+}
+
+void require_empty(const fs::path& path, std::string_view flag) {
+  std::error_code code;
+  if (fs::is_directory(path, code) && fs::is_empty(path, code)) return;
+  fail(ErrorKind::kUsage, "run",
+       "expected a new or an empty folder, got {}; choose another with {}{}", path.string(), flag,
+       is_run(path) ? fmt::format(", or go on with `skipway resume {}`", path.string()) : "");
+}
+
 // The number of a folder named by digits alone, else 0.
 int64_t run_number(const fs::path& path) {
   const std::string name = path.filename().string();
   const bool digits =
       std::all_of(name.begin(), name.end(), [](char c) { return '0' <= c && c <= '9'; });
   return digits && !name.empty() && name.size() < 10 ? std::stoll(name) : 0;
-}
-
-bool is_run(const fs::path& path) {
-  std::error_code ignored;
-  return fs::exists(path / "model.safetensors", ignored) ||
-         fs::exists(path / "last.safetensors", ignored) ||
-         fs::exists(path / "config.toml", ignored);
 }
 
 // At most five run folders beside `path` and in runs/, the last by name.
@@ -106,17 +114,24 @@ std::string value_in_file(const char* path, std::string_view key, char separator
 
 }  // namespace
 
+void RunFolder::require_free(const fs::path& requested, std::string_view flag) {
+  const fs::path path =
+      requested.empty() ? fs::path("runs") : without_slash(expand_user(requested.string()));
+  std::error_code code;
+  if (!requested.empty() && fs::exists(path, code)) require_empty(path, flag);
+  fs::path place = path;
+  while (!place.empty() && !fs::exists(place, code)) place = place.parent_path();
+  if (access(place.empty() ? "." : place.c_str(), W_OK | X_OK) != 0)
+    fail(ErrorKind::kDisk, "run", "could not write in {}: {}; choose another folder with {}",
+         place.empty() ? "." : place.string(), std::strerror(errno), flag);
+}
+
 RunFolder RunFolder::create(const fs::path& requested, std::string_view flag) {
   if (!requested.empty()) {
     const fs::path path = without_slash(expand_user(requested.string()));
     if (path.has_parent_path()) make_directories(path.parent_path());
-    std::error_code code;
     const bool is_new = make_folder(path, flag);
-    if (!is_new && (!fs::is_directory(path, code) || !fs::is_empty(path, code)))
-      fail(ErrorKind::kUsage, "run",
-           "expected a new or an empty folder, got {}; choose another with {}{}", path.string(),
-           flag,
-           is_run(path) ? fmt::format(", or go on with `skipway resume {}`", path.string()) : "");
+    if (!is_new) require_empty(path, flag);
     RunFolder run(path, is_new);
     if (!claim(run.log_txt(), flag))
       fail(ErrorKind::kUsage, "run",

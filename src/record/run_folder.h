@@ -18,6 +18,10 @@ class RunFolder {
   /// when `requested` exists and is not an empty folder; kDisk.
   static RunFolder create(const std::filesystem::path& requested,
                           std::string_view flag = "--run-dir");
+  /// What create() will refuse, said before the work that its folder is for; makes nothing. Errors:
+  /// kUsage, kDisk as create().
+  static void require_free(const std::filesystem::path& requested,
+                           std::string_view flag = "--run-dir");
   /// Opens an existing run. Errors: kUsage when it is no run folder (no model.safetensors,
   /// last.safetensors or config.toml in it), listing nearby runs.
   static RunFolder open(const std::filesystem::path& path);

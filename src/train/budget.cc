@@ -31,8 +31,11 @@ void Budget::observe_step(size_t part, double step_s) {
 }
 
 double Budget::seconds_of_cost() const {
-  if (recent_.empty()) return 0;
-  return std::accumulate(recent_.begin(), recent_.end(), 0.0) / static_cast<double>(recent_.size());
+  if (recent_.size() < 2) return recent_.empty() ? 0 : recent_.front();
+  // A pause (Ctrl-Z, a laptop that sleeps) makes one step as long as it is, and says nothing about
+  // those to come: the slowest is left out.
+  const double sum = std::accumulate(recent_.begin(), recent_.end(), 0.0);
+  return (sum - *std::ranges::max_element(recent_)) / static_cast<double>(recent_.size() - 1);
 }
 
 double Budget::cost_left(double step, size_t part, double total) const {

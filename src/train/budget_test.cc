@@ -45,6 +45,18 @@ TEST(Budget, EndsWithinTwoPercentWhenACoreIsTakenAwayHalfWay) {
   EXPECT_NEAR(end_s, 900, 18);
 }
 
+TEST(Budget, GoesOnAfterAPause) {
+  static bool paused;
+  paused = false;
+  const double end_s = end_of_run(Budget::of_seconds(900), 12, 30, [](double now_s) {
+    if (now_s < 450 || paused) return 1.2;
+    paused = true;
+    return 300.0;
+  });
+  EXPECT_TRUE(paused);
+  EXPECT_NEAR(end_s, 900, 1.2);
+}
+
 TEST(Budget, UsesTheTimeThatAFasterMachineLeaves) {
   const double end_s = end_of_run(Budget::of_seconds(900), 12, 30,
                                   [](double now_s) { return now_s < 450 ? 2.4 : 1.2; });
@@ -68,6 +80,18 @@ double end_of_run_in_parts(double second_cost, double known_cost,
     total = budget.total_steps(step + 1, part, now_s);
   }
   return now_s + 20 * 0.3 * slowness(now_s) + 1;
+}
+
+// What is done of the run decides the part, and a part is not gone back to.
+TEST(Budget, AStallDoesNotMakeTheRunLookNearItsEnd) {
+  Budget budget = Budget::of_seconds(900, {{0.6, 1}, {1, 4}});
+  budget.set_reserve(20, 1);
+  for (int step = 0; step < 500; ++step) budget.observe_step(0, 0.3);
+  const int64_t before = budget.total_steps(500, 0, 160);
+  budget.observe_step(0, 10);
+  const int64_t after = budget.total_steps(501, 0, 170);
+  EXPECT_LT(after, before);
+  EXPECT_GT(static_cast<double>(after), 0.95 * static_cast<double>(before));
 }
 
 TEST(Budget, PartsOfOtherCostEndOnTimeToo) {

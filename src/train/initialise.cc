@@ -11,7 +11,8 @@
 namespace skipway {
 namespace {
 
-constexpr int64_t kImages = 5000;   // enough for the covariances of patches
+constexpr int64_t kImages = 5000;  // enough for the covariances of patches
+constexpr int64_t kImagesAtOnce = 100;
 constexpr double kSmallest = 5e-4;  // added to the eigenvalues, as in the source
 // Of the largest eigenvalue: the images have nothing there. CIFAR-10's smallest is 3e-6.
 constexpr double kNone = 1e-7;
@@ -44,16 +45,22 @@ void whiten_stem(Model& model, const at::Tensor& images) {
     fail(ErrorKind::kUsage, "model",
          "expected a stem of 3x3 filters or smaller with --whiten-stem, got {}x{}", size, size);
   if (std::min(images.size(1), images.size(2)) < size) return;
-  const at::Tensor some = images.narrow(0, 0, std::min(kImages, images.size(0)));
-  const at::Tensor patches = normalise(some, model.spec().normalisation, at::kFloat)
-                                 .contiguous()
-                                 .unfold(2, size, 1)
-                                 .unfold(3, size, 1)  // [n,3,h,w,size,size]
-                                 .permute({0, 2, 3, 1, 4, 5})
-                                 .reshape({-1, inputs});
-  at::Tensor covariance = at::zeros({inputs, inputs}, patches.options().dtype(at::kDouble));
-  for (const at::Tensor& rows : patches.split(kRows)) covariance += at::mm(rows.t(), rows);
-  covariance /= static_cast<double>(patches.size(0));
+  at::Tensor covariance =
+      at::zeros({inputs, inputs}, at::dtype(at::kDouble).device(images.device()));
+  double count = 0;
+  // A few images at a time: each is nine times as large as patches, or more.
+  for (const at::Tensor& some :
+       images.narrow(0, 0, std::min(kImages, images.size(0))).split(kImagesAtOnce)) {
+    const at::Tensor patches = normalise(some, model.spec().normalisation, at::kFloat)
+                                   .contiguous()
+                                   .unfold(2, size, 1)
+                                   .unfold(3, size, 1)  // [n,3,h,w,size,size]
+                                   .permute({0, 2, 3, 1, 4, 5})
+                                   .reshape({-1, inputs});
+    for (const at::Tensor& rows : patches.split(kRows)) covariance += at::mm(rows.t(), rows);
+    count += static_cast<double>(patches.size(0));
+  }
+  covariance /= count;
   const auto [values, vectors] = at::linalg_eigh(covariance);
   const at::Tensor filters = (vectors / (values + kSmallest).sqrt())
                                  .t()

@@ -17,7 +17,6 @@
 namespace skipway {
 namespace {
 
-constexpr size_t kMeasuredSteps = 8;       // at most
 constexpr double kSmallestStd = 1. / 255;  // for a colour that never varies
 
 ModelSpec model_spec(const Config& config, const Dataset& dataset) {
@@ -177,12 +176,11 @@ double Learner::measure_step_s(const Stage& stage, int64_t step, double most_s, 
   std::vector<double> steps_s = {make_step_s()};
   if (steps_s.front() <= most_s) {
     steps_s.clear();
-    for (double sum_s = 0; sum_s < enough_s && steps_s.size() < kMeasuredSteps;)
-      sum_s += steps_s.emplace_back(make_step_s());
+    for (double sum_s = 0; sum_s < enough_s;) sum_s += steps_s.emplace_back(make_step_s());
   }
   const at::NoGradGuard no_grad;
   for (auto& [tensor, values] : kept) tensor.copy_(values);
-  return median(steps_s) * share_of_full_step();
+  return settled(steps_s) * share_of_full_step();
 }
 
 double Learner::measure_evaluation_s(const Split& split, const EvaluateOptions& options) {

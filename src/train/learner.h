@@ -52,10 +52,9 @@ class Learner {
   double share_of_full_step() const {
     return batches.mean_images_per_step() / static_cast<double>(batches.images_per_step());
   }
-  /// Seconds of an average step of `stage`: the median of up to eight full ones, which together
-  /// take `enough_s` (> 0) or a step more, after one that chooses kernels and takes its memory from
-  /// the system; or that one, when it takes over `most_s`. Weights, statistics and the optimizer's
-  /// state are afterwards what they were.
+  /// Seconds of an average step of `stage`: settled() of full ones, which together take `enough_s`
+  /// (> 0) or a step more, after one that chooses kernels; or that one, when it takes over
+  /// `most_s`. Weights, statistics and the optimizer's state are afterwards what they were.
   double measure_step_s(const Stage& stage, int64_t step, double most_s, double enough_s);
   /// Seconds to evaluate on one view of `split`, from one batch.
   double measure_evaluation_s(const Split& split, const EvaluateOptions& options);

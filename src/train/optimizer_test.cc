@@ -133,11 +133,14 @@ TEST(Optimizer, GradientsMayHaveAnotherMemoryFormat) {
 TEST(Optimizer, KeepsTheMemoryFormatOfParametersInMomenta) {
   NamedTensors parameters = make_parameters();
   Optimizer sgd(parameters, {});
+  size_t momenta = 0;
   for (const auto& [name, buffer] : sgd.state())
     for (const auto& [parameter_name, parameter] : parameters)
       if (name == "momentum." + parameter_name) {
         EXPECT_EQ(buffer.strides(), parameter.strides());
+        ++momenta;
       }
+  EXPECT_EQ(momenta, parameters.size());
 }
 
 TEST(Optimizer, ClearsGradientsAndLeavesParametersWithoutOneAlone) {

@@ -15,7 +15,7 @@ constexpr double kMostForTta = 0.5;       // of the time that is left
 // A first step that takes more is taken for all of them: one that waits for memory can take four
 // times as long as the next, and a wrong ratio of two sides lays out another run.
 constexpr double kLongFirstStep_s = 10, kLongFirstStep = 0.03;  // or that share of the minutes
-constexpr double kMeasure_s = 2, kMeasure = 0.002;  // of steps of a stage; or that share, if less
+constexpr double kMeasure_s = 5, kMeasure = 0.002;  // of steps of a stage; or that share, if less
 
 bool costs_alike(const Stage& a, const Stage& b) {
   return a.side == b.side && a.shallow == b.shallow;

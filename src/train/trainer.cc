@@ -31,6 +31,7 @@ constexpr double kSaveEvery_s = 120;
 constexpr int64_t kWarmupSteps = 2;
 constexpr int64_t kTensorBoardEvery = 10;  // steps
 constexpr double kMostForMeasuring = 0.5;  // of the training that is left
+constexpr double kHighLastRate = 0.3;      // of the peak; from there on `diagnose` says so too
 
 constexpr int64_t kMaxRollbacks = 3;  // of a run
 constexpr double kRollbackFactor = 0.5;
@@ -148,7 +149,18 @@ void Trainer::warn_of_flaws() const {
 void Trainer::warn_of_schedule() const {
   const double length = budget_.by_time() ? epochs(total_steps_) : config_.epochs;
   const double fall = length * (1 - schedule_.warmup_fraction);
-  if (schedule_.kind == ScheduleKind::kCosine && config_.t_max > fall * (1 + 1e-9)) {
+  const bool is_cosine = schedule_.kind == ScheduleKind::kCosine;
+  if (is_cosine && config_.t_max > 0 && config_.t_max < fall) {
+    const double last = learning_rate(schedule_, length, length);
+    if (last > kHighLastRate * schedule_.lr)
+      log_warning(
+          "the cosine schedule with --t-max {:g} rises again after it, and the run has {:.4g} "
+          "epochs "
+          "for it: the rate ends at {:.3g}, which costs several points of accuracy; --t-max {:g} "
+          "ends at zero",
+          config_.t_max, fall, last, budget_.by_time() ? 0 : fall);
+  }
+  if (is_cosine && config_.t_max > fall * (1 + 1e-9)) {
     log_warning(
         "the cosine schedule has --t-max {:g} but the run has {:.4g} epochs for it: the rate stops "
         "at "
@@ -186,8 +198,12 @@ TrainResult Trainer::run() {
     }
     if (run_wall_s() - saved_at_s_ > kSaveEvery_s) save();
   }
-  save();
-  if (stop_signal()) return result({});
+  const bool saved = save();
+  if (stop_signal()) {
+    TrainResult stopped = result({});
+    stopped.state_is_saved = saved;
+    return stopped;
+  }
 
   const EmaScope average(learner_.ema);
   // As in the last step, also where that was another process's.
@@ -537,11 +553,16 @@ void Trainer::end_epoch(std::optional<Evaluation> evaluation, bool tta) {
   if (hooks_.on_epoch) hooks_.on_epoch({step, evaluation});
 }
 
-void Trainer::save() {
+bool Trainer::save() {
+  saved_at_s_ = run_wall_s();
   // A step may have made the weights too large for their type; the next loss shows it. What was
   // kept before is better.
-  for (const auto& [name, tensor] : model().state())
-    if (!at::isfinite(tensor).all().item<bool>()) return;
+  for (const auto& [name, tensor] : model().state()) {
+    if (at::isfinite(tensor).all().item<bool>()) continue;
+    log_warning("the state after step {} is not kept: {} is not finite; what was kept before stays",
+                progress_.step, name);
+    return false;
+  }
   Checkpoint checkpoint;
   checkpoint.model = model().state();
   checkpoint.optimizer = learner_.optimizer.state();
@@ -561,6 +582,7 @@ void Trainer::save() {
   checkpoint.metadata["progress"] = state.dump();
   save_checkpoint(run_, checkpoint);
   saved_at_s_ = run_wall_s();
+  return true;
 }
 
 void Trainer::restore() {

@@ -51,7 +51,8 @@ struct TrainHooks {
 };
 
 struct TrainResult {
-  int stop_signal = 0;  // not 0: stopped early, state saved; `last` is then empty
+  int stop_signal = 0;         // not 0: stopped early; `last` is then empty
+  bool state_is_saved = true;  // of the last step; else of an earlier one
   std::string run;
   std::string model, dataset, recipe, split;  // split: "test" or "validation"
   double epochs = 0;
@@ -122,7 +123,8 @@ class Trainer {
   void set_frozen_at(int64_t step);
   Evaluation evaluate_now(bool tta);
   std::optional<Evaluation> evaluate_if_due();
-  void save();
+  // Whether the state is finite, so that it was kept.
+  bool save();
   void require_settings(const Checkpoint& checkpoint) const;
   nlohmann::json go_to(const Checkpoint& checkpoint);
   TrainResult result(const Evaluation& last) const;

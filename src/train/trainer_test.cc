@@ -1,5 +1,6 @@
 #include "train/trainer.h"
 
+#include <ATen/core/grad_mode.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -160,6 +161,70 @@ TEST_F(TrainerTest, StagesAndAveragesAreResumedBitForBit) {
   }
 }
 
+TEST_F(TrainerTest, AStoppedRunSaysWhetherItsLastStateIsKept) {
+  const RunFolder run = new_run("a");
+  const Trainer* running = nullptr;
+  int64_t seen = 0;
+  TrainHooks hooks;
+  hooks.on_step = [&](const StepReport& report) {
+    const at::NoGradGuard no_grad;
+    seen = report.step;
+    if (seen == 4) at::Tensor(running->model().parameters().front().second).fill_(INFINITY);
+  };
+  hooks.stop_signal = [&] { return seen >= 4 ? 15 : 0; };
+  Trainer trainer(small_config(4), "", synthetic_dataset(), run, hooks);
+  running = &trainer;
+  const LogLines log;
+  const TrainResult stopped = trainer.run();
+  EXPECT_EQ(stopped.stop_signal, 15);
+  EXPECT_FALSE(stopped.state_is_saved);
+  EXPECT_THAT(log.text(), testing::HasSubstr("after step 4 is not kept: conv1.weight"));
+  for (const auto& [name, tensor] : load_checkpoint(run).model)
+    EXPECT_TRUE(at::isfinite(tensor).all().item<bool>()) << name;
+}
+
+TEST_F(TrainerTest, ACosineThatRisesAgainIsWarnedOf) {
+  Config config = small_config(4);
+  config.warmup = 0;
+  config.t_max = 2;  // back at the peak after four epochs
+  const LogLines log;
+  Trainer(config, "", synthetic_dataset(), new_run("a"), {});
+  EXPECT_THAT(log.text(), testing::HasSubstr("--t-max 2 rises again"));
+}
+
+TEST_F(TrainerTest, LookaheadIsResumedBitForBit) {
+  Config config = small_config(4);
+  config.lookahead = true;
+  const RunFolder whole = new_run("whole"), parts = new_run("parts");
+  Trainer(config, "", synthetic_dataset(), whole, {}).run();
+  stop_and_resume(config, parts, 7);
+  EXPECT_EQ(read_file(whole.model()), read_file(parts.model()));
+}
+
+// The one schedule that follows what the run has seen.
+TEST_F(TrainerTest, APlateauLowersTheRateAndIsResumedBitForBit) {
+  Config config = small_config(8);
+  config.schedule = "plateau";
+  config.warmup = 0;
+  config.patience = 0;  // two classes are soon learned, and no accuracy is above 100 %
+  const RunFolder whole = new_run("whole"), parts = new_run("parts");
+  Trainer(config, "", synthetic_dataset(), whole, {}).run();
+  double best = -1, lr = config.lr;
+  int decays = 0;
+  for (const auto& line : whole.read_metrics()) {
+    if (line["event"] != "epoch") continue;
+    EXPECT_NEAR(line["lr"].get<double>(), lr, 1e-9 * lr) << line;
+    if (!line.contains("test_accuracy")) continue;  // the run's own evaluation is at its end
+    const double accuracy = line["test_accuracy"];
+    if (accuracy <= best) lr *= config.gamma, ++decays;
+    best = std::max(best, accuracy);
+  }
+  EXPECT_GE(decays, 1);
+  stop_and_resume(config, parts, 7);
+  EXPECT_EQ(read_file(whole.model()), read_file(parts.model()));
+  EXPECT_EQ(epoch_lines(whole), epoch_lines(parts));
+}
+
 // Stopped behind its last step, before BatchNorm's statistics are taken anew.
 TEST_F(TrainerTest, WhatIsFrozenToTheEndStaysSoWhereTheEndIsResumed) {
   Config config = small_config(2);
@@ -223,7 +288,7 @@ TEST_F(TrainerTest, ResumeRefusesOtherDataAndOtherSettings) {
   Trainer(config, "seed = 3\nthreads = 1\n", synthetic_dataset(), run, {}).restore();
 }
 
-TEST_F(TrainerTest, FewerImagesThanABatchAreCountedAsTheyAre) {
+TEST_F(TrainerClockTest, FewerImagesThanABatchAreCountedAsTheyAre) {
   Config config = small_config(4);
   config.batch = 1000;
   TrainHooks hooks;
