@@ -8,9 +8,11 @@
 #include <array>
 #include <fstream>
 #include <nlohmann/json.hpp>
+#include <set>
 #include <sstream>
 
 #include "base/for_test.h"
+#include "model/model.h"
 #include "program.h"
 
 namespace skipway {
@@ -44,8 +46,13 @@ TEST_F(E2eCommandLine, EverySubcommandHasHelpOnStdout) {
        std::vector<std::vector<std::string>>{{},
                                              {"train"},
                                              {"resume"},
+                                             {"plan"},
+                                             {"lr-find"},
                                              {"eval"},
+                                             {"diagnose"},
                                              {"predict"},
+                                             {"import"},
+                                             {"export"},
                                              {"data"},
                                              {"data", "list"},
                                              {"data", "fetch"},
@@ -64,6 +71,25 @@ TEST_F(E2eCommandLine, EverySubcommandHasHelpOnStdout) {
     EXPECT_THAT(result.out, HasSubstr("Usage: " + name)) << name;
     EXPECT_EQ(result.err, "") << name;
   }
+}
+
+TEST_F(E2eCommandLine, ModelsTellsWhatEachCosts) {
+  const json object = json::parse(run({"models", "--json", "--attention", "se"}).out);
+  EXPECT_EQ(object.at("schema"), "skipway.models/1");
+  std::set<std::string> names;
+  for (const json& model : object.at("models")) {
+    names.insert(model.at("name"));
+    ModelSpec spec;
+    spec.name = model.at("name");
+    if (spec.name.starts_with("resnet")) spec.attention = "se";
+    EXPECT_EQ(model.at("parameters"), model_cost(spec, 4).parameters) << spec.name;
+    EXPECT_GT(model.at("memory_bytes").at("fp32"), model.at("memory_bytes").at("bf16"));
+  }
+  EXPECT_EQ(names.size(), model_names().size());
+  EXPECT_THAT(run({"models"}).out, AllOf(HasSubstr("resnet152"), HasSubstr("airbench94")));
+  // Too small for an airbench.
+  EXPECT_THAT(run({"models", "--image-size", "8"}).out,
+              AllOf(HasSubstr("resnet18"), Not(HasSubstr("airbench"))));
 }
 
 TEST_F(E2eCommandLine, VersionNamesSkipwayAndLibTorch) {

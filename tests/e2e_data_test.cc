@@ -4,10 +4,12 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <fstream>
 #include <functional>
 #include <nlohmann/json.hpp>
 #include <numeric>
+#include <set>
 
 #include "base/files.h"
 #include "base/for_test.h"
@@ -148,6 +150,60 @@ TEST_F(E2eData, WhatIsThereUnpackedIsNotFetchedAndAutoIsRemembered) {
   EXPECT_EQ(train("auto").at("dataset"), "cifar10");
   EXPECT_THAT(read_file(folder_ / "runs/001/config.toml"),
               testing::HasSubstr("data = \"cifar10\"  # found\n"));
+}
+
+TEST_F(E2eData, TheKnownNamesAreListed) {
+  const json object = run({"data", "list"});
+  std::set<std::string> names;
+  for (const json& dataset : object.at("datasets")) names.insert(dataset.at("name"));
+  EXPECT_EQ(names,
+            (std::set<std::string>{"cifar10", "cifar100", "cifar100-coarse", "fashion-mnist"}));
+}
+
+// The first row as the images are, below it what two epochs make of them.
+TEST_F(E2eData, APictureOfAugmentedImages) {
+  constexpr int64_t kSide = 48, kColumns = 4, kScale = 2, kCell = kSide * kScale;
+  write_small_part(folder_ / "photos", {"a", "b", "c", "d"}, 3, kSide);
+  const std::vector<std::string> args = {"data",      "show", "photos",  "--augmented",
+                                         "--augment", "flip", "--out",   "s.png",
+                                         "--columns", "4",    "--count", "12"};
+  EXPECT_EQ(run(args).at("images"), 12);
+  const Image picture = decode_image(read_file(folder_ / "s.png"), "s.png");
+  const int64_t gap = (picture.width - kColumns * kCell) / (kColumns - 1);
+  ASSERT_EQ(picture.width, kColumns * kCell + (kColumns - 1) * gap);
+  ASSERT_EQ(picture.height, 3 * kCell + 2 * gap);
+  const at::Tensor pixels =
+      at::tensor(at::ArrayRef<uint8_t>(picture.rgb)).view({picture.height, picture.width, 3});
+  const auto cell = [&](int64_t row, int64_t column) {
+    return pixels.narrow(0, row * (kCell + gap), kCell).narrow(1, column * (kCell + gap), kCell);
+  };
+  for (int64_t column = 0; column < kColumns; ++column) {
+    const at::Tensor stored = cell(0, column), first = cell(1, column), second = cell(2, column);
+    EXPECT_FALSE(stored.equal(stored.flip(1)));
+    EXPECT_TRUE(first.equal(stored) || first.equal(stored.flip(1))) << column;
+    EXPECT_TRUE(second.equal(first.flip(1))) << column;  // in turn, from epoch to epoch
+  }
+  const ProgramResult again = run_program(args, options_);
+  EXPECT_EQ(again.exit_code, 2);
+  EXPECT_NE(again.err.find("--force"), std::string::npos) << again.err;
+}
+
+TEST_F(E2eData, ACheckFindsABrokenImage) {
+  write_small_part(folder_ / "photos", {"a", "b"}, 4, 16);
+  const json sound = run({"data", "check", "photos"});
+  EXPECT_EQ(sound.at("ok"), true) << sound;
+  folder_.write("photos/a/broken.jpg", "broken");
+  const ProgramResult result = run_program({"data", "check", "photos", "--json"}, options_);
+  EXPECT_EQ(result.exit_code, 3);
+  const json object = json::parse(result.out);
+  EXPECT_EQ(object.at("ok"), false);
+  const json& findings = object.at("findings");
+  const auto broken = std::find_if(findings.begin(), findings.end(), [](const json& finding) {
+    return finding.at("code") == "broken-file";
+  });
+  ASSERT_NE(broken, findings.end()) << object;
+  EXPECT_EQ(broken->at("level"), "error");
+  EXPECT_NE(broken->at("examples").dump().find("a/broken.jpg"), std::string::npos);
 }
 
 TEST_F(E2eData, IdxFilesOfGreyImages) {

@@ -74,7 +74,7 @@ TEST(E2eDiagnose, AFolderThatIsNoRunIsAnError) {
   ProgramOptions options;
   options.working_directory = folder.path();
   const ProgramResult result = run_program({"diagnose", "notes", "--json"}, options);
-  EXPECT_NE(result.exit_code, 0);
+  EXPECT_EQ(result.exit_code, 2);
   EXPECT_EQ(json::parse(result.out).at("ok"), false);
 }
 

@@ -51,7 +51,19 @@ TEST_F(E2eTrain, OneObjectOnStdoutAndAWholeRunFolder) {
   EXPECT_EQ(object.at("run"), "runs/001");
   EXPECT_EQ(object.at("dataset"), "photos");
   EXPECT_EQ(object.at("epochs"), 2);
-  EXPECT_EQ(object.at("accuracy").at("n"), 12);
+  for (const char* key : {"schema", "ok", "run", "model", "dataset", "recipe", "epochs", "images",
+                          "wall_s", "train_wall_s", "images_per_s", "accuracy", "device",
+                          "precision", "kernel", "threads", "peak_rss_bytes", "weights_sha256"})
+    EXPECT_TRUE(object.contains(key)) << key;
+  EXPECT_EQ(object.at("images"), 48);
+  EXPECT_EQ(object.at("precision"), "fp32");
+  EXPECT_THAT(object.at("kernel").get<std::string>(), testing::StartsWith(kTestKernel));
+  EXPECT_GE(object.at("threads"), 1);
+  EXPECT_GE(object.at("wall_s"), object.at("train_wall_s"));
+  const json accuracy_of_train = object.at("accuracy");
+  EXPECT_EQ(accuracy_of_train.at("n"), 12);
+  EXPECT_LE(accuracy_of_train.at("interval95")[0], accuracy_of_train.at("last"));
+  EXPECT_GE(accuracy_of_train.at("interval95")[1], accuracy_of_train.at("last"));
   const std::filesystem::path folder = folder_ / "runs/001";
   for (const char* name : {"config.toml", "env.json", "metrics.jsonl", "tb", "last.safetensors",
                            "model.safetensors", "log.txt", "report.html"})
@@ -207,14 +219,16 @@ TEST_F(E2eTrain, ARunThatLivesIsNotResumedAndOneThatWasKilledIs) {
   EXPECT_THAT(resumed.err, AllOf(HasSubstr("warning: "), HasSubstr("report.html")));
 }
 
-// The end of an ssh session, for one.
-TEST_F(E2eTrain, AHangUpSaves) {
+// The end of an ssh session, and what a service manager sends.
+TEST_F(E2eTrain, AHangUpAndATerminationSave) {
   options_.signal_at_text = "epoch   1.00";
-  options_.signal = SIGHUP;
-  const ProgramResult stopped = train({"--json"}, "100000");
-  EXPECT_EQ(stopped.exit_code, 129) << stopped.err;
-  EXPECT_EQ(json::parse(stopped.out).at("stopped"), true);
-  EXPECT_GE(json::parse(stopped.out).at("epochs"), 1);
+  for (const int signal : {SIGHUP, SIGTERM}) {
+    options_.signal = signal;
+    const ProgramResult stopped = train({"--json"}, "100000");
+    EXPECT_EQ(stopped.exit_code, 128 + signal) << stopped.err;
+    EXPECT_EQ(json::parse(stopped.out).at("stopped"), true);
+    EXPECT_GE(json::parse(stopped.out).at("epochs"), 1);
+  }
 }
 
 TEST_F(E2eTrain, AReportThatCannotBeWrittenDoesNotHideTheResult) {
@@ -223,7 +237,7 @@ TEST_F(E2eTrain, AReportThatCannotBeWrittenDoesNotHideTheResult) {
   options_.before_signal = [&] {
     std::filesystem::create_directories(folder_ / "runs/001/report.html/taken");
   };
-  const ProgramResult result = train({"--json"}, "1");
+  const ProgramResult result = train({"--json"}, "12");
   EXPECT_EQ(result.exit_code, 9);
   EXPECT_EQ(json::parse(result.out).at("accuracy").at("n"), 12);
   EXPECT_THAT(result.err, AllOf(HasSubstr("warning: "), HasSubstr("report.html")));
@@ -253,6 +267,32 @@ TEST_F(E2eTrain, AnInterruptSavesAndAResumeGoesOn) {
   const ProgramResult resumed = run({"resume", "runs/002", "--json"});
   ASSERT_EQ(resumed.exit_code, 0) << resumed.err;
   EXPECT_EQ(json::parse(resumed.out).at("weights_sha256"), whole.at("weights_sha256"));
+}
+
+TEST_F(E2eTrain, AFinishedRunGivesItsResultAgain) {
+  const ProgramResult first = train({"--json"}, "1");
+  ASSERT_EQ(first.exit_code, 0) << first.err;
+  const std::string metrics = read_file(folder_ / "runs/001/metrics.jsonl");
+  const std::string model = read_file(folder_ / "runs/001/model.safetensors");
+  std::filesystem::remove_all(folder_ / "photos");
+  EXPECT_EQ(json::parse(run({"resume", "runs/001", "--json"}).out), json::parse(first.out));
+  EXPECT_THAT(run({"resume", "runs/001"}).out, HasSubstr("on 12 images"));
+  EXPECT_EQ(read_file(folder_ / "runs/001/metrics.jsonl"), metrics);
+  EXPECT_EQ(read_file(folder_ / "runs/001/model.safetensors"), model);
+}
+
+TEST_F(E2eTrain, AFolderThatIsTakenIsSaidBeforeTheDataAreRead) {
+  folder_.write("mine/x.txt", "mine");
+  const ProgramResult result = run({"train", "--data", "absent", "--run-dir", "mine"});
+  EXPECT_EQ(result.exit_code, 2);
+  EXPECT_THAT(result.err, HasSubstr("--run-dir"));
+}
+
+TEST_F(E2eTrain, WhatIsIgnoredStaysIgnored) {
+  options_.ignored_signals = {SIGINT};
+  options_.signal_at_text = "run: runs/001";
+  options_.signal = SIGINT;
+  EXPECT_EQ(train({}, "2").exit_code, 0);
 }
 
 TEST_F(E2eTrain, ATreeWithoutTestPartIsDividedAndEvaluatedOnTheSamePart) {

@@ -141,8 +141,9 @@ TEST_F(E2eWeights, ExportAndImportAreInverse) {
     EXPECT_EQ(object.at("file"), "a/resnet18." + format);
     EXPECT_EQ(object.at("sha256"),
               hash_of_file(HashKind::kSha256, folder_ / ("a/resnet18." + format)));
-    EXPECT_FALSE(fs::exists(folder_ / ("a/resnet18." + format + ".part")));
   }
+  for (const auto& file : fs::directory_iterator(folder_ / "a"))
+    EXPECT_THAT(file.path().filename().string(), Not(HasSubstr(".tmp")));
   // A file of Skipway's own says all that is to be known of it.
   ASSERT_EQ(run({"import", "a/resnet18.safetensors", "--out", "b"}).exit_code, 0);
   EXPECT_EQ(read_file(folder_ / "a/model.safetensors"), read_file(folder_ / "b/model.safetensors"));
@@ -200,7 +201,7 @@ TEST_F(E2eWeights, AFrozenBackboneIsTheOneThatCame) {
 
 TEST_F(E2eWeights, AResumeNeedsNoFileAndGivesTheSameWeights) {
   const std::vector<std::string> flags = {"--recipe",        "finetune", "--weights", "weights.pth",
-                                          "--epochs",        "4",        "--lr",      "0.001",
+                                          "--epochs",        "12",       "--lr",      "0.001",
                                           "--freeze-epochs", "2",        "--json"};
   const ProgramResult whole = train(flags);
   ASSERT_EQ(whole.exit_code, 0) << whole.err;
@@ -277,8 +278,7 @@ TEST_F(E2eWeights, TrainRefusesWeightsThatDoNotFit) {
   EXPECT_FALSE(fs::exists(folder_ / "runs/002"));
 }
 
-// Whose addresses are torchvision's own; a mirror on this machine gives another file.
-TEST_F(E2eWeights, PublishedWeightsAreKnownByTheirChecksum) {
+TEST_F(E2eWeights, AnUnknownPublishedNameListsThoseThatAreKnown) {
   const ProgramResult unknown = run({"import", "torchvision:resnet19", "--out", "run"});
   EXPECT_EQ(unknown.exit_code, 2);
   EXPECT_THAT(unknown.err, HasSubstr("resnet50-v2"));

@@ -89,6 +89,7 @@ Child start(const std::vector<std::string>& args, const ProgramOptions& options)
     dup2(options.stdout_file.value_or(out.write_end), STDOUT_FILENO);
     dup2(err.write_end, STDERR_FILENO);
     for (const int stream : options.closed_streams) close(stream);
+    for (const int ignored : options.ignored_signals) signal(ignored, SIG_IGN);
     become_program(arguments, environment, folder);
   }
   if (!options.input.empty() && write(in.write_end, options.input.data(), options.input.size()) < 0)

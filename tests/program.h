@@ -21,6 +21,7 @@ struct ProgramOptions {
   std::optional<int> terminal_columns;           // all three streams are one terminal this wide
   std::optional<int> stdout_file;                // an open file that takes the place of the pipe
   std::vector<int> closed_streams;               // of 0, 1, 2: not open when the program starts
+  std::vector<int> ignored_signals;              // as a script's background has them
   double time_limit_s = kSanitized ? 540 : 120;  // then SIGKILL
   std::string signal_at_text;                    // when this has been shown, `signal` is sent, once
   int signal = 0;

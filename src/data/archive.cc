@@ -186,23 +186,25 @@ FileTree list_folder(const fs::path& root) {
   FileTree tree{.root = root};
   try {
     const auto follow = fs::directory_options::follow_directory_symlink;
+    const auto place_of = [](const fs::path& path) { return fs::canonical(path).string() + "/"; };
+    std::vector<std::string> above = {place_of(root)};  // where the folders on the way here lie
+    std::error_code code;  // of a link to nowhere, or in a circle: neither a folder nor a file
     for (fs::recursive_directory_iterator it(root, follow), end; it != end; ++it) {
       const fs::path relative = it->path().lexically_relative(root);
-      const bool is_folder = it->is_directory();
       if (is_hidden(relative.filename())) {
         ++tree.hidden_count;
-        if (is_folder) it.disable_recursion_pending();
-      } else if (is_folder) {
-        if (it->is_symlink()) {  // one that leads upwards would be listed without end
-          const std::string target = fs::canonical(it->path()).string() + "/";
-          const std::string place = fs::canonical(it->path().parent_path()).string() + "/";
-          if (place.starts_with(target)) {
-            it.disable_recursion_pending();
-            continue;
-          }
+        it.disable_recursion_pending();
+      } else if (it->is_directory(code)) {
+        const std::string place = place_of(it->path());
+        above.resize(static_cast<size_t>(it.depth()) + 1);
+        // One that leads upwards would be listed without end.
+        if (std::ranges::any_of(above, [&](const auto& a) { return a.starts_with(place); })) {
+          it.disable_recursion_pending();
+          continue;
         }
+        above.push_back(place);
         tree.folders.push_back(relative.string());
-      } else if (it->is_regular_file()) {
+      } else if (it->is_regular_file(code)) {
         tree.files.push_back({relative.string(), static_cast<int64_t>(it->file_size()),
                               it->last_write_time().time_since_epoch().count(), ""});
       }

@@ -34,8 +34,8 @@ struct FileTree {
   std::string where(const SourceFile& file) const;
 };
 
-/// Follows links, but not into a folder that holds the link. Errors: kData when a folder cannot be
-/// read.
+/// Follows links, but not into a folder that the way there leads through. Errors: kData when a
+/// folder cannot be read.
 FileTree list_folder(const std::filesystem::path& root);
 
 /// Reads a tar or tar.gz archive whole; nothing is written to disk, so what its paths lead to does

@@ -42,6 +42,24 @@ TEST(Archive, FollowsLinksButNotUpwards) {
   EXPECT_EQ(tree.read(tree.files[1]), "linked");
 }
 
+TEST(Archive, LinksInACircleEndAndLinksToNowhereAreNoFiles) {
+  const TemporaryFolder folder;
+  for (const std::string name : {"a", "b", "c"}) {
+    folder.write(name + "/1", name);
+    for (const std::string other : {"a", "b", "c"})
+      if (other != name)
+        fs::create_directory_symlink(folder.path() / other, folder.path() / name / ("to_" + other));
+  }
+  fs::create_symlink("self", folder.path() / "self");
+  fs::create_symlink("absent", folder.path() / ".hidden");
+  const FileTree tree = list_folder(folder.path());
+  EXPECT_THAT(paths_of(tree),
+              ElementsAre("a/1", "a/to_b/1", "a/to_b/to_c/1", "a/to_c/1", "a/to_c/to_b/1", "b/1",
+                          "b/to_a/1", "b/to_a/to_c/1", "b/to_c/1", "b/to_c/to_a/1", "c/1",
+                          "c/to_a/1", "c/to_a/to_b/1", "c/to_b/1", "c/to_b/to_a/1"));
+  EXPECT_EQ(tree.hidden_count, 1);
+}
+
 TEST(Archive, ReadsTarWithAndWithoutGzip) {
   const TemporaryFolder folder;
   const std::string long_name = std::string(180, 'n') + "/file";

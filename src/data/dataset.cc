@@ -162,7 +162,8 @@ Dataset decode_once(const CacheKey& key, const Source& source, const Decode& dec
   log_info("decoded {} images of {} in {:.1f} s", dataset.train.size() + dataset.test.size(),
            source.path.string(), watch.seconds());
   const size_t bytes = bytes_of(dataset.train) + bytes_of(dataset.test);
-  if (source.options.use_cache && bytes <= kMaxCachedBytes) {
+  const bool all_read = std::ranges::none_of(dataset.bad_files, &BadFile::unreadable);
+  if (source.options.use_cache && all_read && bytes <= kMaxCachedBytes) {
     write_decoded_cache(folder, key, dataset);
   }
   return dataset;

@@ -28,6 +28,7 @@ struct Split {
 struct BadFile {
   std::string name;
   std::string reason;
+  bool unreadable = false;  // now, and perhaps not the next time
 };
 
 struct Dataset {

@@ -137,6 +137,27 @@ TEST(Dataset, AFolderIsDecodedOnce) {
   EXPECT_EQ(load_dataset(folders.data.path(), folders.options()).train.size(), 7);
 }
 
+// What cannot be read today may be read tomorrow.
+TEST(Dataset, AFolderWithAnUnreadableFileIsDecodedAgain) {
+  const Folders folders;
+  for (const char* name : {"train/cat", "train/dog", "test/cat", "test/dog"}) folders.add(name, 3);
+  fs::create_symlink("/proc/self/mem",
+                     folders.data.path() / "train/cat/001a.png");  // an input error
+  for (int time = 0; time < 2; ++time) {
+    const LogLines log;
+    const Dataset dataset = load_dataset(folders.data.path(), folders.options());
+    EXPECT_THAT(log.text(), Not(HasSubstr("decoded before")));
+    ASSERT_EQ(dataset.bad_files.size(), 1u);
+    EXPECT_TRUE(dataset.bad_files[0].unreadable);
+    EXPECT_THAT(counts_of(dataset.train), ElementsAre(3, 3));
+    EXPECT_EQ(dataset.train.names[2], "cat/002.png");
+    const Image last =
+        decode_image(read_file(folders.data.path() / "train/cat/002.png"), "002.png");
+    EXPECT_EQ(
+        std::memcmp(dataset.train.images[2].const_data_ptr(), last.rgb.data(), last.rgb.size()), 0);
+  }
+}
+
 TEST(Dataset, AnArchiveIsDecodedOnce) {
   const Folders folders;
   std::vector<TarEntry> entries;

@@ -206,9 +206,11 @@ void write_decoded_cache(const fs::path& folder, const CacheKey& key, const Data
       const std::string name = entry.path().filename().string();
       if (!name.starts_with(key.place + "-") || entry.path() == cache_path(folder, key)) continue;
       const bool is_old = name.ends_with(".images");
+      std::error_code gone;  // meanwhile, where another process writes here too
+      const fs::file_time_type written = entry.last_write_time(gone);
       // Of a process that was killed; one that still writes is never silent for so long.
       const bool is_abandoned =
-          fs::file_time_type::clock::now() - entry.last_write_time() > std::chrono::hours(1);
+          !gone && fs::file_time_type::clock::now() - written > std::chrono::hours(1);
       if (is_old || is_abandoned) fs::remove(entry.path());
     }
   } catch (const std::exception& error) {

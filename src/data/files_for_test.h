@@ -1,5 +1,5 @@
 // What tests of the readers share: small images and archives written through
-// the libraries themselves, and the log's lines.
+// the libraries themselves.
 #pragma once
 #include <archive.h>
 #include <archive_entry.h>
@@ -18,29 +18,9 @@
 #include "base/error.h"
 #include "base/files.h"
 #include "base/for_test.h"
-#include "base/log.h"
 #include "data/image.h"
 
 namespace skipway {
-
-/// Keeps the log's lines, warnings with "warning: " before them.
-class LogLines {
- public:
-  LogLines()
-      : handle_(add_log_sink([this](LogLevel level, std::string_view line) {
-          text_ += (level == LogLevel::kWarning ? "warning: " : "") + std::string(line) + "\n";
-        })) {}
-  ~LogLines() { remove_log_sink(handle_); }
-  LogLines(const LogLines&) = delete;
-  LogLines& operator=(const LogLines&) = delete;
-
-  const std::string& text() const { return text_; }
-  void clear() { text_.clear(); }
-
- private:
-  std::string text_;
-  int handle_;
-};
 
 /// "" when nothing is thrown or the kind is another.
 inline std::string message_of(ErrorKind kind, const std::function<void()>& action) {

@@ -5,7 +5,6 @@
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
 #include <fmt/ranges.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <array>
@@ -16,6 +15,7 @@
 
 #include "base/error.h"
 #include "base/log.h"
+#include "base/process.h"
 
 namespace skipway {
 namespace {
@@ -26,6 +26,7 @@ struct Job {
   int64_t label;
   std::string name;    // class/…
   std::string reason;  // why it could not be decoded; empty: it could
+  bool unreadable = false;
 };
 
 // The class folders of one part: `root` is "" or ends with "/".
@@ -139,16 +140,27 @@ void log_ignored(const FileTree& tree, const Layout& layout) {
            tree.root.string(), ignored, tree.hidden_count);
 }
 
+// work(bytes) of the job's file; what goes wrong is kept with the job.
+template <class Work>
+void with_bytes(const FileTree& tree, Job& job, const Work& work) {
+  try {
+    job.unreadable = true;
+    const std::string bytes = tree.read(*job.file);
+    job.unreadable = false;
+    work(bytes);
+  } catch (const Error& error) {
+    job.reason = error.what();
+  }
+}
+
 void read_shapes(const FileTree& tree, std::vector<Job>& jobs, std::vector<ImageShape>& shapes) {
   std::vector<ImageShape> found(jobs.size());
   at::parallel_for(0, static_cast<int64_t>(jobs.size()), 1, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
       Job& job = jobs[static_cast<size_t>(i)];
-      try {
-        found[static_cast<size_t>(i)] = image_shape(tree.read(*job.file), job.file->path);
-      } catch (const Error& error) {
-        job.reason = error.what();
-      }
+      with_bytes(tree, job, [&](const std::string& bytes) {
+        found[static_cast<size_t>(i)] = image_shape(bytes, job.file->path);
+      });
     }
   });
   for (size_t i = 0; i < jobs.size(); ++i) {
@@ -166,45 +178,42 @@ Split decode(const FileTree& tree, std::vector<Job>& jobs, int64_t size) {
     for (int64_t i = begin; i < end; ++i) {
       Job& job = jobs[static_cast<size_t>(i)];
       if (!job.reason.empty()) continue;
-      try {
-        const Image image = fit_image(decode_image(tree.read(*job.file), job.file->path), size);
+      with_bytes(tree, job, [&](const std::string& bytes) {
+        const Image image = fit_image(decode_image(bytes, job.file->path), size);
         std::ranges::copy(image.rgb, pixels + i * image_bytes);
-      } catch (const Error& error) {
-        job.reason = error.what();
-      }
+      });
     }
   });
 
-  std::vector<int64_t> rows;
   std::vector<int64_t> labels;
   for (int64_t i = 0; i < count; ++i) {
     const Job& job = jobs[static_cast<size_t>(i)];
     if (!job.reason.empty()) continue;
-    rows.push_back(i);
+    const auto row = static_cast<int64_t>(labels.size());
+    // Where files were left out, within the tensor: there may be no memory for a second one.
+    if (row < i) std::copy_n(pixels + i * image_bytes, image_bytes, pixels + row * image_bytes);
     labels.push_back(job.label);
     split.names.push_back(job.name);
   }
-  if (static_cast<int64_t>(rows.size()) < count) {
-    split.images = split.images.index_select(0, at::tensor(rows, at::kLong));
-  }
+  split.images = split.images.narrow(0, 0, static_cast<int64_t>(labels.size()));
   split.labels = at::tensor(labels, at::kLong);
   return split;
 }
 
 void check_memory(int64_t count, int64_t size, const FileTree& tree) {
   const double needed = static_cast<double>(count) * static_cast<double>(size * size * 3);
-  const double installed =
-      static_cast<double>(sysconf(_SC_PHYS_PAGES)) * static_cast<double>(sysconf(_SC_PAGESIZE));
-  if (needed < installed) return;
+  const auto available = static_cast<double>(available_memory_bytes());
+  if (needed < available) return;
   fail(ErrorKind::kMemory, "image_folder",
-       "expected decoded images that fit in {:.1f} GB of memory, got {} of {} x {} pixels, {:.1f} "
+       "expected decoded images that fit in {:.1f} GB of free memory, got {} of {} x {} pixels, "
+       "{:.1f} "
        "GB, at {}; choose a smaller image size",
-       installed / 1e9, count, size, size, needed / 1e9, tree.root.string());
+       available / 1e9, count, size, size, needed / 1e9, tree.root.string());
 }
 
 void keep_bad_files(const std::vector<Job>& jobs, std::vector<BadFile>& bad_files) {
   for (const Job& job : jobs) {
-    if (!job.reason.empty()) bad_files.push_back({job.file->path, job.reason});
+    if (!job.reason.empty()) bad_files.push_back({job.file->path, job.reason, job.unreadable});
   }
 }
 
