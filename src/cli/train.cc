@@ -269,11 +269,17 @@ int resume(const fs::path& path, bool json, bool quiet) {
   if (const auto result = result_of(run); !result.is_null()) {
     log_info("{} is finished; its result again", run.path().string());
     const int exit_code = try_to_write_report(run);
-    json ? print_json(result)
-         : print_result(fmt::format("accuracy {:.2f} % on {} images; the report is {}",
-                                    100 * result.at("accuracy").at("last").get<double>(),
-                                    result.at("accuracy").at("n").get<int64_t>(),
-                                    run.report_html().string()));
+    if (json) {
+      print_json(result);
+      return exit_code;
+    }
+    const nlohmann::ordered_json& accuracy = result.at("accuracy");
+    const nlohmann::ordered_json& tta = accuracy.at("last_tta");
+    print_result(fmt::format(
+        "accuracy {:.2f} %{} on {} images; the report is {}",
+        100 * accuracy.at("last").get<double>(),
+        tta.is_null() ? "" : fmt::format(", {:.2f} % with TTA,", 100 * tta.get<double>()),
+        accuracy.at("n").get<int64_t>(), run.report_html().string()));
     return exit_code;
   }
   return recorded(run, [&](const RunLog& log) {
