@@ -206,8 +206,7 @@ void check_memory(int64_t count, int64_t size, const FileTree& tree) {
   if (needed < available) return;
   fail(ErrorKind::kMemory, "image_folder",
        "expected decoded images that fit in {:.1f} GB of free memory, got {} of {} x {} pixels, "
-       "{:.1f} "
-       "GB, at {}; choose a smaller image size",
+       "{:.1f} GB, at {}; choose a smaller image size",
        available / 1e9, count, size, size, needed / 1e9, tree.root.string());
 }
 

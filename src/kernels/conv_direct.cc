@@ -22,14 +22,14 @@
 #define SKIPWAY_KERNELS_DIRECT_LAYOUT
 namespace skipway::kernels {
 
-constexpr int64_t kGroup = 32;    // images
+constexpr int64_t kGroup = kImagesOfGroup;
 constexpr int64_t kPairs = 16;    // of them
 constexpr int64_t kOutputs = 32;  // channels of a result at a time
 // What products take: 32 rows of 16 words, or 16 words of 32 columns. Where operands have parts, a
 // block of each lies behind the other.
 constexpr int64_t kBlock = 32 * 16;
 constexpr int64_t kMaxTaps = 9;
-constexpr int64_t kBandBytes = 768 << 10;    // of a copy, of each part
+constexpr int64_t kBandBytes = 768 << 10;    // of a copy; see Bands
 constexpr int64_t kCachedBytes = 512 << 10;  // of channels
 
 // One way through a convolution: a result's pixel is a sum over taps of one map's pixels.
@@ -140,17 +140,16 @@ class SumOfProducts {
 #endif
 };
 
-// Some rows of a group of images, [pixel][c / 32][part][image][32 channels] in bf16: zeros where
+// A row of a group of images, [pixel][c / 32][part][image][32 channels] in bf16: zeros where
 // there is no image.
 template <class Op, class T, class Source>
 void copy_by_image(const Source& source, const T* map, const Way& way, int64_t n, int64_t group,
-                   int64_t begin, int64_t end, Bf16* to) {
+                   int64_t row, Bf16* to) {
   const int64_t step = static_cast<int64_t>(lanes()), c = way.from_c;
-  const int64_t pixels = (end - begin) * way.from_w;
   for (int64_t i = 0; i < kGroup; ++i) {
     const int64_t image = group * kGroup + i;
-    const T* from = map + (image * way.from_h + begin) * way.from_w * c;
-    for (int64_t pixel = 0; pixel < pixels; ++pixel, from += c)
+    const T* from = map + (image * way.from_h + row) * way.from_w * c;
+    for (int64_t pixel = 0; pixel < way.from_w; ++pixel, from += c)
       for (int64_t channel = 0; channel < c; channel += step) {
         const V v = image < n ? source.at(from + channel, channel) : hn::Zero(D());
         Op::store(
@@ -249,7 +248,7 @@ void direct_bands(const Way& way, int64_t n, const Source& source, const T* map,
     for (int64_t row = group == copied_group ? std::max(begin, copied_end) : begin; row < end;
          ++row)
       copy_by_image<Op>(
-          source, map, way, n, group, row, row + 1,
+          source, map, way, n, group, row,
           reinterpret_cast<Bf16*>(copy + row % bands.copied_rows * way.from_w * of_each));
     copied_group = group, copied_end = end;
     const int64_t images = std::min(kGroup, n - group * kGroup);

@@ -9,6 +9,9 @@
 
 namespace skipway::kernels {
 
+/// Images that are taken at a time; a group of fewer costs as much.
+constexpr int64_t kImagesOfGroup = 32;
+
 /// Why a shape is not for these kernels, or nothing: a window of at most 3x3, channels in multiples
 /// of 32.
 std::string direct_refusal(const ConvShape& shape);

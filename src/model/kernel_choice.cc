@@ -127,12 +127,11 @@ ConvMethod KernelChoice::method(const ConvShape& s, Type type, bool training) {
   for (const ConvMethod method : methods)
     if (chosen == name_of(method)) return method;
   constexpr int64_t kPixels = 16 * 32 * 32;  // enough to tell, and little memory
-  constexpr int64_t kGroup = 32;             // images that a direct convolution takes at a time
   ConvMethod best = methods.front();
   if (methods.size() > 1) {
     double shortest = std::numeric_limits<double>::infinity();
     ConvShape part = s;
-    part.n = std::min(std::max(kPixels / (s.h * s.w), kGroup), s.n);
+    part.n = std::min(std::max(kPixels / (s.h * s.w), kernels::kImagesOfGroup), s.n);
     const at::Tensor src =
         as_map(varied_map(part.n, s.c, s.h, s.w), type == Type::kBf16 ? at::kBFloat16 : at::kFloat);
     const at::Tensor weight = varied_map(s.k, s.c, s.size, s.size);

@@ -56,7 +56,6 @@ Facts facts_of(const RunRecord& record) {
 // ---- the rules: the evidence, or nothing ----
 
 constexpr double kLowestRate = 0.01, kHighestRate = 0.2;  // the article's range
-constexpr double kStillHigh = 0.3;                        // share of the peak rate at the end
 constexpr double kFewPasses = 15;                         // epochs
 constexpr int64_t kSmallStemSide = 64;  // pixels; up to it the stem of CIFAR is right
 constexpr int64_t kFewImages = 16;      // too few for BatchNorm's statistics

@@ -27,6 +27,9 @@ struct ScheduleOptions {
       false;  // true: the rate changes only between epochs, as torch's epoch-wise schedulers do
 };
 
+/// Share of the peak rate above which a run has not annealed at its end.
+constexpr double kStillHigh = 0.3;
+
 /// Share of the rate that the warm-up lets through, step by step whatever `per_epoch`; in [0, 1].
 double warmup_share(const ScheduleOptions& options, double progress_epochs, double total_epochs);
 

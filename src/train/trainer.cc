@@ -31,7 +31,6 @@ constexpr double kSaveEvery_s = 120;
 constexpr int64_t kWarmupSteps = 2;
 constexpr int64_t kTensorBoardEvery = 10;  // steps
 constexpr double kMostForMeasuring = 0.5;  // of the training that is left
-constexpr double kHighLastRate = 0.3;      // of the peak; from there on `diagnose` says so too
 
 constexpr int64_t kMaxRollbacks = 3;  // of a run
 constexpr double kRollbackFactor = 0.5;
@@ -152,12 +151,11 @@ void Trainer::warn_of_schedule() const {
   const bool is_cosine = schedule_.kind == ScheduleKind::kCosine;
   if (is_cosine && config_.t_max > 0 && config_.t_max < fall) {
     const double last = learning_rate(schedule_, length, length);
-    if (last > kHighLastRate * schedule_.lr)
+    if (last > kStillHigh * schedule_.lr)
       log_warning(
           "the cosine schedule with --t-max {:g} rises again after it, and the run has {:.4g} "
-          "epochs "
-          "for it: the rate ends at {:.3g}, which costs several points of accuracy; --t-max {:g} "
-          "ends at zero",
+          "epochs for it: the rate ends at {:.3g}, which costs several points of accuracy; "
+          "--t-max {:g} ends at zero",
           config_.t_max, fall, last, budget_.by_time() ? 0 : fall);
   }
   if (is_cosine && config_.t_max > fall * (1 + 1e-9)) {
@@ -581,7 +579,6 @@ bool Trainer::save() {
                 {"kernels", model().kernels().chosen()}});
   checkpoint.metadata["progress"] = state.dump();
   save_checkpoint(run_, checkpoint);
-  saved_at_s_ = run_wall_s();
   return true;
 }
 

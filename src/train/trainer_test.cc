@@ -183,15 +183,6 @@ TEST_F(TrainerTest, AStoppedRunSaysWhetherItsLastStateIsKept) {
     EXPECT_TRUE(at::isfinite(tensor).all().item<bool>()) << name;
 }
 
-TEST_F(TrainerTest, ACosineThatRisesAgainIsWarnedOf) {
-  Config config = small_config(4);
-  config.warmup = 0;
-  config.t_max = 2;  // back at the peak after four epochs
-  const LogLines log;
-  Trainer(config, "", synthetic_dataset(), new_run("a"), {});
-  EXPECT_THAT(log.text(), testing::HasSubstr("--t-max 2 rises again"));
-}
-
 TEST_F(TrainerTest, LookaheadIsResumedBitForBit) {
   Config config = small_config(4);
   config.lookahead = true;
@@ -563,6 +554,14 @@ TEST_F(TrainerTest, WarnsOfAScheduleThatNeverAnnealsInTheMinutesGiven) {
   EXPECT_THAT(
       warnings_of([&] { Trainer(config, "", synthetic_dataset(), new_run("a"), hooks).run(); }),
       testing::ElementsAre(testing::HasSubstr("--t-max 0 ends at zero")));
+}
+
+TEST_F(TrainerTest, WarnsOfACosineThatRisesAgain) {
+  Config config = small_config(4);
+  config.warmup = 0;
+  config.t_max = 2;  // back at the peak after four epochs
+  EXPECT_THAT(warnings_of([&] { Trainer(config, "", synthetic_dataset(), new_run("a"), {}); }),
+              testing::ElementsAre(testing::HasSubstr("--t-max 2 rises again")));
 }
 
 TEST_F(TrainerTest, WarnsOfAMeanThatIsNotTheImages) {
