@@ -274,10 +274,12 @@ void direct_bands(const Way& way, int64_t n, const Source& source, const T* map,
           for (size_t i = 0; i < kVectors; ++i) {
             Ending of_vector = endings[i];  // in registers
             const int64_t first = static_cast<int64_t>(i) * step;
-            for (int64_t image = 0; image < images; ++image)
-              of_vector.put((((group * kGroup + image) * way.to_h + y) * way.to_w + x) * way.to_c +
-                                channel + first,
-                            load(results + image * kOutputs + first));
+            for (int64_t image = 0; image < images; ++image) {
+              const int64_t pixel = ((group * kGroup + image) * way.to_h + y) * way.to_w + x;
+              const int64_t offset = pixel * way.to_c + channel + first;
+              if (begins_line<T>(first)) of_vector.prefetch(offset + way.to_c);
+              of_vector.put(offset, load(results + image * kOutputs + first));
+            }
             endings[i] = of_vector;
           }
         }

@@ -53,6 +53,14 @@ struct Gradient {
   }
 };
 
+// Whether a vector of channels begins a line of the cache. What writes far apart pixels calls
+// prefetch() once a line, some puts ahead: no processor foresees such writes, and each waits for
+// the line's old content.
+template <class T>
+constexpr bool begins_line(int64_t channel) {
+  return channel * static_cast<int64_t>(sizeof(T)) % 64 == 0;
+}
+
 // Takes a convolution's result, a vector of channels at a time: open(channel), put() for some
 // pixels, close(channel). kSums: for the BatchNorm behind it. kInference: bias, residual and ReLU.
 template <class T, bool kSums, bool kInference>
@@ -70,6 +78,7 @@ class Result {
     sum_ = sum_of_squares_ = hn::Zero(D());
     of_bias_ = kInference && bias_ != nullptr ? load(bias_ + channel) : hn::Zero(D());
   }
+  HWY_INLINE void prefetch(int64_t offset) const { __builtin_prefetch(dst_ + offset, 1); }
   HWY_INLINE void put(int64_t offset, V v) {
     if constexpr (kInference) {
       v = hn::Add(v, of_bias_);
@@ -129,6 +138,10 @@ class SourceGradient {
       scale_ = load(scales_ + channel), shift_ = load(shifts_ + channel);
       sum_ = sum_with_src_ = hn::Zero(D());
     }
+  }
+  HWY_INLINE void prefetch(int64_t offset) const {
+    __builtin_prefetch(grad_ + offset, 1);
+    if constexpr (kEnding == Ending::kReluAndSums) __builtin_prefetch(src_ + offset);
   }
   HWY_INLINE void put(int64_t offset, V v) {
     if constexpr (kEnding == Ending::kAdd) v = hn::Add(v, load(grad_ + offset));

@@ -242,6 +242,16 @@ void multiply_points(int64_t tiles, int64_t depth, Columns columns, const float*
   }
 }
 
+// For pixels of `map` that `ending` takes soon.
+template <class T, class Ending>
+HWY_INLINE void prefetch(const Window<T>& window, const T* map, int64_t channel,
+                         const Ending& ending) {
+  if (!begins_line<T>(channel)) return;
+  for (int64_t row = window.row_begin; row < window.row_end; ++row)
+    for (int64_t column = window.column_begin; column < window.column_end; ++column)
+      ending.prefetch(window.first - map + window.offset(row, column) + channel);
+}
+
 // Products of a block back to pixels.
 template <class S, class T, class Ending>
 void block_from_points(const ConvShape& s, const Blocks& blocks, const Part& part, Columns channels,
@@ -250,9 +260,13 @@ void block_from_points(const ConvShape& s, const Blocks& blocks, const Part& par
   const int64_t step = static_cast<int64_t>(lanes());
   for (int64_t channel = channels.begin; channel < channels.end; channel += step) {
     result.open(channel);
-    for (int64_t tile = 0; tile < part.tiles; ++tile) {
+    const auto window_of = [&](int64_t tile) HWY_ATTR {
       const Place at(blocks, S::kTile, part.first_tile + tile);
-      const Window<T> window(dst, s.out_h(), s.out_w(), s.k, at.image, at.y, at.x, S::kTile);
+      return Window<T>(dst, s.out_h(), s.out_w(), s.k, at.image, at.y, at.x, S::kTile);
+    };
+    for (int64_t tile = 0; tile < part.tiles; ++tile) {
+      if (tile + 1 < part.tiles) prefetch(window_of(tile + 1), dst, channel, result);
+      const Window<T> window = window_of(tile);
       const float* from = products + tile * s.k + channel;
       const auto load_at = [&](int row, int column)
                                HWY_ATTR { return load(from + (row * S::kPatch + column) * plane); };
@@ -273,22 +287,26 @@ void block_from_points(const ConvShape& s, const Blocks& blocks, const Part& par
 
 // Overlapping patches of a block added up to the gradient of src. A strip of a patch's rows moves
 // down each image: all but the rows that overlap are done after a row of tiles.
-template <class S, class Ending>
+template <class S, class T, class Ending>
 void block_from_points_adjoint(const ConvShape& s, const Blocks& blocks, const Part& part,
                                Columns channels, const float* products, int64_t plane, float* strip,
-                               const Ending& grad_src) {
-  Ending ending = grad_src;
+                               const T* grad_src, const Ending& of_all) {
+  Ending ending = of_all;
   const int64_t step = static_cast<int64_t>(lanes());
   constexpr int64_t kStep = S::kTiling.step, kOverlap = S::kPatch - kStep;  // pixels
   const int64_t row_words = (kStep * blocks.columns + kOverlap) * step;
   const int64_t of_image = blocks.rows * blocks.columns;
-  for (int64_t image = 0; image < part.tiles / of_image; ++image) {
+  for (int64_t i = 0; i < part.tiles / of_image; ++i) {
+    const int64_t image = part.first_tile / of_image + i;
     for (int64_t channel = channels.begin; channel < channels.end; channel += step) {
       std::fill(strip, strip + S::kPatch * row_words, 0.0f);
       ending.open(channel);
       for (int64_t tile_row = 0; tile_row < blocks.rows; ++tile_row) {
         for (int64_t tile_column = 0; tile_column < blocks.columns; ++tile_column) {
-          const int64_t tile = (image * blocks.rows + tile_row) * blocks.columns + tile_column;
+          const int64_t tile = (i * blocks.rows + tile_row) * blocks.columns + tile_column;
+          prefetch(Window<T>(grad_src, s.h, s.w, s.c, image, tile_row * kStep - 1,
+                             tile_column * kStep, kStep),
+                   grad_src, channel, ending);
           const float* from = products + tile * s.c + channel;
           float* to = strip + tile_column * kStep * step;
           transform_2d<typename S::FromPointsAdjoint>(
@@ -306,7 +324,7 @@ void block_from_points_adjoint(const ConvShape& s, const Blocks& blocks, const P
           const int64_t y = top + row;
           if (y < 0 || y >= s.h) continue;
           const float* done = strip + row * row_words + step;
-          const int64_t to = ((part.first_tile / of_image + image) * s.h + y) * s.w * s.c + channel;
+          const int64_t to = (image * s.h + y) * s.w * s.c + channel;
           for (int64_t x = 0; x < s.w; ++x) ending.put(to + x * s.c, load(done + x * step));
         }
         std::copy(strip + kStep * row_words, strip + S::kPatch * row_words, strip);
@@ -421,7 +439,8 @@ void backward_sweep(const ConvShape& s, const BackwardArguments& a, Sweep sweep,
                            weights, at.weights_plane, memory + at.products, at.product_plane, s.c);
     write_source_gradient<T>(a, s.c, sums + part.thread * 2 * s.c, [&](const auto& grad_src) {
       block_from_points_adjoint<S>(s, blocks, part, columns, memory + at.products, at.product_plane,
-                                   scratch + at.strips + part.thread * at.strip_words, grad_src);
+                                   scratch + at.strips + part.thread * at.strip_words,
+                                   static_cast<const T*>(a.grad_src), grad_src);
     });
   };
   const auto read_src = [&](const Part& part) {
