@@ -132,7 +132,7 @@ Evidence few_passes(const Facts& f) {
   if (!f.config().weights.empty()) return std::nullopt;  // which need few
   if (!f.history.end || f.passes >= kFewPasses) return std::nullopt;
   return fmt::format(
-      "{:.1f} passes over the training images; 85 % on CIFAR-10 takes a plain recipe "
+      "{:.1f} epochs; 85 % on CIFAR-10 takes a plain recipe "
       "some {:g}",
       f.passes, kFewPasses);
 }

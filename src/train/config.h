@@ -178,7 +178,7 @@ void visit(ConfigType& c, Visitor&& visitor) {
   visitor("warmup", c.warmup, "share of the run in which the rate rises, in [0, 1)");
   visitor("warmup_start", c.warmup_start, "linear begins at this share of the peak");
   visitor("final_lr", c.final_lr, "linear and cosine end at this share of the peak");
-  visitor("t_max", c.t_max, "cosine: epochs from the peak to zero; 0: those that are left");
+  visitor("t_max", c.t_max, "cosine: epochs from the peak to --final-lr; 0: those that are left");
   visitor("step_epochs", c.step_epochs, "step: epochs between decays");
   visitor("milestones", c.milestones, "multistep: epochs at which the rate decays");
   visitor("gamma", c.gamma, "factor of a decay (step, multistep, plateau)");

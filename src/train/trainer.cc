@@ -155,15 +155,14 @@ void Trainer::warn_of_schedule() const {
       log_warning(
           "the cosine schedule with --t-max {:g} rises again after it, and the run has {:.4g} "
           "epochs for it: the rate ends at {:.3g}, which costs several points of accuracy; "
-          "--t-max {:g} ends at zero",
+          "--t-max {:g} ends at --final-lr",
           config_.t_max, fall, last, budget_.by_time() ? 0 : fall);
   }
   if (is_cosine && config_.t_max > fall * (1 + 1e-9)) {
     log_warning(
         "the cosine schedule has --t-max {:g} but the run has {:.4g} epochs for it: the rate stops "
-        "at "
-        "{:.3g} and never anneals, which costs "
-        "several points of accuracy; --t-max {:g} ends at zero",
+        "at {:.3g} and never anneals, which costs several points of accuracy; --t-max {:g} ends at "
+        "--final-lr",
         config_.t_max, fall, learning_rate(schedule_, length, length),
         budget_.by_time() ? 0 : fall);  // 0: at the end, whenever that is
   }

@@ -553,7 +553,7 @@ TEST_F(TrainerTest, WarnsOfAScheduleThatNeverAnnealsInTheMinutesGiven) {
   hooks.stop_signal = [] { return 15; };  // after planning
   EXPECT_THAT(
       warnings_of([&] { Trainer(config, "", synthetic_dataset(), new_run("a"), hooks).run(); }),
-      testing::ElementsAre(testing::HasSubstr("--t-max 0 ends at zero")));
+      testing::ElementsAre(testing::HasSubstr("--t-max 0 ends at --final-lr")));
 }
 
 TEST_F(TrainerTest, WarnsOfACosineThatRisesAgain) {
@@ -650,7 +650,7 @@ TEST_F(TrainerTest, WarnsOfACosineThatNeverAnnealsAndOfMuchRotation) {
   config.augment = "rotate";
   config.rotate_degrees = 30;
   EXPECT_THAT(warnings_of([&] { Trainer(config, "", synthetic_dataset(), new_run("a"), {}); }),
-              testing::ElementsAre(testing::HasSubstr("--t-max 0.8 ends at zero"),
+              testing::ElementsAre(testing::HasSubstr("--t-max 0.8 ends at --final-lr"),
                                    testing::HasSubstr("up to 30 degrees")));
 }
 
