@@ -1,4 +1,5 @@
 """What the scripts that train many times share."""
+import fcntl
 import json
 import math
 import os
@@ -6,6 +7,7 @@ import pathlib
 import shutil
 import statistics
 import subprocess
+import sys
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 PROGRAM = os.environ.get("SKIPWAY", str(ROOT / "skipway"))
@@ -24,16 +26,28 @@ def output_of(command):
     return output
 
 
+def remove_unless_in_use(run):
+    """The program holds a lock on a run's log.txt while it trains."""
+    if not run.exists():
+        return
+    with open(run / "log.txt", "a") as log:
+        try:
+            fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            sys.exit(f"{run} is in use by another process")
+        shutil.rmtree(run)
+
+
 def train(result, seed, arguments):
     """The JSON object of `skipway train ARGUMENTS --seed SEED`, which stays in `result`, beside the run's folder. What is there is not run
     again; a run that was stopped goes on."""
     if not result.exists():
         run = result.with_suffix("")
         run.parent.mkdir(parents=True, exist_ok=True)
-        if (run / "last.safetensors").exists():
+        if any((run / f"{name}.safetensors").exists() for name in ("last", "previous", "next")):
             command = ["resume", str(run)]
         else:
-            shutil.rmtree(run, ignore_errors=True)  # stopped before there was a state to go on from
+            remove_unless_in_use(run)  # stopped before there was a state to go on from
             command = ["train", *arguments, "--seed", str(seed), "--run-dir", str(run)]
         part = result.with_suffix(".part")
         part.write_text(output_of([PROGRAM, *command, "--json", "--quiet"]))

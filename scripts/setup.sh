@@ -25,6 +25,10 @@ give_up() {
 begin_setup() {
   { mkdir -p "$root/build" && : >>"$log"; } 2>/dev/null ||
     give_up 9 "cannot write to $root/build; is the folder yours, and is the disk full?"
+  if [[ -n ${SKIPWAY_TORCH:-} ]]; then
+    local given=$SKIPWAY_TORCH
+    SKIPWAY_TORCH=$(realpath -e "$given" 2>/dev/null) || give_up 4 "expected the folder of a LibTorch at SKIPWAY_TORCH, got $given, which is not there"
+  fi
   if command -v flock >/dev/null; then  # two set-ups at once would tread on each other
     exec 9>"$root/build/setup.lock"
     flock -n 9 || { say "waiting for another set-up in $root" && flock 9; }
@@ -77,9 +81,8 @@ missing_packages() {
 }
 
 apt_install() {
-  local apt=("$@")  # the command so far: `sudo` or nothing
-  apt+=(env DEBIAN_FRONTEND=noninteractive apt-get -q -y -o DPkg::Lock::Timeout=300)
-  local install=("${apt[@]}" install --no-install-recommends "${missing[@]}")
+  local apt=(${as_root[@]+"${as_root[@]}"} env DEBIAN_FRONTEND=noninteractive apt-get -q -y -o DPkg::Lock::Timeout=300)
+  local install=("${apt[@]}" install --no-install-recommends "$@")
   # The first try fails where the package lists are old or were never fetched.
   "${install[@]}" || { "${apt[@]}" update && "${install[@]}"; }
 }
@@ -90,15 +93,16 @@ install_packages() {
     say "not a Debian system; needed are the likes of: $*; going on with what is here"
     return
   fi
-  local missing as_root=() needed
-  mapfile -t missing < <(missing_packages "$@" "${optional_packages[@]}")
+  local needed wished missing as_root=()
+  mapfile -t needed < <(missing_packages "$@")
+  mapfile -t wished < <(missing_packages "${optional_packages[@]}")
+  missing=(${needed[@]+"${needed[@]}"} ${wished[@]+"${wished[@]}"})
   ((${#missing[@]})) || return 0
   if (($(id -u) != 0)); then
     as_root=(sudo)
     if ! sudo -n true 2>/dev/null && ! { [[ -t 0 && -t 2 ]] && command -v sudo >/dev/null &&
       say "sudo is needed to install: ${missing[*]}" && sudo -v; }; then
-      needed=$(missing_packages "$@")
-      if [[ -z $needed ]]; then
+      if ((${#needed[@]} == 0)); then
         say "going on without ${missing[*]}"
         return
       fi
@@ -107,7 +111,8 @@ install_packages() {
       exit 4
     fi
   fi
-  stage 4 "installing ${missing[*]}" apt_install ${as_root[@]+"${as_root[@]}"}
+  ((${#needed[@]} == 0)) || stage 4 "installing ${needed[*]}" apt_install "${needed[@]}"
+  ((${#wished[@]} == 0)) || apt_install "${wished[@]}" >>"$log" 2>&1 </dev/null || say "going on without ${wished[*]}"
 }
 
 # make_venv FOLDER TEXT MEGABYTES PIP-ARGUMENTS: FOLDER/.skipway tells what is in it, or that an
@@ -151,7 +156,7 @@ configure() {
     fresh=(--fresh)
   fi
   (cd "$root" && cmake --preset "$preset" ${fresh[@]+"${fresh[@]}"} \
-    "-DSKIPWAY_TORCH=${SKIPWAY_TORCH:+$(realpath "$SKIPWAY_TORCH")}")
+    "-DSKIPWAY_TORCH=${SKIPWAY_TORCH:-}")
 }
 
 compile() {

@@ -74,6 +74,11 @@ run && run
 expect "a new source is built, once" builds 3
 torch=$work run
 expect "another LibTorch is built against" builds 4
+torch=. run
+expect "the same, as a relative path" builds 4
+torch=$work/no/such run
+expect "one that is not there is an environment error" [ "$code" = 4 ]
+expect "it is named" says "$work/no/such"
 run setup
 expect "setup builds and runs no program" [ "$code$out" = 0 ]
 
@@ -107,6 +112,11 @@ tool dpkg-query <<<'[[ ${*: -1} == ccache ]] || echo ii'
 tool sudo <<<'exit 1'
 run setup
 expect "what is only convenient stops nobody" [ "$code" = 0 ]
+tool sudo <<<'[[ $1 == -n ]] && shift; "$@"'
+tool apt-get <<<"exit 100"
+run setup
+expect "nor where it cannot be installed" [ "$code" = 0 ]
+expect "and that is said" says "going on without ccache"
 
 fresh_checkout
 tool df <<<'printf "Filesystem 1M-blocks Used Available\nx 9 9 100\n"'

@@ -1,25 +1,19 @@
 #include "python.h"
 
+#include "base/files.h"
+
 #include <sys/wait.h>
 
 #include <cstdio>
 #include <stdexcept>
 
 namespace skipway {
-namespace {
-
-std::string quoted(const std::string& text) {
-  std::string result = "'";
-  for (const char c : text) result += c == '\'' ? std::string("'\\''") : std::string(1, c);
-  return result + "'";
-}
-
-}  // namespace
+namespace {}  // namespace
 
 PythonResult run_python(const std::vector<std::string>& arguments, const std::string& python) {
   // -I: not the modules of the user or of the folder that the test runs in.
-  std::string command = quoted(python) + " -I";
-  for (const std::string& argument : arguments) command += " " + quoted(argument);
+  std::string command = shell_quoted(python) + " -I";
+  for (const std::string& argument : arguments) command += " " + shell_quoted(argument);
   FILE* pipe = popen((command + " 2>&1").c_str(), "r");
   if (pipe == nullptr) throw std::runtime_error("could not start " + command);
   PythonResult result;

@@ -90,6 +90,18 @@ TEST_F(Readers, TensorBoardReadsScalars) {
   EXPECT_FLOAT_EQ(events["scalars"]["train/loss"][1][1].get<float>(), 2.0F / 392);
 }
 
+TEST_F(Readers, TensorBoardForgetsWhatARunWentBackBefore) {
+  const std::vector<std::vector<int64_t>> parts = {{10, 20, 30}, {20, 40}};
+  for (const std::vector<int64_t>& steps : parts) {
+    TensorBoardWriter writer(folder_.path());
+    if (steps != parts.front()) writer.forget_from(11);
+    for (const int64_t step : steps) writer.add_scalar("loss", static_cast<double>(step), step);
+    writer.flush();
+  }
+  EXPECT_EQ(read("tensorboard", folder_.path())["scalars"]["loss"],
+            (Json{{10, 10.0}, {20, 20.0}, {40, 40.0}}));
+}
+
 TEST_F(Readers, AnHtmlParserFindsTheReportsTagsMatched) {
   const RunFolder run = RunFolder::create(folder_ / "run");
   write_file_atomic(run.config_toml(), "data = \"a<b>&\"\n");

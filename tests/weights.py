@@ -53,6 +53,7 @@ def some_tensors():
     state["empty"] = torch.empty(0, 3)
     for name in ("double", "half", "bfloat16", "int32", "int16", "int8", "uint8"):
         state[name] = torch.arange(5).to(getattr(torch, name))
+    state["bool"] = torch.tensor([True, False])
     state["parameter"] = torch.nn.Parameter(torch.ones(3))
     return state
 
@@ -75,6 +76,7 @@ def write_files(folder):
     torch.save(state, path("old.pth"), _use_new_zipfile_serialization=False)
     torch.save({"epoch": 3, "lr": 0.1, "state_dict": state}, path("wrapped.pth"))
     torch.save(torch.nn.BatchNorm2d(4).state_dict(), path("metadata.pth"))
+    torch.save(state, path("müll.pth"))
     torch.save({"a": OldParameter(torch.arange(3.0))}, path("parameter.pth"), _use_new_zipfile_serialization=False)
 
     harm = {"a": torch.ones(2), "b": Command(f"touch {path('harmed')}")}
@@ -99,6 +101,8 @@ def write_files(folder):
         path("larger.pth"),
         lambda name, b: b.replace(b"K\x04\x85", b"M\x00\x04\x85") if name.endswith("pkl") else b,
     )
+    torch.save({"a": torch.ones(2, dtype=torch.bool)}, path("bool.pth"))
+    rezipped(path("bool.pth"), path("two.pth"), lambda name, b: b"\2\2" if name.endswith("data/0") else b)
     rezipped(path("four.pth"), path("big.pth"), lambda name, b: b)
     with zipfile.ZipFile(path("big.pth"), "a") as archive:
         archive.writestr("four/byteorder", "big")

@@ -52,7 +52,8 @@ std::string dtype(const at::Tensor& tensor) {
   const std::map<at::ScalarType, std::string> names = {
       {at::kDouble, "float64"},    {at::kFloat, "float32"}, {at::kHalf, "float16"},
       {at::kBFloat16, "bfloat16"}, {at::kLong, "int64"},    {at::kInt, "int32"},
-      {at::kShort, "int16"},       {at::kChar, "int8"},     {at::kByte, "uint8"}};
+      {at::kShort, "int16"},       {at::kChar, "int8"},     {at::kByte, "uint8"},
+      {at::kBool, "bool"}};
   return names.at(tensor.scalar_type());
 }
 
@@ -74,6 +75,10 @@ TEST_F(WeightsParity, EveryFormOfTorchSaveIsRead) {
   expect_same(read_torch_file(folder_ / "old.pth"), state);
   expect_same(read_torch_file(folder_ / "wrapped.pth"), state, "state_dict.");
   EXPECT_EQ(read_torch_file(folder_ / "metadata.pth").size(), 5U);
+  // PyTorch names the entries after the file; that they are no model's weights is another error.
+  const ProgramResult umlaut = run_program({"import", (folder_ / "müll.pth").string(), "--model",
+                                            "resnet18", "--out", (folder_ / "run").string()});
+  EXPECT_EQ(umlaut.exit_code, 7) << umlaut.err;
   const NamedTensors old = read_torch_file(folder_ / "parameter.pth");
   ASSERT_EQ(old.size(), 1U);
   EXPECT_TRUE(at::equal(old[0].second, at::arange(3).to(at::kFloat)));
@@ -94,6 +99,7 @@ TEST_F(WeightsParity, WhatMeansHarmIsRefusedByNameAndNotRun) {
       {"missing.pth", "storage \"0\" of \"a\""},
       {"nothing.pth", "data.pkl"},
       {"big.pth", "byteorder little, got big"},
+      {"two.pth", "bytes 0 and 1 in the BoolStorage of \"a\""},
       {"bomb.pth", "at most the file's"}};
   for (const auto& [name, word] : cases) {
     const Error error = error_of([&] { read_torch_file(folder_ / name); });

@@ -23,12 +23,18 @@ void write_file_atomic(const fs::path& path, std::string_view bytes);
 /// The same from several pieces, so that a large file need not be joined in memory first.
 void write_file_atomic(const fs::path& path, std::span<const std::string_view> pieces);
 
+/// Gives a file its final name, where nothing else may have come in the meantime. Errors: kDisk.
+void rename_to_new(const fs::path& from, const fs::path& to);
+
 /// mkdir -p. Errors: kDisk.
 void make_directories(const fs::path& path);
 
 /// Errors: kUsage of `module` when `path` exists, naming the flag that gave it and what to do.
 void require_new_file(const fs::path& path, const char* module, std::string_view flag,
                       std::string_view hint);
+
+/// As a word of a shell's command: in quotes where it needs them.
+std::string shell_quoted(std::string_view text);
 
 /// `~` and `~/x` become $HOME and $HOME/x.
 fs::path expand_user(const std::string& path);

@@ -55,7 +55,7 @@ int show_imported(const std::string& run, bool json) {
     return 0;
   }
   print_result("imported weights, which have no record of their training");
-  print_result(fmt::format("how good they are says `skipway eval {} --data X`", run));
+  print_result(fmt::format("how good they are says `skipway eval {} --data X`", shell_quoted(run)));
   return 0;
 }
 

@@ -66,8 +66,8 @@ Check check_driver(const std::optional<at::Device>& device) {
 }
 
 Check check_instructions() {
-  const std::string set = instruction_set();
-  if (set == "sse")
+  const std::string set = kernels::instruction_sets().front();
+  if (set == "scalar")
     return {"instructions", State::kWarning, "no AVX2: training will be slow",
             "take a processor of 2013 or later, or a virtual machine that shows its host's"};
   return {"instructions", State::kOk, set, ""};

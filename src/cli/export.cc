@@ -65,11 +65,11 @@ int export_weights(const ExportFlags& flags) {
   try {
     write_weights(part, *model, flags.to);
     check(part, *model, flags.to);
+    rename_to_new(part, out);
   } catch (...) {
     fs::remove(part, ignored);
     throw;
   }
-  fs::rename(part, out);
   const std::string sha256 = hash_of_file(HashKind::kSha256, out);
   const auto tensors = static_cast<int64_t>(model->state().size());
   if (flags.json)

@@ -4,6 +4,7 @@
 #include <torch/version.h>
 #include <unistd.h>
 
+#include <clocale>
 #include <csignal>
 #include <optional>
 #include <string>
@@ -199,6 +200,7 @@ void open_closed_streams() {
 
 int main(int argc, char** argv) {
   skipway::open_closed_streams();
+  std::setlocale(LC_CTYPE, "C.UTF-8");  // libarchive gives no name that the locale cannot spell
   // A reader of the output that goes away must not end a training run.
   std::signal(SIGPIPE, SIG_IGN);
   return skipway::run({argv + 1, argv + argc});

@@ -140,7 +140,8 @@ std::vector<std::string> result_lines(const TrainResult& r) {
       static_cast<double>(r.images) / r.train_wall_s,
       format_bytes(static_cast<double>(r.peak_rss_bytes))));
   lines.push_back(fmt::format("report   {}/report.html", r.run));
-  lines.push_back(fmt::format("again    skipway train --config {}/config.toml", r.run));
+  lines.push_back(
+      fmt::format("again    skipway train --config {}", shell_quoted(r.run + "/config.toml")));
   return lines;
 }
 
@@ -171,9 +172,10 @@ int try_to_write_report(const RunFolder& run) {
 
 int finish_stopped(const RunFolder& run, const RunLog& log, const TrainResult& result, bool json) {
   try_to_write_report(run);
-  const std::string line = fmt::format(
-      "stopped after {:.2f} epochs, {}; go on with: skipway resume {}", result.epochs,
-      result.state_is_saved ? "state saved" : "its last finite state saved", result.run);
+  const std::string line =
+      fmt::format("stopped after {:.2f} epochs, {}; go on with: skipway resume {}", result.epochs,
+                  result.state_is_saved ? "state saved" : "its last finite state saved",
+                  shell_quoted(result.run));
   log.add(line);
   print_line(line);
   if (json)

@@ -234,7 +234,8 @@ const auto kDirectShapes = testing::Values(
     ConvShape{3, 5, 7, 32, 64, 3, 2, 1},                                         // odd sides
     ConvShape{3, 7, 8, 64, 32, 1, 2, 0},  // pixels without a tap
     ConvShape{1, 1, 1, 32, 32, 3, 1, 1},  // one tap inside
-    ConvShape{2, 1, 6, 64, 32, 1, 1, 0}, ConvShape{2, 20, 20, 512, 32, 3, 1, 1});  // bands
+    ConvShape{2, 1, 6, 64, 32, 1, 1, 0}, ConvShape{2, 20, 20, 512, 32, 3, 1, 1},  // bands
+    ConvShape{33, 20, 20, 512, 32, 1, 1, 0});                                     // of two groups
 
 INSTANTIATE_TEST_SUITE_P(Direct, Conv,
                          testing::Combine(testing::ValuesIn(instruction_sets()),

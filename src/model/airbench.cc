@@ -58,9 +58,10 @@ bool is_airbench(const std::string& model) {
 
 Airbench::Airbench(const ModelSpec& spec, uint64_t seed, at::Device device) : Model(spec, device) {
   if (spec.num_classes < 1 || spec.image_size < kAirbenchSmallestSide)
-    fail(ErrorKind::kUsage, "model",
-         "expected at least one class and images of {} pixels a side for {}, got {} and {}",
-         kAirbenchSmallestSide, spec.name, spec.num_classes, spec.image_size);
+    fail(
+        ErrorKind::kUsage, "model",
+        "expected at least one class and images of at least {} pixels a side for {}, got {} and {}",
+        kAirbenchSmallestSide, spec.name, spec.num_classes, spec.image_size);
   spec_.stem = resolve_stem(spec.stem, spec.image_size);
   Initialiser init(seed);
   const auto kaiming_uniform = [&](int64_t out, int64_t in, int64_t size) {
@@ -107,42 +108,41 @@ void Airbench::set_batch_norm_momentum(double momentum) {
     for (Layer& layer : group) layer.norm.momentum = momentum;
 }
 
-bool Airbench::on_kernels(const at::Tensor& images) const {
-  return kernels_.word() != "torch" && images.is_cpu();
-}
-
-at::Tensor Airbench::convolve(const at::Tensor& src, const at::Tensor& weight) {
-  if (on_kernels(src)) return convolution(src, weight, /*padding=*/1, kernels_);
-  return at::conv2d(src, weight, /*bias=*/{}, /*stride=*/1, /*padding=*/1);
-}
-
-at::Tensor Airbench::activate(const at::Tensor& src, bool pool, const BatchNorm& norm,
-                              bool training) const {
-  if (on_kernels(src)) return norm_gelu(src, pool, norm, training);
-  return at::gelu(apply_batch_norm(pool ? at::max_pool2d(src, 2) : src, norm.weight, norm.bias,
-                                   norm.running_mean, norm.running_var, training, norm.momentum,
-                                   norm.eps));
+bool Airbench::on_kernels(const at::Tensor& images, bool training) const {
+  // norm_gelu() has gradients with the statistics of a batch only, the stem none of the images.
+  const bool has_kernel = training || !at::GradMode::is_enabled();
+  return has_kernel && kernels_.word() != "torch" && images.is_cpu() && !images.requires_grad();
 }
 
 at::Tensor Airbench::forward(const at::Tensor& images, bool training) {
   at::Tensor x = images.contiguous(at::MemoryFormat::ChannelsLast);  // [n,3,h,w]
-  const bool padded = on_kernels(images);
-  const auto more_channels = [padded](const at::Tensor& t, int64_t dim) {
-    if (!padded) return t;
+  const bool own = on_kernels(images, training);
+  const auto convolve = [&](const at::Tensor& src, const at::Tensor& weight) {
+    if (own) return convolution(src, weight, /*padding=*/1, kernels_);
+    return at::conv2d(src, weight, /*bias=*/{}, /*stride=*/1, /*padding=*/1);
+  };
+  const auto activate = [&](const at::Tensor& src, bool pool, const BatchNorm& norm) {
+    if (own) return norm_gelu(src, pool, norm, training);
+    return at::gelu(apply_batch_norm(pool ? at::max_pool2d(src, 2) : src, norm.weight, norm.bias,
+                                     norm.running_mean, norm.running_var, training, norm.momentum,
+                                     norm.eps));
+  };
+  const auto more_channels = [own](const at::Tensor& t, int64_t dim) {
+    if (!own) return t;
     std::vector<int64_t> pad(static_cast<size_t>(2 * (t.dim() - dim)), 0);
     pad.back() = kKernelChannels - kWhitenFilters;
     return at::constant_pad_nd(t, pad);
   };
-  x = padded ? bias_gelu(convolution(x, more_channels(whiten_, 0), /*padding=*/0, kernels_),
-                         more_channels(whiten_bias_, 0))
-             : at::gelu(at::conv2d(x, whiten_, whiten_bias_));
+  x = own ? bias_gelu(convolution(x, more_channels(whiten_, 0), /*padding=*/0, kernels_),
+                      more_channels(whiten_bias_, 0))
+          : at::gelu(at::conv2d(x, whiten_, whiten_bias_));
   for (const std::vector<Layer>& group : groups_) {
     const Layer& pooled = group.front();
     x = convolve(x, &group == &groups_.front() ? more_channels(pooled.conv, 1) : pooled.conv);
-    x = activate(x, /*pool=*/true, pooled.norm, training);
+    x = activate(x, /*pool=*/true, pooled.norm);
     const at::Tensor begin = x;
     for (size_t i = 1; i < group.size(); ++i)
-      x = activate(convolve(x, group[i].conv), /*pool=*/false, group[i].norm, training);
+      x = activate(convolve(x, group[i].conv), /*pool=*/false, group[i].norm);
     if (group.size() > 2) x = x + begin;
     if (training)
       for (const Layer& layer : group) layer.num_batches_tracked.add_(1);

@@ -42,9 +42,7 @@ class Airbench : public Model {
     BatchNorm norm;
     at::Tensor num_batches_tracked;
   };
-  bool on_kernels(const at::Tensor& images) const;
-  at::Tensor convolve(const at::Tensor& src, const at::Tensor& weight);
-  at::Tensor activate(const at::Tensor& src, bool pool, const BatchNorm& norm, bool training) const;
+  bool on_kernels(const at::Tensor& images, bool training) const;
 
   at::Tensor whiten_, whiten_bias_, head_;
   std::vector<std::vector<Layer>> groups_;

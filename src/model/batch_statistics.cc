@@ -16,7 +16,6 @@ BatchStatistics batch_statistics(const BatchNorm& norm, int64_t pixels, const Tw
               *bias = norm.bias.const_data_ptr<float>();
   float* running_mean = norm.running_mean.mutable_data_ptr<float>();
   float* running_var = norm.running_var.mutable_data_ptr<float>();
-  norm.running_mean.unsafeGetTensorImpl()->bump_version();  // folded weights ask for the count
   const auto n = static_cast<double>(pixels);
   for (int64_t i = 0; i < channels; ++i) {
     const auto at = static_cast<size_t>(i);

@@ -37,7 +37,7 @@ BatchNorm norm_of(const ConvBnUnit& unit) {
 }
 
 // Which values of its tensors a unit has: LibTorch counts the changes that its own operations make,
-// the optimizer those of its steps, batch_statistics() those of the running statistics.
+// the optimizer those of its steps. A training pass drops what is folded.
 std::vector<int64_t> versions(const ConvBnUnit& unit) {
   std::vector<int64_t> all;
   for (const at::Tensor* tensor :

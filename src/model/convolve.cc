@@ -3,8 +3,7 @@
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
 
-#include <string_view>
-#include <utility>
+#include <algorithm>
 
 #include "kernels/batch_norm.h"
 #include "kernels/conv_direct.h"
@@ -20,17 +19,6 @@ using kernels::ConvShape;
 using kernels::Numbers;
 using kernels::Pass;
 using kernels::Type;
-
-const std::pair<ConvMethod, const char*> kNames[] = {
-    {ConvMethod::kWinograd, "winograd"},
-    {ConvMethod::kWinogradBf16, "winograd-bf16"},
-    {ConvMethod::kIm2col, "im2col"},
-    {ConvMethod::kIm2colBf16, "im2col-bf16"},
-    {ConvMethod::kDirectBf16, "direct-bf16"},
-    {ConvMethod::kDirectBf16x2, "direct-bf16x2"},
-    {ConvMethod::kDirectBf16x2Winograd, "direct-bf16x2 winograd"},
-    {ConvMethod::kTorch, "torch"},
-    {ConvMethod::kReference, "reference"}};
 
 // The passes of one of Skipway's own kernels, and the memory that they ask for.
 struct Passes {
@@ -53,16 +41,26 @@ const Passes kDirectPasses = {kernels::direct_workspace_bytes, kernels::direct_f
                               kernels::direct_prepared_bytes, kernels::direct_prepare,
                               kernels::direct_backward};
 
-const Passes& passes_of(ConvMethod method) {
-  const std::string_view name = name_of(method);
-  if (name.starts_with("direct")) return kDirectPasses;
-  return name.starts_with("im2col") ? kIm2colPasses : kWinogradPasses;
-}
+// Of each method; passes of Skipway's own kernels alone.
+struct Description {
+  ConvMethod method;
+  const char* name;
+  const Passes* passes;
+  Type products;
+};
+const Description kMethods[] = {
+    {ConvMethod::kWinograd, "winograd", &kWinogradPasses, Type::kFp32},
+    {ConvMethod::kWinogradBf16, "winograd-bf16", &kWinogradPasses, Type::kBf16},
+    {ConvMethod::kIm2col, "im2col", &kIm2colPasses, Type::kFp32},
+    {ConvMethod::kIm2colBf16, "im2col-bf16", &kIm2colPasses, Type::kBf16},
+    {ConvMethod::kDirectBf16, "direct-bf16", &kDirectPasses, Type::kBf16},
+    {ConvMethod::kDirectBf16x2, "direct-bf16x2", &kDirectPasses, Type::kBf16x2},
+    {ConvMethod::kDirectBf16x2Winograd, "direct-bf16x2 winograd", &kDirectPasses, Type::kBf16x2},
+    {ConvMethod::kTorch, "torch", nullptr, Type::kFp32},
+    {ConvMethod::kReference, "reference", nullptr, Type::kFp32}};
 
-Type products_of(ConvMethod method) {
-  const std::string_view name = name_of(method);
-  if (name.starts_with("direct-bf16x2")) return Type::kBf16x2;
-  return name.ends_with("-bf16") ? Type::kBf16 : Type::kFp32;
+const Description& of(ConvMethod method) {
+  return *std::ranges::find(kMethods, method, &Description::method);
 }
 
 // What Skipway's own kernels need to know of a call.
@@ -70,33 +68,33 @@ struct OwnKernel {
   ConvShape shape;
   Numbers numbers;
   ConvMethod method;
-  const Passes& passes;
+  const Passes* passes;
 
   OwnKernel(const ConvShape& s, Type type, ConvMethod m)
-      : shape(s), numbers{type, products_of(m)}, method(m), passes(passes_of(m)) {}
+      : shape(s), numbers{type, of(m).products}, method(m), passes(of(m).passes) {}
 
   at::Tensor workspace(Pass pass) const {
-    return at::empty(
-        {static_cast<int64_t>(passes.workspace_bytes(shape, numbers, pass, at::get_num_threads()))},
-        at::kByte);
+    return at::empty({static_cast<int64_t>(
+                         passes->workspace_bytes(shape, numbers, pass, at::get_num_threads()))},
+                     at::kByte);
   }
   void forward(const kernels::ForwardArguments& a) const {
     if (method == ConvMethod::kReference)
       return kernels::reference_forward(shape, numbers.maps, a, all_threads());
     const at::Tensor memory = workspace(Pass::kForward);
-    passes.forward(shape, numbers, a, memory.mutable_data_ptr(), all_threads());
+    passes->forward(shape, numbers, a, memory.mutable_data_ptr(), all_threads());
   }
   // Of what prepare() makes; none where the method takes the weights as they are.
   size_t prepared_bytes() const {
     if (method == ConvMethod::kTorch || method == ConvMethod::kReference) return 0;
-    return passes.prepared_bytes(shape, numbers);
+    return passes->prepared_bytes(shape, numbers);
   }
   // What a forward pass may be given instead of the weights.
   at::Tensor prepare(const at::Tensor& weights) const {
     if (method == ConvMethod::kReference) return weights;
     const at::Tensor prepared = at::empty({static_cast<int64_t>(prepared_bytes())}, at::kByte);
-    passes.prepare(shape, numbers, weights.const_data_ptr<float>(), prepared.mutable_data_ptr(),
-                   all_threads());
+    passes->prepare(shape, numbers, weights.const_data_ptr<float>(), prepared.mutable_data_ptr(),
+                    all_threads());
     return prepared;
   }
   void backward(const kernels::BackwardArguments& a) const {
@@ -111,7 +109,7 @@ struct OwnKernel {
       return;
     }
     const at::Tensor memory = workspace(Pass::kBackward);
-    passes.backward(shape, numbers, a, memory.mutable_data_ptr(), all_threads());
+    passes->backward(shape, numbers, a, memory.mutable_data_ptr(), all_threads());
   }
 };
 
@@ -121,11 +119,7 @@ OwnKernel own_kernel(const ConvShape& shape, at::ScalarType type, ConvMethod met
 
 }  // namespace
 
-const char* name_of(ConvMethod method) {
-  for (const auto& [known, name] : kNames)
-    if (known == method) return name;
-  return "";
-}
+const char* name_of(ConvMethod method) { return of(method).name; }
 
 ConvShape shape_of(at::IntArrayRef src, const at::Tensor& weight, int64_t stride, int64_t padding) {
   return {src[0], src[2], src[3], src[1], weight.size(0), weight.size(2), stride, padding};

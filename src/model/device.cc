@@ -1,11 +1,9 @@
-// Finds the device, its instruction set and the number type that suits it. Not the kernels' own
-// choice of instructions, which Highway makes.
+// Finds the device and the number type that suits it.
 #include "model/device.h"
 
 #include <ATen/Context.h>
 #include <ATen/Parallel.h>
 #include <ATen/autocast_mode.h>
-#include <cpuid.h>
 #include <dlfcn.h>
 
 #include <cstdint>
@@ -39,20 +37,6 @@ std::string open_cuda() {
   if (!at::hasCUDA()) return library.string() + " without CUDA";
   if (at::detail::getCUDAHooks().deviceCount() == 0) return "no GPU that the driver lists";
   return "";
-}
-
-// The parts of the processor that the compiler's own test does not know. Intel SDM, volume 1,
-// 18.3: bits 22 and 24 of leaf 7's EDX are AMX-BF16 and AMX-TILE; bits 17 and 18 of XCR0 say that
-// the operating system keeps the tiles.
-bool has_amx_bf16() {
-  unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
-  if (!__get_cpuid(1, &eax, &ebx, &ecx, &edx) || !(ecx & bit_OSXSAVE)) return false;
-  if (!__get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx)) return false;
-  constexpr unsigned kAmx = 1u << 22 | 1u << 24, kTiles = 1u << 17 | 1u << 18;
-  if ((edx & kAmx) != kAmx) return false;
-  unsigned low = 0, high = 0;
-  __asm__("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
-  return (low & kTiles) == kTiles;
 }
 
 std::string processor_name() {
@@ -103,15 +87,7 @@ at::Device resolve_device(const std::string& name) {
 std::string describe_device(at::Device device) {
   if (!device.is_cpu()) return device.str();
   return fmt::format("{} ({} threads, {})", processor_name(), at::get_num_threads(),
-                     instruction_set());
-}
-
-std::string instruction_set() {
-  if (has_amx_bf16()) return "amx_bf16";
-  if (__builtin_cpu_supports("avx512bf16")) return "avx512_bf16";
-  if (__builtin_cpu_supports("avx512f")) return "avx512";
-  if (__builtin_cpu_supports("avx2")) return "avx2";
-  return "sse";
+                     kernels::instruction_sets().front());
 }
 
 at::ScalarType resolve_precision(const std::string& name, at::Device device,

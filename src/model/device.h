@@ -21,9 +21,6 @@ at::Device resolve_device(const std::string& name);
 /// Model name of the device for logs: "Intel(R) Xeon(R) … (2 threads, avx512_bf16)" or "cuda:0".
 std::string describe_device(at::Device device);
 
-/// The widest of "avx2", "avx512", "avx512_bf16", "amx_bf16" that the processor has, else "sse".
-std::string instruction_set();
-
 /// "auto", "fp32", "bf16" -> the type of the maps between layers. auto: the one in which a residual
 /// block measured now (some 0.2 s), with the kernels that the word `kernel` allows, is faster. Keep
 /// the answer: a later measurement may give another. Errors: kUsage for another word.

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <limits>
+#include <optional>
 
 #include "base/clock.h"
 #include "base/log.h"
@@ -28,7 +29,7 @@ std::vector<ConvMethod> candidates(const ConvShape& s, Type type, const std::str
   if (word == "reference") return {ConvMethod::kReference};
   std::vector<ConvMethod> methods;
   const bool is_3x3 = kernels::refusal(s).empty();
-  const std::string set = kernels::instruction_sets().front();
+  const std::string set = kernels::instruction_set_in_use();
   const bool in_bf16 = word == "auto" && type == Type::kBf16 && multiplies_bf16(set);
   if (is_3x3) methods.push_back(ConvMethod::kWinograd);
   if (word == "winograd" && is_3x3) return methods;
@@ -118,14 +119,18 @@ ConvMethod KernelChoice::method(const ConvShape& s, Type type, bool training) {
                   s.k, s.h, s.w, type == Type::kBf16 ? "bf16" : "fp32");
   // Inference takes what training chose; what it chooses alone was measured without the backward
   // pass and is not for training.
+  const std::vector<ConvMethod> methods = candidates(s, type, word_);
+  const auto chosen = [&]() -> std::optional<ConvMethod> {
+    const auto found = chosen_.find(key);
+    for (const ConvMethod method : methods)
+      if (found != chosen_.end() && found->second == name_of(method)) return method;
+    return std::nullopt;
+  };
   if (!training && s.n <= kFew)
     key += ", few images";
-  else if (!training && !chosen_.contains(key))
+  else if (!training && !chosen())
     key += ", forward";
-  const std::vector<ConvMethod> methods = candidates(s, type, word_);
-  std::string& chosen = chosen_[key];
-  for (const ConvMethod method : methods)
-    if (chosen == name_of(method)) return method;
+  if (const auto method = chosen()) return *method;
   constexpr int64_t kPixels = 16 * 32 * 32;  // enough to tell, and little memory
   ConvMethod best = methods.front();
   if (methods.size() > 1) {
@@ -141,7 +146,7 @@ ConvMethod KernelChoice::method(const ConvShape& s, Type type, bool training) {
       if (seconds < kMargin * shortest) best = method, shortest = seconds;
     }
   }
-  chosen = name_of(best);
+  chosen_[key] = name_of(best);
   if (best == ConvMethod::kTorch && methods.size() == 1 && word_ != "torch")
     log_info("kernel: LibTorch's for {}: {}", key, kernels::refusal(s));
   return best;
@@ -159,7 +164,7 @@ kernels::Type KernelChoice::muon_products() {
 }
 
 std::string KernelChoice::in_use() const {
-  std::string best = "torch", set = kernels::instruction_sets().front();
+  std::string best = "torch", set = kernels::instruction_set_in_use();
   for (const auto& [shape, method] : chosen_) {
     if (method == "reference") return method;  // the only one then, and without an instruction set
     if (method != "torch" && shape != kMuon) best = "winograd";

@@ -216,7 +216,6 @@ TEST(ResNet, TrainingUpdatesStatisticsAndEvaluationLeavesThem) {
   EXPECT_GT(mean.abs().max().item<float>(), 0);
 }
 
-// LibTorch divides the variance by the number of values less one.
 // Every BatchNorm of a model takes it: with none of a batch's share its statistics stay.
 TEST(Models, MomentumReachesEveryBatchNorm) {
   for (const std::string name : {"resnet18", "resnet50", "airbench94", "airbench96"}) {

@@ -19,6 +19,7 @@
 #include <sstream>
 
 #include "base/error.h"
+#include "base/files.h"
 #include "base/log.h"
 #include "base/process.h"
 
@@ -68,7 +69,9 @@ void require_empty(const fs::path& path, std::string_view flag) {
   if (fs::is_directory(path, code) && fs::is_empty(path, code)) return;
   fail(ErrorKind::kUsage, "run",
        "expected a new or an empty folder, got {}; choose another with {}{}", path.string(), flag,
-       is_run(path) ? fmt::format(", or go on with `skipway resume {}`", path.string()) : "");
+       is_run(path)
+           ? fmt::format(", or go on with `skipway resume {}`", shell_quoted(path.string()))
+           : "");
 }
 
 // The number of a folder named by digits alone, else 0.

@@ -35,6 +35,8 @@ constexpr std::pair<at::ScalarType, std::string_view> kTypes[] = {
     {at::kLong, "I64"},   {at::kInt, "I32"},   {at::kShort, "I16"}, {at::kChar, "I8"},
     {at::kByte, "U8"},    {at::kBool, "BOOL"}};
 
+constexpr size_t kMaxDims = 64;  // LibTorch's
+
 // One tensor as the header describes it, checked.
 struct Entry {
   std::string name;
@@ -87,6 +89,8 @@ Entry parse_entry(const std::string& name, const Json& value, const Complaint& c
 
   const Json& shape = field("shape");
   if (!shape.is_array()) complain("expected a list as the shape of \"{}\"", name);
+  if (shape.size() > kMaxDims)
+    complain("expected at most {} dimensions of \"{}\", got {}", kMaxDims, name, shape.size());
   int64_t bytes = static_cast<int64_t>(c10::elementSize(entry.type));
   int64_t stride = bytes;  // as bytes, but a size of 0 counts as 1: LibTorch multiplies these too
   bool overflow = false;

@@ -2,6 +2,7 @@
 #include "record/safetensors.h"
 
 #include <ATen/ATen.h>
+#include <fmt/ranges.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -119,6 +120,8 @@ TEST_F(Safetensors, NamesWhatIsWrong) {
   EXPECT_THAT(one("F32", "[2]", "[0,18446744073709551615]"), HasSubstr("whole numbers"));
   EXPECT_THAT(one("F32", "[4611686018427387904,4]", "[0,0]"), HasSubstr("2^63"));
   EXPECT_THAT(one("F32", "[0,4611686018427387904,4]", "[0,0]"), HasSubstr("2^63"));
+  EXPECT_THAT(one("U8", fmt::format("[{}]", fmt::join(std::vector<int>(65, 1), ",")), "[0,1]"),
+              HasSubstr("at most 64 dimensions"));
   EXPECT_THAT(one("F32", "[1]", "[0,4]"), HasSubstr("got 8"));
   EXPECT_THAT(one("F32", "[2]", "[4,12]"), HasSubstr("gap"));
   EXPECT_THAT(one("F32", "[3]", "[0,12]"), HasSubstr("cut off"));

@@ -101,6 +101,11 @@ void TensorBoardWriter::add_scalar(std::string_view tag, double value, int64_t s
   write_event(summary_event(tag, float_field(2, static_cast<float>(value)), step));
 }
 
+void TensorBoardWriter::forget_from(int64_t step) {
+  // SessionLog.START, at which TensorBoard drops what it has from there on.
+  write_event(event(integer_field(2, step) + bytes_field(7, integer_field(1, 1))));
+}
+
 void TensorBoardWriter::flush() {
   errno = 0;
   if (!file_.flush())

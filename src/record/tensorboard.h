@@ -14,6 +14,9 @@ class TensorBoardWriter {
   /// missing. Errors: kDisk.
   explicit TensorBoardWriter(const std::filesystem::path& folder);
   void add_scalar(std::string_view tag, double value, int64_t step);
+  /// What was written of this step and later ones, in this file or others of the folder, is not
+  /// shown any more: the run went back before it.
+  void forget_from(int64_t step);
   /// Hands everything to the operating system. Errors: kDisk, also for earlier add_… calls.
   void flush();
 

@@ -34,7 +34,8 @@ static_assert(std::endian::native == std::endian::little,
 constexpr std::pair<at::ScalarType, std::string_view> kStorages[] = {
     {at::kDouble, "DoubleStorage"},     {at::kFloat, "FloatStorage"}, {at::kHalf, "HalfStorage"},
     {at::kBFloat16, "BFloat16Storage"}, {at::kLong, "LongStorage"},   {at::kInt, "IntStorage"},
-    {at::kShort, "ShortStorage"},       {at::kChar, "CharStorage"},   {at::kByte, "ByteStorage"}};
+    {at::kShort, "ShortStorage"},       {at::kChar, "CharStorage"},   {at::kByte, "ByteStorage"},
+    {at::kBool, "BoolStorage"}};
 
 constexpr const char* kRebuild = "torch._utils._rebuild_tensor_v2";
 constexpr const char* kRebuildOld = "torch._utils._rebuild_tensor";
@@ -182,6 +183,10 @@ class TensorBuilder {
     if (bytes % width != 0 || bytes / width != id[4]->integer)
       complain_("expected {} elements of {} in the storage of \"{}\", got {} bytes", id[4]->integer,
                 type->second, name, bytes);
+    const auto* values = found->second.const_data_ptr<uint8_t>();
+    if (type->first == at::kBool &&
+        std::any_of(values, values + bytes, [](uint8_t byte) { return byte > 1; }))
+      complain_("expected bytes 0 and 1 in the BoolStorage of \"{}\"", name);
     return found->second.view(type->first);
   }
 

@@ -8,6 +8,7 @@
 #include <charconv>
 #include <cmath>
 
+#include "base/files.h"
 #include "data/dataset.h"
 #include "report/history.h"
 #include "train/schedule.h"
@@ -196,7 +197,8 @@ constexpr std::array<Check, 10> kChecks{{
 }};
 
 std::string with_run(std::string fix, const std::string& run) {
-  if (const size_t at = fix.find("{run}"); at != std::string::npos) fix.replace(at, 5, run);
+  if (const size_t at = fix.find("{run}"); at != std::string::npos)
+    fix.replace(at, 5, shell_quoted(run));
   return fix;
 }
 

@@ -412,7 +412,7 @@ std::string configuration(const RunFolder& run) {
   return fmt::format(
       "<h2>The same run again</h2>\n<pre>./skipway train --config {}</pre>\n"
       "<h2>Configuration</h2>\n<pre>{}</pre>\n",
-      escaped(run.config_toml().string()), escaped(read_file(run.config_toml())));
+      escaped(shell_quoted(run.config_toml().string())), escaped(read_file(run.config_toml())));
 }
 
 std::string machine(const RunFolder& run) {

@@ -19,7 +19,6 @@
 #include "train/initialise.h"
 #include "train/same_run.h"
 #include "train/saved_model.h"
-#include "train/trouble.h"
 
 namespace skipway {
 namespace {
@@ -332,6 +331,23 @@ void Trainer::roll_back(int64_t step, const Gradient& gradient) {
 }
 
 void Trainer::give_up(int64_t step, const Gradient& gradient) {
+  std::string found;
+  try {
+    found = fmt::format("{}; the batch is in {}, ", describe(record_trouble(step, gradient)),
+                        run_.trouble().string());
+  } catch (const std::exception& error) {  // must not hide why the run ends
+    log_warning("no {}: {}", run_.trouble().string(), error.what());
+  }
+  fail(ErrorKind::kDiverged, "train",
+       "expected a loss that stays finite and falls, got loss {} and gradient norm {} at "
+       "step {} (epoch {:.2f}, rate {:.4g}), after {} rollbacks; {}the last good state is "
+       "in {}. Clip with --clip-grad-norm 1, see with `skipway data check` whether mean "
+       "and std fit the images, lower --lr",
+       shown(gradient.loss), shown(gradient.norm), step, epochs(step), learning_rate_at(step),
+       progress_.rollbacks, found, run_.last().string());
+}
+
+Breakdown Trainer::record_trouble(int64_t step, const Gradient& gradient) {
   record_giving_up("training", step, gradient.loss, gradient.norm);
   const Batch batch = batch_of(step);
   Breakdown breakdown;
@@ -346,13 +362,7 @@ void Trainer::give_up(int64_t step, const Gradient& gradient) {
       {"grad_norm", gradient.norm},        {"lr", learning_rate_at(step)},
       {"rollbacks", progress_.rollbacks}};
   write_trouble(run_, facts, breakdown, batch, dataset_);
-  fail(ErrorKind::kDiverged, "train",
-       "expected a loss that stays finite and falls, got loss {} and gradient norm {} at "
-       "step {} (epoch {:.2f}, rate {:.4g}), after {} rollbacks; {}; the batch is in {}, the last "
-       "good state in {}. Clip with --clip-grad-norm 1, see with `skipway data check` whether mean "
-       "and std fit the images, lower --lr",
-       shown(gradient.loss), shown(gradient.norm), step, epochs(step), learning_rate_at(step),
-       progress_.rollbacks, describe(breakdown), run_.trouble().string(), run_.last().string());
+  return breakdown;
 }
 
 // `during`: "training" or "evaluation". null in the line: not finite, or of no meaning there.
@@ -642,6 +652,7 @@ nlohmann::json Trainer::go_to(const Checkpoint& checkpoint) {
   learner_.optimizer.load_state(checkpoint.optimizer, where);
   learner_.ema.load_state(checkpoint.ema, where);
   forget_metrics_after(run_, progress_.recorded_step);
+  tensorboard_.forget_from(progress_.recorded_step + 1);
   return state;
 }
 

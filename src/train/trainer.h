@@ -20,6 +20,7 @@
 #include "train/learner.h"
 #include "train/plan.h"
 #include "train/schedule.h"
+#include "train/trouble.h"
 
 namespace skipway {
 
@@ -112,6 +113,7 @@ class Trainer {
   bool has_diverged(const Gradient& gradient, double mean_loss) const;
   void roll_back(int64_t step, const Gradient& gradient);
   [[noreturn]] void give_up(int64_t step, const Gradient& gradient);
+  Breakdown record_trouble(int64_t step, const Gradient& gradient);
   void record_giving_up(const char* during, int64_t step, double loss, double grad_norm);
   void record_step(const Gradient& gradient, double lr, double step_s);
   void end_epoch(std::optional<Evaluation> evaluation, bool tta);

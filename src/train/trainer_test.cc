@@ -339,6 +339,17 @@ TEST_F(TrainerTest, AfterThreeRollbacksTheBatchAndTheFirstLayerAreWrittenDown) {
   EXPECT_FALSE(trouble.at("first_not_finite").at("where").get<std::string>().empty());
 }
 
+TEST_F(TrainerTest, ADivergedRunSaysSoWhereTheBatchCannotBeWritten) {
+  Config config = small_config(4);
+  config.lr = 1e30;
+  const RunFolder run = new_run("a");
+  write_file_atomic(run.trouble(), "in the way");
+  const Error error = error_of([&] { Trainer(config, "", synthetic_dataset(), run, {}).run(); });
+  EXPECT_EQ(error.kind(), ErrorKind::kDiverged);
+  EXPECT_THAT(error.what(), testing::AllOf(testing::HasSubstr("rollbacks; the last good state is"),
+                                           testing::HasSubstr("--clip-grad-norm 1")));
+}
+
 TEST_F(TrainerTest, LookingAtTheLossSeldomChangesNothing) {
   Config config = small_config(4);
   config.ema = 0.8;

@@ -1,0 +1,31 @@
+// Tests of what others rely on without a test of their own.
+#include "base/files.h"
+
+#include <gtest/gtest.h>
+
+#include "base/for_test.h"
+
+namespace skipway {
+namespace {
+
+TEST(ShellQuoted, LeavesPlainPathsAndQuotesTheOthers) {
+  EXPECT_EQ(shell_quoted("runs/001/config.toml"), "runs/001/config.toml");
+  EXPECT_EQ(shell_quoted("my run"), "'my run'");
+  EXPECT_EQ(shell_quoted("it's"), "'it'\\''s'");
+  EXPECT_EQ(shell_quoted(""), "''");
+  EXPECT_EQ(shell_quoted("~/x"), "'~/x'");
+}
+
+TEST(RenameToNew, ReplacesNothing) {
+  const TemporaryFolder folder;
+  write_file_atomic(folder / "a", "a");
+  write_file_atomic(folder / "b", "b");
+  const Error error = error_of([&] { rename_to_new(folder / "a", folder / "b"); });
+  EXPECT_EQ(error.kind(), ErrorKind::kDisk);
+  EXPECT_EQ(read_file(folder / "b"), "b");
+  rename_to_new(folder / "a", folder / "c");
+  EXPECT_EQ(read_file(folder / "c"), "a");
+}
+
+}  // namespace
+}  // namespace skipway
