@@ -30,6 +30,9 @@ def main():
     data = load(args.data)
     (images, labels), (test_images, test_labels) = data["train"], data["test"]
     model = resnet("resnet18").to(memory_format=torch.channels_last)
+    for layer in model.modules():
+        if isinstance(layer, torch.nn.Conv2d):  # as torchvision and Skipway begin, not as Conv2d does by itself
+            torch.nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=5e-4, fused=True)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=200)
 
