@@ -1,14 +1,13 @@
 #include "python.h"
 
-#include "base/files.h"
-
 #include <sys/wait.h>
 
 #include <cstdio>
 #include <stdexcept>
 
+#include "base/files.h"
+
 namespace skipway {
-namespace {}  // namespace
 
 PythonResult run_python(const std::vector<std::string>& arguments, const std::string& python) {
   // -I: not the modules of the user or of the folder that the test runs in.

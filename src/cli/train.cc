@@ -267,7 +267,7 @@ int resume(const fs::path& path, bool json, bool quiet) {
     fail(ErrorKind::kCheckpoint, "resume",
          "expected a run, got imported weights, which no run here has trained, at {}; `skipway "
          "train --weights {}` starts from them",
-         run.path().string(), run.path().string());
+         run.path().string(), shell_quoted(run.path().string()));
   if (const auto result = result_of(run); !result.is_null()) {
     log_info("{} is finished; its result again", run.path().string());
     const int exit_code = try_to_write_report(run);

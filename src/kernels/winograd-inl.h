@@ -264,9 +264,13 @@ void block_from_points(const ConvShape& s, const Blocks& blocks, const Part& par
       const Place at(blocks, S::kTile, part.first_tile + tile);
       return Window<T>(dst, s.out_h(), s.out_w(), s.k, at.image, at.y, at.x, S::kTile);
     };
+    Window<T> next = window_of(0);
     for (int64_t tile = 0; tile < part.tiles; ++tile) {
-      if (tile + 1 < part.tiles) prefetch(window_of(tile + 1), dst, channel, result);
-      const Window<T> window = window_of(tile);
+      const Window<T> window = next;
+      if (tile + 1 < part.tiles) {
+        next = window_of(tile + 1);
+        prefetch(next, dst, channel, result);
+      }
       const float* from = products + tile * s.k + channel;
       const auto load_at = [&](int row, int column)
                                HWY_ATTR { return load(from + (row * S::kPatch + column) * plane); };

@@ -108,15 +108,12 @@ void Airbench::set_batch_norm_momentum(double momentum) {
     for (Layer& layer : group) layer.norm.momentum = momentum;
 }
 
-bool Airbench::on_kernels(const at::Tensor& images, bool training) const {
-  // norm_gelu() has gradients with the statistics of a batch only, the stem none of the images.
-  const bool has_kernel = training || !at::GradMode::is_enabled();
-  return has_kernel && kernels_.word() != "torch" && images.is_cpu() && !images.requires_grad();
-}
-
 at::Tensor Airbench::forward(const at::Tensor& images, bool training) {
   at::Tensor x = images.contiguous(at::MemoryFormat::ChannelsLast);  // [n,3,h,w]
-  const bool own = on_kernels(images, training);
+  // norm_gelu() has gradients with the statistics of a batch only, the stem none of the images.
+  const bool has_kernel = training || !at::GradMode::is_enabled();
+  const bool own =
+      has_kernel && kernels_.word() != "torch" && images.is_cpu() && !images.requires_grad();
   const auto convolve = [&](const at::Tensor& src, const at::Tensor& weight) {
     if (own) return convolution(src, weight, /*padding=*/1, kernels_);
     return at::conv2d(src, weight, /*bias=*/{}, /*stride=*/1, /*padding=*/1);

@@ -42,7 +42,6 @@ class Airbench : public Model {
     BatchNorm norm;
     at::Tensor num_batches_tracked;
   };
-  bool on_kernels(const at::Tensor& images, bool training) const;
 
   at::Tensor whiten_, whiten_bias_, head_;
   std::vector<std::vector<Layer>> groups_;

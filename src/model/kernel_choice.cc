@@ -117,8 +117,6 @@ ConvMethod KernelChoice::method(const ConvShape& s, Type type, bool training) {
   std::string key =
       fmt::format("{}x{} stride {}, {} to {} channels, {}x{}, {}", s.size, s.size, s.stride, s.c,
                   s.k, s.h, s.w, type == Type::kBf16 ? "bf16" : "fp32");
-  // Inference takes what training chose; what it chooses alone was measured without the backward
-  // pass and is not for training.
   const std::vector<ConvMethod> methods = candidates(s, type, word_);
   const auto chosen = [&]() -> std::optional<ConvMethod> {
     const auto found = chosen_.find(key);
@@ -126,6 +124,8 @@ ConvMethod KernelChoice::method(const ConvShape& s, Type type, bool training) {
       if (found != chosen_.end() && found->second == name_of(method)) return method;
     return std::nullopt;
   };
+  // Inference takes what training chose; what it chooses alone was measured without the backward
+  // pass and is not for training.
   if (!training && s.n <= kFew)
     key += ", few images";
   else if (!training && !chosen())

@@ -14,7 +14,6 @@
 #include "base/error.h"
 #include "base/files.h"
 #include "base/for_test.h"
-#include "base/log.h"
 #include "base/rng.h"
 #include "record/full_disk_for_test.h"
 
@@ -25,10 +24,7 @@ using testing::HasSubstr;
 
 class CheckpointTest : public testing::Test {
  protected:
-  CheckpointTest()
-      : run_(RunFolder::create(folder_.path())),
-        sink_(add_log_sink([this](LogLevel, std::string_view line) { log_ += line; })) {}
-  ~CheckpointTest() override { remove_log_sink(sink_); }
+  CheckpointTest() : run_(RunFolder::create(folder_.path())) {}
 
   static Checkpoint at_step(int step) {
     return {.model = {{"conv1.weight", at::full({4, 3, 3, 3}, step)},
@@ -54,8 +50,7 @@ class CheckpointTest : public testing::Test {
 
   TemporaryFolder folder_;
   RunFolder run_;
-  std::string log_;
-  int sink_;
+  LogLines log_;
 };
 
 TEST_F(CheckpointTest, GivesBackWhatWasSaved) {
@@ -74,7 +69,7 @@ TEST_F(CheckpointTest, GivesBackWhatWasSaved) {
   EXPECT_TRUE(loaded.ema[0].second.equal(saved.ema[0].second));
   EXPECT_EQ(loaded.metadata.size(), 2U);
   EXPECT_EQ(loaded.metadata.at("step"), "7");
-  EXPECT_EQ(log_, "");
+  EXPECT_EQ(log_.text(), "");
 }
 
 TEST_F(CheckpointTest, KeepsTheOneBefore) {
@@ -82,7 +77,7 @@ TEST_F(CheckpointTest, KeepsTheOneBefore) {
   EXPECT_EQ(loaded_step(), 3);
   fs::remove(run_.last());
   EXPECT_EQ(loaded_step(), 2);
-  EXPECT_THAT(log_, HasSubstr("last.safetensors"));
+  EXPECT_THAT(log_.text(), HasSubstr("last.safetensors"));
 }
 
 // As a kill before the last rename leaves it.
@@ -90,10 +85,10 @@ TEST_F(CheckpointTest, TheNewestIsTakenBeforeItHasItsName) {
   for (int step : {1, 2, 3}) save_checkpoint(run_, at_step(step));
   fs::rename(run_.last(), run_.next());
   EXPECT_EQ(loaded_step(), 3);
-  EXPECT_EQ(log_, "");
+  EXPECT_EQ(log_.text(), "");
   flip_bit(run_.next(), 200);
   EXPECT_EQ(loaded_step(), 2);
-  EXPECT_THAT(log_, HasSubstr("next.safetensors"));
+  EXPECT_THAT(log_.text(), HasSubstr("next.safetensors"));
 }
 
 TEST_F(CheckpointTest, WhatAKilledProcessLeftUnfinishedIsRemoved) {
@@ -113,7 +108,7 @@ TEST_F(CheckpointTest, NoticesAFlippedBitAnywhere) {
     flip_bit(run_.last(), rng.below(whole.size()));
     log_.clear();
     EXPECT_EQ(loaded_step(), 1);
-    EXPECT_THAT(log_, HasSubstr("going on from"));
+    EXPECT_THAT(log_.text(), HasSubstr("going on from"));
     write_file_atomic(run_.last(), whole);
   }
 }

@@ -132,10 +132,8 @@ Evidence never_anneals(const Facts& f) {
 Evidence few_passes(const Facts& f) {
   if (!f.config().weights.empty()) return std::nullopt;  // which need few
   if (!f.history.end || f.passes >= kFewPasses) return std::nullopt;
-  return fmt::format(
-      "{:.1f} epochs; 85 % on CIFAR-10 takes a plain recipe "
-      "some {:g}",
-      f.passes, kFewPasses);
+  return fmt::format("{:.1f} epochs; 85 % on CIFAR-10 takes a plain recipe some {:g}", f.passes,
+                     kFewPasses);
 }
 
 Evidence wrong_stem(const Facts& f) {

@@ -148,6 +148,7 @@ void Trainer::warn_of_schedule() const {
   const double length = budget_.by_time() ? epochs(total_steps_) : config_.epochs;
   const double fall = length * (1 - schedule_.warmup_fraction);
   const bool is_cosine = schedule_.kind == ScheduleKind::kCosine;
+  const double fitting = budget_.by_time() ? 0 : fall;  // 0: at the end, whenever that is
   if (is_cosine && config_.t_max > 0 && config_.t_max < fall) {
     const double last = learning_rate(schedule_, length, length);
     if (last > kStillHigh * schedule_.lr)
@@ -155,15 +156,14 @@ void Trainer::warn_of_schedule() const {
           "the cosine schedule with --t-max {:g} rises again after it, and the run has {:.4g} "
           "epochs for it: the rate ends at {:.3g}, which costs several points of accuracy; "
           "--t-max {:g} ends at --final-lr",
-          config_.t_max, fall, last, budget_.by_time() ? 0 : fall);
+          config_.t_max, fall, last, fitting);
   }
   if (is_cosine && config_.t_max > fall * (1 + 1e-9)) {
     log_warning(
         "the cosine schedule has --t-max {:g} but the run has {:.4g} epochs for it: the rate stops "
         "at {:.3g} and never anneals, which costs several points of accuracy; --t-max {:g} ends at "
         "--final-lr",
-        config_.t_max, fall, learning_rate(schedule_, length, length),
-        budget_.by_time() ? 0 : fall);  // 0: at the end, whenever that is
+        config_.t_max, fall, learning_rate(schedule_, length, length), fitting);
   }
   const bool by_step = schedule_.kind == ScheduleKind::kStep;
   if (!by_step && schedule_.kind != ScheduleKind::kMultistep) return;
