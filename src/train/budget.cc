@@ -25,8 +25,9 @@ void Budget::set_costs(const std::vector<double>& costs) {
   for (size_t i = 0; i < parts_.size(); ++i) parts_[i].cost = costs[i];
 }
 
-void Budget::observe_step(size_t part, double step_s) {
-  recent_.push_back(step_s / parts_[part].cost);
+void Budget::observe_step(int64_t step, size_t part, double step_s) {
+  const double factor = static_cast<double>(step) < early_steps_ ? early_factor_ : 1;
+  recent_.push_back(step_s / (parts_[part].cost * factor));
   if (recent_.size() > kWindow) recent_.pop_front();
 }
 
@@ -42,7 +43,8 @@ double Budget::cost_left(double step, size_t part, double total) const {
   double cost = 0;
   for (; part < parts_.size(); ++part) {
     const double end = parts_[part].end * total;
-    cost += std::max(0.0, end - step) * parts_[part].cost;
+    const double early = std::max(0.0, std::min(end, early_steps_) - step);
+    cost += (std::max(0.0, end - step) + (early_factor_ - 1) * early) * parts_[part].cost;
     step = std::max(step, end);
   }
   return cost;

@@ -25,9 +25,14 @@ class Budget {
   bool by_time() const { return seconds_ > 0; }
   /// Better known costs of a step, one a part.
   void set_costs(const std::vector<double>& costs);
+  /// The first `steps` of a run cost `factor` times what later ones of their part do.
+  void set_early_steps(double steps, double factor) {
+    early_steps_ = steps;
+    early_factor_ = factor;
+  }
   /// Tells the time of a training step [s]. The first steps of a process, which are slower, are
   /// better left out.
-  void observe_step(size_t part, double step_s);
+  void observe_step(int64_t step, size_t part, double step_s);
   /// What comes after training: `cost` in the unit of the steps', because evaluation slows down
   /// with the machine as training does, and seconds.
   void set_reserve(double cost, double seconds) {
@@ -57,6 +62,8 @@ class Budget {
   double seconds_ = 0;
   int64_t fixed_steps_ = 0;
   std::vector<BudgetPart> parts_;
+  double early_steps_ = 0;
+  double early_factor_ = 1;
   double reserve_cost_ = 0;
   double reserve_s_ = 0;
   std::deque<double> recent_;  // seconds for a unit of cost

@@ -184,10 +184,6 @@ void validate_weights(const Config& c) {
     fail(ErrorKind::kUsage, kModule, "expected a ResNet with --weights, got {} at --model",
          c.model);
   require(c.shallow == 0, "--shallow", c.shallow, "0 with --weights, whose blocks have learned");
-  if (c.freeze_epochs > 0 && c.epochs == 0)
-    fail(ErrorKind::kUsage, kModule,
-         "expected --epochs with --freeze-epochs, got --minutes; steps of a frozen backbone are "
-         "shorter than those to come, so that the minutes could not be laid out");
 }
 
 void validate_schedule(const Config& c) {

@@ -32,11 +32,6 @@ void zero_gamma(Model& model, bool skipped_only) {
   }
 }
 
-void set_whitening_bias_trained(Model& model, bool trained) {
-  for (const auto& [name, parameter] : model.parameters())
-    if (name == "0.bias") parameter.set_requires_grad(trained);
-}
-
 void whiten_stem(Model& model, const at::Tensor& images) {
   const at::NoGradGuard no_grad;
   const at::Tensor stem = model.stem_weight();

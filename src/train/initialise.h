@@ -18,7 +18,4 @@ void zero_gamma(Model& model, bool skipped_only = false);
 /// filter have no such patches: then nothing changes. Errors: kUsage for another stem.
 void whiten_stem(Model& model, const at::Tensor& images);
 
-/// Whether training changes the bias beside an airbench's whitening filters. Nothing with others.
-void set_whitening_bias_trained(Model& model, bool trained);
-
 }  // namespace skipway

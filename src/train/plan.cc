@@ -5,6 +5,7 @@
 
 #include "base/clock.h"
 #include "base/error.h"
+#include "train/freeze.h"
 
 namespace skipway {
 namespace {
@@ -130,6 +131,7 @@ Plan make_plan(const Config& config, Learner& learner, const Split& evaluation_s
       plan.steps_s[i] = learner.measure_step_s(plan.stages[i], step, most_s, enough_s);
     std::fill_n(plan.steps_s.begin(), stage, plan.steps_s[stage]);
   };
+  freeze_at(/*epoch=*/INFINITY, config, *learner.model);
   take_stages();
   measure();  // before the evaluation, which takes the kernels that training chooses
   const double test_s = measure_test_s(config, learner, evaluation_split);
@@ -150,27 +152,24 @@ Plan make_plan(const Config& config, Learner& learner, const Split& evaluation_s
   plan.evaluation_s =
       last_evaluation_s(config, learner, plan.views, plan.passes, test_s, plan.steps_s.back());
   if (config.test_every > 0) plan.test_s = test_s;
-  if (config.freeze_epochs > 0) {
-    learner.model->set_frozen(/*backbone=*/true, config.freeze_batch_norm);
-    plan.frozen_step_s = learner.measure_step_s(plan.stages[stage], step, most_s, enough_s);
-    learner.model->set_frozen(/*backbone=*/false, config.freeze_batch_norm);
-  }
   plan.budget = make_budget(config, plan.stages, steps_per_epoch);
   plan.budget.set_costs(plan.steps_s);  // seconds, for as long as the machine stays as fast
   plan.budget.set_reserve(plan.evaluation_s, kSaveReserve_s);
-  plan.budget.observe_step(stage, plan.steps_s[stage]);
+  plan.budget.observe_step(step, stage, plan.steps_s[stage]);
+  const double early_steps = early_epochs(config) * static_cast<double>(steps_per_epoch);
+  if (static_cast<double>(step) < early_steps) {
+    freeze_at(/*epoch=*/0, config, *learner.model);
+    plan.early_step_s = learner.measure_step_s(plan.stages[stage], step, most_s, enough_s);
+    plan.budget.set_early_steps(early_steps, plan.early_step_s / plan.steps_s[stage]);
+  }
   return plan;
 }
 
 Forecast forecast(const Config& config, const Plan& plan, int64_t steps_per_epoch, double begun_s) {
-  const auto per_epoch = static_cast<double>(steps_per_epoch);
   const auto [steps, tests] =
       length_of_run(config, plan.budget, steps_per_epoch, plan.test_s, 0, 0, begun_s);
   Forecast run{.steps = steps, .tests = tests, .wall_s = 0};
   run.wall_s = begun_s + static_cast<double>(tests) * plan.test_s + plan.budget.left_s(0, 0, steps);
-  if (plan.frozen_step_s > 0)
-    run.wall_s += std::min(config.freeze_epochs * per_epoch, static_cast<double>(run.steps)) *
-                  (plan.frozen_step_s - plan.steps_s.front());
   return run;
 }
 

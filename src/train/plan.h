@@ -59,7 +59,7 @@ struct Plan {
   int64_t views = 1;            // of each image, at the end: fewer than asked for in a short run
   double evaluation_s = 0;      // of the one at the end, BatchNorm's new statistics included
   double test_s = 0;            // of each one during the run; 0 without --test-every
-  double frozen_step_s = 0;     // while --freeze-epochs last
+  double early_step_s = 0;      // in early_epochs() of its first stage, where there are any
   Budget budget;
 };
 

@@ -77,7 +77,7 @@ Plan plan_of(const Budget& budget) {
   plan.test_s = 50;
   plan.budget = budget;
   plan.budget.set_reserve(10, 0);
-  plan.budget.observe_step(0, 1);
+  plan.budget.observe_step(0, 0, 1);
   return plan;
 }
 
@@ -109,20 +109,30 @@ TEST(Forecast, StepsOfAFrozenBackboneAreShorter) {
   Config c = config();
   c.minutes = 0, c.epochs = 10, c.freeze_epochs = 2;
   Plan plan = plan_of(Budget::of_steps(1000));
-  plan.frozen_step_s = 0.25;
+  plan.budget.set_early_steps(200, 0.25);
   EXPECT_DOUBLE_EQ(forecast(c, plan, 100, 5).wall_s, 1015 - 200 * 0.75);
 }
 
-TEST(Plan, MeasuresAFrozenStepAndAnEvaluationWhereTheyWillCome) {
+TEST(Plan, MeasuresAnEarlyStepAndAnEvaluationWhereTheyWillCome) {
   const Dataset data = grey_images(16, 8);
   Config c = config();
   c.minutes = 0, c.epochs = 2, c.test_every = 1, c.freeze_epochs = 1;
   Learner learner(c, data);
   const Plan plan = make_plan(c, learner, data.test, 0);
   EXPECT_GT(plan.test_s, 0);
-  EXPECT_GT(plan.frozen_step_s, 0);
-  for (const auto& [name, parameter] : learner.model->parameters())
-    EXPECT_TRUE(parameter.requires_grad()) << name;
+  EXPECT_GT(plan.early_step_s, 0);
+  EXPECT_EQ(make_plan(c, learner, data.test, 0, 0, 0, /*step=*/2).early_step_s, 0);
+}
+
+TEST(Plan, MeasuresAnAirbenchsStepsWithoutItsWhiteningBias) {
+  const Dataset data = grey_images(16, 32);
+  Config c = config();
+  c.model = "airbench94";
+  c.minutes = 0, c.epochs = 8, c.whiten_bias_epochs = 3;
+  Learner learner(c, data);
+  EXPECT_GT(make_plan(c, learner, data.test, 0).early_step_s, 0);
+  c.whiten_bias_epochs = 0;
+  EXPECT_EQ(make_plan(c, learner, data.test, 0).early_step_s, 0);
 }
 
 TEST(Plan, ViewsAreThoseThatTheTimeIsEnoughFor) {
@@ -163,7 +173,7 @@ TEST(Plan, TheLengthOfARunTakesOffTheEvaluationsStillToCome) {
   Config c = config();
   c.test_every = 2;
   Budget budget = Budget::of_seconds(1000);
-  budget.observe_step(0, 1);
+  budget.observe_step(0, 0, 1);
   const auto length = [&](int64_t step, double now_s) {
     return length_of_run(c, budget, /*steps_per_epoch=*/100, /*test_s=*/50, step, 0, now_s);
   };

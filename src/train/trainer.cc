@@ -16,7 +16,7 @@
 #include "base/process.h"
 #include "model/device.h"
 #include "record/checkpoint.h"
-#include "train/initialise.h"
+#include "train/freeze.h"
 #include "train/same_run.h"
 #include "train/saved_model.h"
 
@@ -203,7 +203,7 @@ TrainResult Trainer::run() {
 
   const EmaScope average(learner_.ema);
   // As in the last step, also where that was another process's.
-  set_frozen_at(progress_.step - 1);
+  freeze_at(epochs(progress_.step - 1), config_, *learner_.model);
   learner_.retake_batch_norm(progress_.step, images_for_batch_norm(config_, learner_, passes_),
                              [this] { return stop_signal() != 0; });
   if (stop_signal()) return result({});
@@ -402,7 +402,9 @@ void Trainer::record_step(const Gradient& gradient, double lr, double step_s) {
   if (is_full) step_images_per_s_.push_back(static_cast<double>(images) / step_s);
   // Of a run by time steps were measured before.
   if (++steps_of_process_ > kWarmupSteps || budget_.by_time()) {
-    if (is_full) budget_.observe_step(progress_.stage, step_s * learner_.share_of_full_step());
+    if (is_full)
+      budget_.observe_step(progress_.step - 1, progress_.stage,
+                           step_s * learner_.share_of_full_step());
     lay_out();
     measure_evaluation_again();
   }
@@ -458,14 +460,7 @@ void Trainer::enter_stage() {
   const double done = static_cast<double>(progress_.step) / static_cast<double>(total_steps_);
   progress_.stage = stage_at(stages_, done, progress_.stage);
   learner_.model->set_shallow(stages_[progress_.stage].shallow);
-  set_frozen_at(progress_.step);
-  if (config_.whiten_bias_epochs > 0)
-    set_whitening_bias_trained(*learner_.model,
-                               std::floor(epochs(progress_.step)) < config_.whiten_bias_epochs);
-}
-
-void Trainer::set_frozen_at(int64_t step) {
-  learner_.model->set_frozen(epochs(step) < config_.freeze_epochs, config_.freeze_batch_norm);
+  freeze_at(epochs(progress_.step), config_, *learner_.model);
 }
 
 // Lays the run out over its minutes.

@@ -122,7 +122,6 @@ class Trainer {
   void take_views(int64_t views);
   void measure_evaluation_again();
   void enter_stage();
-  void set_frozen_at(int64_t step);
   Evaluation evaluate_now(bool tta);
   std::optional<Evaluation> evaluate_if_due();
   // Whether the state is finite, so that it was kept.
