@@ -126,14 +126,22 @@ struct Product {
   float* c;
   int64_t c_row;
   bool add;
+  const Bf16* ahead = nullptr;  // what will be B next, if that is not what lies behind it
 };
 
+// 128 words of 64 columns are 32 KiB: the part of B that stays in the first-level cache while the
+// rows pass over it.
+constexpr int64_t kDepthPart = 128;
+constexpr int64_t kLineBytes = 64;  // of the caches
+
 // kRows * kVectors sums live in registers: 24 of 32 (AVX-512), 12 of 16 (AVX2). Two vectors of B
-// and one of A are in flight. Eight sums hide the latency of four cycles at two a cycle.
-template <class Op, int kRows, int kVectors>
+// and one of A are in flight. Eight sums hide the latency of four cycles at two a cycle. Each step
+// of the depth also brings kLines lines of `ahead` into the second-level cache.
+template <class Op, int kRows, int kVectors, int kLines = 0>
 HWY_NOINLINE void micro_kernel(int64_t depth, const float* HWY_RESTRICT a, int64_t a_row,
                                int64_t a_step, const float* HWY_RESTRICT b, int64_t b_step,
-                               float* HWY_RESTRICT c, int64_t c_row, bool add) {
+                               float* HWY_RESTRICT c, int64_t c_row, bool add,
+                               const char* ahead = nullptr, int64_t ahead_step_bytes = 0) {
   const D d;
   const size_t n = lanes();
   V sum[kRows][kVectors];
@@ -147,6 +155,9 @@ HWY_NOINLINE void micro_kernel(int64_t depth, const float* HWY_RESTRICT a, int64
   for (int64_t step = 0; step < depth; ++step) {
     V right[kVectors];
     for (int j = 0; j < kVectors; ++j) right[j] = hn::LoadU(d, b + j * n);
+    for (int line = 0; line < kLines; ++line)
+      __builtin_prefetch(ahead + line * kLineBytes, /*write=*/0, /*second-level cache=*/2);
+    ahead += ahead_step_bytes;
     for (int i = 0; i < kRows; ++i) {
       const V left = hn::Set(d, a[i * a_row]);
       for (int j = 0; j < kVectors; ++j) sum[i][j] = Op::apply(left, right[j], sum[i][j]);
@@ -164,25 +175,34 @@ constexpr int kMaxVectors = 4;
 constexpr int kMaxVectors = 2;
 #endif
 
-// All rows of one strip of kVectors vectors, over one part of the depth.
+// All rows of one strip of kVectors vectors, over one part of the depth. B is read from memory by
+// the first rows and from the cache by the others: the first two groups of rows fetch half each of
+// the part that comes next, or those that begin it would wait.
 template <class Op, int kVectors>
 void strip(const Product& p, const float* a, const float* b, int64_t b_step, int64_t depth,
-           float* c, bool add) {
+           float* c, bool add, int64_t column) {
   int64_t row = 0;
+  const auto fetch = [&](auto lines, const void* next, int64_t step_bytes) {
+    for (; row < 12 && row + 6 <= p.rows; row += 6)
+      micro_kernel<Op, 6, kVectors, lines>(
+          depth, a + row * p.a_row, p.a_row, p.a_step, b, b_step, c + row * p.c_row, p.c_row, add,
+          static_cast<const char*>(next) + row / 6 * lines * kLineBytes, step_bytes);
+  };
+  if (p.ahead != nullptr)
+    fetch(std::integral_constant<int, 1>(), p.ahead + column, 2 * b_step);
+  else
+    fetch(std::integral_constant<int, std::max(1, kVectors / 2)>(), b + kDepthPart * b_step,
+          4 * b_step);
   const auto run = [&](auto kernel, int64_t height) {
     for (; row + height <= p.rows; row += height)
       kernel(depth, a + row * p.a_row, p.a_row, p.a_step, b, b_step, c + row * p.c_row, p.c_row,
-             add);
+             add, nullptr, 0);
   };
   run(micro_kernel<Op, 6, kVectors>, 6);
   run(micro_kernel<Op, 4, kVectors>, 4);
   run(micro_kernel<Op, 2, kVectors>, 2);
   run(micro_kernel<Op, 1, kVectors>, 1);
 }
-
-// 128 words of 64 columns are 32 KiB: the part of B that stays in the first-level cache while the
-// rows pass over it.
-constexpr int64_t kDepthPart = 128;
 
 // From step `first` of the depth on.
 template <class Op>
@@ -202,17 +222,17 @@ void multiply_vectors(const Product& p, int64_t first = 0) {
         switch (vectors) {
 #if HWY_TARGET == HWY_AVX3
           case 4:
-            strip<Op, 4>(p, a, b, b_step, depth, c, add);
+            strip<Op, 4>(p, a, b, b_step, depth, c, add, column);
             break;
           case 3:
-            strip<Op, 3>(p, a, b, b_step, depth, c, add);
+            strip<Op, 3>(p, a, b, b_step, depth, c, add, column);
             break;
 #endif
           case 2:
-            strip<Op, 2>(p, a, b, b_step, depth, c, add);
+            strip<Op, 2>(p, a, b, b_step, depth, c, add, column);
             break;
           default:
-            strip<Op, 1>(p, a, b, b_step, depth, c, add);
+            strip<Op, 1>(p, a, b, b_step, depth, c, add, column);
         }
         column += vectors * n;
       }
@@ -300,7 +320,7 @@ inline void multiply_widened(const Product& p, const Bf16* b) {
       const Bf16* from = b + panel * p.depth + begin * width;
       for (int64_t i = 0; i < depth * width; i += step) store(load(from + i), part + i);
       multiply_vectors<Fma>({p.rows, width, depth, p.a + begin * p.a_step, p.a_row, p.a_step, part,
-                             0, 0, p.c + panel, p.c_row, p.add || begin > 0});
+                             0, 0, p.c + panel, p.c_row, p.add || begin > 0, from + depth * width});
     }
   }
 }

@@ -23,9 +23,12 @@ struct Tiling {
 constexpr Tiling tiling_of_stride1(int64_t tile) { return {tile, tile + 2, tile + 2, tile}; }
 constexpr Tiling kStride2Tiling = {4, 9, 6, 8};
 
-// Where a map is no larger than 2x2, a tile of four would compute what nobody reads.
+// Where a map is no larger than 2x2, a tile of four would compute what nobody reads; and few tiles
+// take long to read the weights, of which tiles of two have fewer.
 constexpr int64_t tile_of(const ConvShape& s) {
-  return s.stride == 1 && std::max(s.h, s.w) <= 2 ? 2 : 4;
+  constexpr int64_t kFewTiles = 4;
+  const bool few = s.n * ceil_div(s.h, 4) * ceil_div(s.w, 4) <= kFewTiles;
+  return s.stride == 1 && (few || std::max(s.h, s.w) <= 2) ? 2 : 4;
 }
 constexpr Tiling tiling_of(const ConvShape& s) {
   return s.stride == 2 ? kStride2Tiling : tiling_of_stride1(tile_of(s));
