@@ -32,10 +32,17 @@ def python_with(*packages):
     return VENV / "bin/python"
 
 
-def output_of(command):
-    """The JSON object that a row prints."""
-    environment = os.environ | (ENVIRONMENT if pathlib.Path(command[0]).is_relative_to(BUILD) else {})
+def output_of(command, no_tiles=False):
+    """The JSON object that a row prints. no_tiles: as on a processor without AMX."""
+    own = pathlib.Path(command[0]).is_relative_to(BUILD)
+    if no_tiles and own:
+        command = command + ["--instruction-set", "avx512_bf16"]
+    environment = os.environ | (ENVIRONMENT if own else {}) | ({"ONEDNN_MAX_CPU_ISA": "AVX512_CORE_BF16"} if no_tiles else {})
     return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment).stdout)
+
+
+def add_no_tiles(parser):
+    parser.add_argument("--no-tiles", action="store_true", help="leave the tile registers of a processor with AMX alone, in Skipway and in oneDNN")
 
 
 def processor():

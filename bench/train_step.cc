@@ -12,6 +12,7 @@
 #include "base/clock.h"
 #include "base/process.h"
 #include "data/batches.h"
+#include "kernels/conv3x3.h"
 #include "model/device.h"
 #include "model/model.h"
 #include "train/optimizer.h"
@@ -29,7 +30,7 @@ int64_t page_faults() {
 int main(int argc, char** argv) {
   using namespace skipway;
   int64_t batch_size = 128, side = 32, threads = 2, warmup = 2, steps = 8;
-  std::string precision_word = "bf16", kernel = "auto";
+  std::string precision_word = "bf16", kernel = "auto", instruction_set;
   ModelSpec spec;
   AugmentOptions augment;
   augment.flip = Flip::kRandom;
@@ -42,6 +43,8 @@ int main(int argc, char** argv) {
   app.add_option("--model", spec.name);
   app.add_option("--attention", spec.attention);
   app.add_option("--kernel", kernel);
+  app.add_option("--instruction-set", instruction_set)
+      ->check(CLI::IsMember(kernels::instruction_sets()));
   app.add_option("--side", side);
   app.add_flag("--muon", muon);
   app.add_option("--threads", threads);
@@ -49,6 +52,7 @@ int main(int argc, char** argv) {
   app.add_option("--steps", steps);
   CLI11_PARSE(app, argc, argv);
 
+  if (!instruction_set.empty()) kernels::use_instruction_set(instruction_set);
   at::set_num_threads(static_cast<int>(threads));
   prepare_allocator();
   const at::ScalarType precision = resolve_precision(precision_word, at::kCPU, kernel);
