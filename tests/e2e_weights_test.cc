@@ -268,7 +268,6 @@ TEST_F(E2eWeights, TrainRefusesWeightsThatDoNotFit) {
   EXPECT_EQ(train({"--weights", "photos", "--epochs", "1"}).exit_code, 2);
   for (const auto& flags : {std::vector<std::string>{"--recipe", "finetune"},
                             {"--freeze-epochs", "1", "--epochs", "1"},
-                            {"--weights", "start", "--minutes", "1", "--freeze-epochs", "1"},
                             {"--weights", "start", "--model", "airbench94"},
                             {"--weights", "start", "--layer-lr-decay", "1.5"}}) {
     const ProgramResult result = train(flags);

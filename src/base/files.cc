@@ -77,6 +77,10 @@ std::string read_file(const fs::path& path) {
 }
 
 void write_file_atomic(const fs::path& path, std::span<const std::string_view> pieces) {
+  std::error_code code;
+  if (fs::exists(path, code) && !fs::is_regular_file(path, code))
+    fail(ErrorKind::kDisk, "files", "expected a file, got a folder or a device at {}",
+         path.string());
   // The process id keeps two programs that write the same name from sharing one temporary file.
   TemporaryFile file(path.string() + ".tmp" + std::to_string(getpid()));
   for (std::string_view piece : pieces) file.write_all(piece);

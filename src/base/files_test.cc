@@ -2,6 +2,7 @@
 #include "base/files.h"
 
 #include <gtest/gtest.h>
+#include <sys/stat.h>
 
 #include "base/for_test.h"
 
@@ -14,6 +15,16 @@ TEST(ShellQuoted, LeavesPlainPathsAndQuotesTheOthers) {
   EXPECT_EQ(shell_quoted("it's"), "'it'\\''s'");
   EXPECT_EQ(shell_quoted(""), "''");
   EXPECT_EQ(shell_quoted("~/x"), "'~/x'");
+}
+
+TEST(WriteFileAtomic, ReplacesFilesAlone) {
+  const TemporaryFolder folder;
+  ASSERT_EQ(mkfifo((folder / "pipe").c_str(), 0600), 0);
+  EXPECT_EQ(error_of([&] { write_file_atomic(folder / "pipe", "a"); }).kind(), ErrorKind::kDisk);
+  EXPECT_TRUE(std::filesystem::is_fifo(folder / "pipe"));
+  write_file_atomic(folder / "a", "a");
+  write_file_atomic(folder / "a", "b");
+  EXPECT_EQ(read_file(folder / "a"), "b");
 }
 
 TEST(RenameToNew, ReplacesNothing) {

@@ -23,6 +23,7 @@
 #include "cli/data_loading.h"
 #include "cli/terminal.h"
 #include "model/device.h"
+#include "train/freeze.h"
 #include "train/memory.h"
 
 namespace skipway {
@@ -68,20 +69,24 @@ nlohmann::ordered_json measure(const Config& config, bool quiet) {
                      {"step_s", plan.steps_s[i]},
                      {"images_per_s", learner.batches.mean_images_per_step() / plan.steps_s[i]}});
   }
-  return {{"model", config.model},
-          {"batch", config.batch},
-          {"micro_batch", learner.micro_batch},
-          {"precision", precision_name(learner.precision)},
-          {"kernel", learner.device.is_cpu() ? learner.model->kernels().in_use() : "torch"},
-          {"passes", plan.passes},
-          {"epochs", static_cast<double>(run.steps) / static_cast<double>(per_epoch)},
-          {"steps", run.steps},
-          {"wall_s", run.wall_s},
-          {"evaluation_s", plan.evaluation_s + static_cast<double>(run.tests) * plan.test_s},
-          {"evaluations", run.tests + 1},
-          {"views", plan.views},
-          {"peak_rss_bytes", peak_rss_bytes()},
-          {"stages", parts}};
+  nlohmann::ordered_json object = {
+      {"model", config.model},
+      {"batch", config.batch},
+      {"micro_batch", learner.micro_batch},
+      {"precision", precision_name(learner.precision)},
+      {"kernel", learner.device.is_cpu() ? learner.model->kernels().in_use() : "torch"},
+      {"passes", plan.passes},
+      {"epochs", static_cast<double>(run.steps) / static_cast<double>(per_epoch)},
+      {"steps", run.steps},
+      {"wall_s", run.wall_s},
+      {"evaluation_s", plan.evaluation_s + static_cast<double>(run.tests) * plan.test_s},
+      {"evaluations", run.tests + 1},
+      {"views", plan.views},
+      {"peak_rss_bytes", peak_rss_bytes()},
+      {"stages", parts}};
+  if (plan.early_step_s > 0)
+    object.update({{"early_epochs", early_epochs(config)}, {"early_step_s", plan.early_step_s}});
+  return object;
 }
 
 struct Measured {
@@ -206,6 +211,10 @@ void show(const nlohmann::ordered_json& plan) {
         stage.at("side").get<int>(), stage.at("shallow").get<bool>() ? ", first blocks" : "",
         100 * stage.at("until").get<double>(), stage.at("step_s").get<double>(),
         plan.at("batch").get<int>(), stage.at("images_per_s").get<double>()));
+  if (plan.contains("early_step_s"))
+    print_result(fmt::format("the first {:g} epochs: {:.3f} s a step",
+                             plan.at("early_epochs").get<double>(),
+                             plan.at("early_step_s").get<double>()));
   print_result(
       fmt::format("{:.2f} epochs, {} steps; {} in all, {:.0f} s of it for {}; peak memory {}",
                   plan.at("epochs").get<double>(), plan.at("steps").get<int64_t>(),

@@ -178,13 +178,16 @@ int finish_stopped(const RunFolder& run, const RunLog& log, const TrainResult& r
                   shell_quoted(result.run));
   log.add(line);
   print_line(line);
-  if (json)
-    print_json({{"schema", "skipway.train/1"},
-                {"ok", false},
-                {"stopped", true},
-                {"signal", result.stop_signal},
-                {"run", result.run},
-                {"epochs", result.epochs}});
+  try {
+    if (json)
+      print_json({{"schema", "skipway.train/1"},
+                  {"ok", false},
+                  {"stopped", true},
+                  {"signal", result.stop_signal},
+                  {"run", result.run},
+                  {"epochs", result.epochs}});
+  } catch (const Error&) {  // the signal has ended the reader too; the exit code says it
+  }
   return 128 + result.stop_signal;
 }
 
@@ -257,7 +260,9 @@ int train(const std::vector<std::string>& words) {
 nlohmann::ordered_json result_of(const RunFolder& run) {
   if (!fs::exists(run.model())) return nullptr;
   for (const auto& line : run.read_metrics())
-    if (line.value("event", "") == "end") return line.at("result");
+    if (line.value("event", "") == "end" && line.contains("result") &&
+        line.at("result").contains("accuracy"))
+      return line.at("result");
   return nullptr;
 }
 

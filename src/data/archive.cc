@@ -18,6 +18,8 @@
 
 #include "base/error.h"
 #include "base/files.h"
+#include "base/log.h"
+#include "base/process.h"
 
 namespace skipway {
 namespace {
@@ -95,6 +97,15 @@ la_ssize_t read_tar_block(archive* tar, void* data, const void** block) {
   }
 }
 
+// What is unpacked stays in memory. Errors: kMemory above `available` bytes.
+void require_memory(size_t bytes, int64_t available, const fs::path& path) {
+  if (static_cast<int64_t>(bytes) < available) return;
+  fail(ErrorKind::kMemory, "archive",
+       "expected a file that unpacks to less than the {:.1f} GB of free memory, got more at {}; "
+       "unpack it and give the folder",
+       static_cast<double>(available) / 1e9, path.string());
+}
+
 class TarReader {
  public:
   explicit TarReader(const fs::path& path) : path_(path), input_(path) {
@@ -119,6 +130,7 @@ class TarReader {
     int code = ARCHIVE_OK;
     while ((code = archive_read_data_block(tar_.get(), &block, &size, &offset)) == ARCHIVE_OK) {
       if (static_cast<size_t>(offset) != bytes.size()) fail_reading("a sparse file");
+      require_memory(bytes_read_ += size, available_, path_);
       bytes.append(static_cast<const char*>(block), size);
     }
     if (code != ARCHIVE_EOF) check(ARCHIVE_FATAL);  // a warning means that bytes are missing
@@ -156,6 +168,8 @@ class TarReader {
   };
 
   fs::path path_;
+  size_t bytes_read_ = 0;
+  const int64_t available_ = available_memory_bytes();
   TarInput input_;
   std::unique_ptr<archive, Free> tar_{archive_read_new()};
 };
@@ -223,13 +237,15 @@ FileTree read_archive(const fs::path& path) {
   std::set<std::string> folders;
   // Hidden files too: visible links may lead to them. Of a name that comes twice the last counts.
   std::map<std::string, std::string> bytes_by_path;
+  int64_t symbolic_links = 0;
   TarReader reader(path);
   while (archive_entry* entry = reader.next()) {
     const char* link = archive_entry_hardlink(entry);
     const bool is_file = link || archive_entry_filetype(entry) == AE_IFREG;
     const fs::path name = entry_path(entry);
-    if (name.empty() || !(is_file || archive_entry_filetype(entry) == AE_IFDIR)) continue;
     const bool hidden = is_hidden(name);
+    if (archive_entry_filetype(entry) == AE_IFLNK && !link && !hidden) ++symbolic_links;
+    if (name.empty() || !(is_file || archive_entry_filetype(entry) == AE_IFDIR)) continue;
     if (link) {  // a second name for bytes that came earlier
       const auto target = bytes_by_path.find(normal_path(link).string());
       if (target != bytes_by_path.end()) {
@@ -249,6 +265,9 @@ FileTree read_archive(const fs::path& path) {
     for (; !folder.empty(); folder = folder.parent_path()) folders.insert(folder.string());
   }
   reader.finish();
+  if (symbolic_links > 0)
+    log_warning("{} symbolic links in {} are left out; tar --dereference packs what they lead to",
+                symbolic_links, path.string());
   for (auto& [name, bytes] : bytes_by_path) {
     if (is_hidden(name)) continue;
     const auto size = static_cast<int64_t>(bytes.size());
@@ -260,9 +279,13 @@ FileTree read_archive(const fs::path& path) {
 
 std::string read_maybe_gzip(const fs::path& path) {
   GzipStream stream(path);
+  const int64_t available = available_memory_bytes();
   std::string bytes;
   std::string block(kBlockBytes, '\0');
-  while (const size_t got = stream.read(block.data(), block.size())) bytes.append(block, 0, got);
+  while (const size_t got = stream.read(block.data(), block.size())) {
+    require_memory(bytes.size() + got, available, path);
+    bytes.append(block, 0, got);
+  }
   return bytes;
 }
 

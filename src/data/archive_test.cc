@@ -95,6 +95,19 @@ TEST(Archive, HardLinksHaveTheBytesAndRepeatedNamesTheLast) {
   EXPECT_EQ(tree.read(tree.files[2]), "new");
 }
 
+TEST(Archive, SymbolicLinksAreLeftOutAloud) {
+  const TemporaryFolder folder;
+  folder.write("in/a/1", "one");
+  fs::create_symlink("1", folder.path() / "in/a/2");
+  const fs::path path = folder.path() / "a.tar";
+  ASSERT_EQ(
+      std::system(("tar cf " + path.string() + " -C " + folder.path().string() + " in").c_str()),
+      0);
+  const LogLines log;
+  EXPECT_THAT(paths_of(read_archive(path)), ElementsAre("in/a/1"));
+  EXPECT_THAT(log.text(), HasSubstr("1 symbolic links"));
+}
+
 TEST(Archive, HardLinksToHiddenFilesHaveTheBytes) {
   const TemporaryFolder folder;
   const fs::path path = folder.path() / "a.tar.gz";

@@ -108,11 +108,12 @@ at::Tensor fit_all(const at::Tensor& images, int64_t size) {
   return fitted;
 }
 
-void fit(Dataset& dataset, int64_t image_size) {
+void fit(Dataset& dataset, int64_t image_size, const fs::path& where) {
   const int64_t height = dataset.train.images.size(1);
   const int64_t width = dataset.train.images.size(2);
   dataset.image_size = image_size > 0 ? image_size : automatic_image_size({{height, width}});
   if (height == dataset.image_size && width == dataset.image_size) return;
+  require_memory(dataset.train.size() + dataset.test.size(), dataset.image_size, where);
   for (Split* split : {&dataset.train, &dataset.test}) {
     split->images = fit_all(split->images, dataset.image_size);
   }
@@ -132,7 +133,7 @@ fs::path cache_folder(const LoadOptions& options) {
 Dataset decode_tree(const FileTree& tree, const Source& source) {
   if (const auto place = find_cifar_binary(tree)) {
     Dataset dataset = load_cifar_binary(tree, *place, source.coarse);
-    fit(dataset, source.options.image_size);
+    fit(dataset, source.options.image_size, source.path);
     return dataset;
   }
   for (const SourceFile& file : tree.files) {
@@ -194,7 +195,7 @@ Dataset read_folder(const Source& source) {
   }
   if (const auto idx = find_idx(tree)) {
     Dataset dataset = load_idx_folder(*idx);
-    fit(dataset, source.options.image_size);
+    fit(dataset, source.options.image_size, source.path);
     return dataset;
   }
   if (find_cifar_binary(tree)) return decode_tree(tree, source);  // as fast as a cache
@@ -292,10 +293,16 @@ Dataset load_path(const fs::path& path, const std::string& name, const LoadOptio
   return dataset;
 }
 
+fs::path fetch_known(const KnownDataset& known, const LoadOptions& options) {
+  for (const fs::path& path : find_cut_short(known))
+    log_warning("{} is not used: it has another size than the published file", path.string());
+  return fetch_dataset(known, {.progress = options.fetch_progress});
+}
+
 Dataset load_known(const KnownDataset& known, const LoadOptions& options) {
   std::optional<fs::path> path = find_local(known);
   if (!path) {
-    const fs::path folder = fetch_dataset(known, {.progress = options.fetch_progress});
+    const fs::path folder = fetch_known(known, options);
     path = find_local(known).value_or(folder);
   }
   return load_path(*path, known.name, options);
@@ -312,8 +319,9 @@ Dataset load_auto(const LoadOptions& options) {
   if (find_local(cifar)) return load_known(cifar, options);
   std::string reason;
   try {
-    fetch_dataset(cifar, {.progress = options.fetch_progress});
+    fetch_known(cifar, options);
   } catch (const Error& error) {
+    if (error.kind() == ErrorKind::kUsage || error.kind() == ErrorKind::kDisk) throw;
     reason = error.what();
   }
   if (reason.empty()) return load_known(cifar, options);

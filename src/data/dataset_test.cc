@@ -339,14 +339,24 @@ TEST(Dataset, KnownNamesAreFoundUnderTheDataFolder) {
   EXPECT_EQ(coarse.name, "cifar100-coarse");
 }
 
+TEST(Dataset, AutoFallsBackForNoMistakeInTheSettings) {
+  const Folders folders;
+  const Variable data("SKIPWAY_DATA", folders.data.path());
+  const Variable mirror("SKIPWAY_MIRROR", "/mnt/mirror");
+  EXPECT_THAT(message_of(ErrorKind::kUsage, [&] { load_dataset("auto", folders.options()); }),
+              HasSubstr("SKIPWAY_MIRROR"));
+}
+
 TEST(Dataset, AutoFallsBackToFashionMnistAndSaysSo) {
   const Folders folders;
   const Variable data("SKIPWAY_DATA", folders.data.path());
   const Variable https("https_proxy", "http://127.0.0.1:9");  // nobody listens there
   const Variable http("http_proxy", "http://127.0.0.1:9");
+  folders.data.write("cifar-10-binary.tar.gz", "cut short");
   const LogLines log;
   const Dataset dataset = load_dataset("auto", folders.options());
   EXPECT_EQ(dataset.name, "fashion-mnist");
+  EXPECT_THAT(log.text(), HasSubstr("cifar-10-binary.tar.gz is not used"));
   EXPECT_EQ(dataset.source, kFashionMnist);
   EXPECT_EQ(dataset.image_size, 28);
   EXPECT_EQ(dataset.train.size(), 60000);

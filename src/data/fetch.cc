@@ -308,7 +308,12 @@ Outcome Transfer::run() {
   if (error_) std::rethrow_exception(error_);
 
   outcome.went_on_from_part = offset_ > 0;
-  if (code == CURLE_OK) {
+  // Of a body without a length the end of the connection is the end.
+  const bool short_of_end = code == CURLE_OK && bytes_done_ < file_.bytes;
+  if (short_of_end) {
+    outcome.reason = fmt::format("broke off after {} of {} bytes", bytes_done_, file_.bytes);
+    outcome.ask_again = received_ > 0;
+  } else if (code == CURLE_OK) {
     report_progress(true);
   } else if (!refusal_.empty()) {
     outcome.reason = refusal_;

@@ -4,8 +4,12 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <netinet/in.h>
+#include <sys/socket.h>
+#include <unistd.h>
 
 #include <cstdlib>
+#include <thread>
 
 #include "base/error.h"
 #include "base/for_test.h"
@@ -70,6 +74,50 @@ TEST_F(Fetch, AMirrorOfOnesOwnComesFirst) {
   const size_t own = message.find("http://127.0.0.1:2/mine/file.bin");
   ASSERT_NE(own, std::string::npos);
   EXPECT_LT(own, message.find(kNobody));
+}
+
+// Says that all is well, without a length, sends some bytes and hangs up, to each who asks.
+class HangsUp {
+ public:
+  explicit HangsUp(std::string bytes) : answer_("HTTP/1.0 200 OK\r\n\r\n" + std::move(bytes)) {
+    sockaddr_in address{};
+    address.sin_family = AF_INET;
+    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    socklen_t size = sizeof(address);
+    EXPECT_EQ(bind(socket_, reinterpret_cast<sockaddr*>(&address), size), 0);
+    EXPECT_EQ(getsockname(socket_, reinterpret_cast<sockaddr*>(&address), &size), 0);
+    EXPECT_EQ(listen(socket_, 8), 0);
+    url = "http://127.0.0.1:" + std::to_string(ntohs(address.sin_port)) + "/file.bin";
+    thread_ = std::thread([this] {
+      for (int client; (client = accept(socket_, nullptr, nullptr)) >= 0; close(client)) {
+        char request[4096];
+        EXPECT_GT(read(client, request, sizeof(request)), 0);
+        EXPECT_EQ(write(client, answer_.data(), answer_.size()), std::ssize(answer_));
+      }
+    });
+  }
+  ~HangsUp() {
+    shutdown(socket_, SHUT_RDWR);
+    thread_.join();
+    close(socket_);
+  }
+  HangsUp(const HangsUp&) = delete;
+  HangsUp& operator=(const HangsUp&) = delete;
+
+  std::string url;
+
+ private:
+  const std::string answer_;
+  const int socket_ = socket(AF_INET, SOCK_STREAM, 0);
+  std::thread thread_;
+};
+
+TEST_F(Fetch, ABodyThatBreaksOffIsNotTakenForAnotherFile) {
+  const HangsUp server("rig");
+  file_.urls = {server.url};
+  const Error error = failure();
+  EXPECT_EQ(error.kind(), ErrorKind::kData);
+  EXPECT_THAT(error.what(), HasSubstr("broke off after 3 of 5 bytes"));
 }
 
 TEST_F(Fetch, AMirrorThatIsNoWebAddressIsRefused) {

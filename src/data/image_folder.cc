@@ -90,7 +90,10 @@ Layout find_layout(const FileTree& tree) {
   // Without train/, "valid" beside "invalid" is a class.
   const auto is_divided = [&] {
     const auto is_test = [](const std::string& name) { return !test_name({name}).empty(); };
-    return contains(names, "train") || (!names.empty() && std::ranges::all_of(names, is_test));
+    const auto is_part = [&](const std::string& name) { return name == "train" || is_test(name); };
+    if (!names.empty() && std::ranges::all_of(names, is_part)) return true;
+    // Beside other folders "train" may be a class, of images alone.
+    return contains(names, "train") && !subfolders(tree, root + "train/").empty();
   };
   if (names.size() == 1 && !is_divided() && !subfolders(tree, names[0] + "/").empty()) {
     root = names[0] + "/";  // one folder around all
@@ -200,16 +203,6 @@ Split decode(const FileTree& tree, std::vector<Job>& jobs, int64_t size) {
   return split;
 }
 
-void check_memory(int64_t count, int64_t size, const FileTree& tree) {
-  const double needed = static_cast<double>(count) * static_cast<double>(size * size * 3);
-  const auto available = static_cast<double>(available_memory_bytes());
-  if (needed < available) return;
-  fail(ErrorKind::kMemory, "image_folder",
-       "expected decoded images that fit in {:.1f} GB of free memory, got {} of {} x {} pixels, "
-       "{:.1f} GB, at {}; choose a smaller image size",
-       available / 1e9, count, size, size, needed / 1e9, tree.root.string());
-}
-
 void keep_bad_files(const std::vector<Job>& jobs, std::vector<BadFile>& bad_files) {
   for (const Job& job : jobs) {
     if (!job.reason.empty()) bad_files.push_back({job.file->path, job.reason, job.unreadable});
@@ -223,6 +216,16 @@ bool is_image_name(std::string_view path) {
   std::ranges::transform(extension, extension.begin(),
                          [](unsigned char c) { return std::tolower(c); });
   return extension == ".jpg" || extension == ".jpeg" || extension == ".png";
+}
+
+void require_memory(int64_t count, int64_t size, const std::filesystem::path& where) {
+  const double needed = static_cast<double>(count) * static_cast<double>(size * size * 3);
+  const auto available = static_cast<double>(available_memory_bytes());
+  if (needed < available) return;
+  fail(ErrorKind::kMemory, "data",
+       "expected decoded images that fit in {:.1f} GB of free memory, got {} of {} x {} pixels, "
+       "{:.1f} GB, at {}; choose a smaller image size",
+       available / 1e9, count, size, size, needed / 1e9, where.string());
 }
 
 int64_t automatic_image_size(const std::vector<ImageShape>& shapes) {
@@ -260,7 +263,7 @@ Dataset load_image_folder(const FileTree& tree, int64_t image_size) {
   Dataset dataset;
   if (!shapes.empty()) {
     dataset.image_size = image_size > 0 ? image_size : automatic_image_size(shapes);
-    check_memory(static_cast<int64_t>(count), dataset.image_size, tree);
+    require_memory(static_cast<int64_t>(count), dataset.image_size, tree.root);
     dataset.train = decode(tree, train.jobs, dataset.image_size);
     dataset.test = decode(tree, test.jobs, dataset.image_size);
   }
@@ -273,6 +276,18 @@ Dataset load_image_folder(const FileTree& tree, int64_t image_size) {
          "{}",
          tree.root.string(), count, dataset.bad_files.front().reason);
   }
+  // Else the other part would be divided, or taken for this one.
+  const auto require_images = [&tree](const Part& part, const Split& split) {
+    if (split.size() > 0) return;
+    fail(ErrorKind::kData, "image_folder",
+         "expected images in {}, got {}; mend that folder or take it away",
+         (tree.root / part.root).string(),
+         part.jobs.empty() ? "none"
+                           : fmt::format("{} broken files; the first: {}", part.jobs.size(),
+                                         part.jobs.front().reason));
+  };
+  if (!train.jobs.empty()) require_images(train, dataset.train);
+  if (!test.root.empty()) require_images(test, dataset.test);
   return dataset;
 }
 

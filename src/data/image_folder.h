@@ -2,6 +2,7 @@
 // train and test when it has none; see dataset.h.
 #pragma once
 #include <cstdint>
+#include <filesystem>
 #include <string_view>
 #include <vector>
 
@@ -23,9 +24,12 @@ bool is_image_name(std::string_view path);
 /// their bytes. Other files are left out and counted in the log; images that cannot be decoded go
 /// to bad_files. A class folder without images stays a class.
 /// image_size 0 is chosen as LoadOptions says; images come as [n, size, size, 3].
-/// Errors: kData when there are no classes or images, all images are bad, train and test have
-/// different classes; kMemory when the decoded images would not fit.
+/// Errors: kData when there are no classes or images, all images of a part are bad, train and test
+/// have different classes; kMemory when the decoded images would not fit.
 Dataset load_image_folder(const FileTree& tree, int64_t image_size);
+
+/// Errors: kMemory, naming `where`, when so many images of that side [pixels] would not fit.
+void require_memory(int64_t count, int64_t size, const std::filesystem::path& where);
 
 /// The side that LoadOptions::image_size 0 stands for. `shapes` must not be empty.
 int64_t automatic_image_size(const std::vector<ImageShape>& shapes);

@@ -74,6 +74,8 @@ TEST(ImageFolder, AcceptsEveryLayout) {
       {{"wrap/a/1.png", "wrap/b/2.png"}, 2, 0, "a"},
       {{"wrap/a/1.png", "wrap/b/2.png", "wrap/preview.png", "README"}, 2, 0, "a"},
       {{"a/1.png", "a/2.png"}, 2, 0, "a"},
+      {{"train/1.png", "bus/2.png"}, 2, 0, "bus"},
+      {{"train/a/1.png", "other/b/2.png"}, 1, 0, "a"},
   };
   for (const Case& layout : cases) {
     const TemporaryFolder folder;
@@ -126,6 +128,21 @@ TEST(ImageFolder, NothingButBrokenImagesIsAnError) {
   folder.write("b/2.jpg", "text");
   EXPECT_THAT(message_of(ErrorKind::kData, [&] { load(folder); }),
               AllOf(HasSubstr("2 broken files"), HasSubstr("a/1.jpg")));
+}
+
+TEST(ImageFolder, APartOfNothingButBrokenImagesIsAnErrorToo) {
+  for (const auto& [good, bad] :
+       {std::pair("train/a/1.png", "test/a/1.png"), std::pair("test/a/1.png", "train/a/1.png")}) {
+    const TemporaryFolder folder;
+    folder.write(good, png(1));
+    folder.write(bad, "text");
+    EXPECT_THAT(message_of(ErrorKind::kData, [&] { load(folder); }),
+                AllOf(HasSubstr(fs::path(bad).begin()->string()), HasSubstr("1 broken files")));
+  }
+  const TemporaryFolder folder;
+  folder.write("train/a/1.png", png(1));
+  folder.write("test/a/1.webp", "another kind");
+  EXPECT_THAT(message_of(ErrorKind::kData, [&] { load(folder); }), HasSubstr("got none"));
 }
 
 TEST(ImageFolder, OtherFilesAreCountedInTheLog) {

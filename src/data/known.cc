@@ -138,6 +138,15 @@ std::optional<fs::path> find_local(const KnownDataset& dataset) {
   return std::nullopt;
 }
 
+std::vector<fs::path> find_cut_short(const KnownDataset& dataset) {
+  const fs::path data = data_directory();
+  std::vector<fs::path> found;
+  for (const KnownFile& file : dataset.files)
+    for (const fs::path& path : {data / dataset.folder / file.name, data / file.name})
+      if (is_file(path) && !is_whole(path, file)) found.push_back(path);
+  return found;
+}
+
 const KnownWeights& known_weights(const std::string& name) {
   const auto& all = all_known_weights();
   const auto found = std::ranges::find(all, name, &KnownWeights::name);

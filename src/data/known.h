@@ -40,6 +40,9 @@ const KnownDataset* find_known_dataset(std::string_view name);
 ///   DATA/<folder>/<file>  DATA/<file>  DATA/<folder>/<unpacked_folder>  DATA/<unpacked_folder>
 std::optional<std::filesystem::path> find_local(const KnownDataset& dataset);
 
+/// Files where find_local() looks for an archive, which have the name but not the full size.
+std::vector<std::filesystem::path> find_cut_short(const KnownDataset& dataset);
+
 /// A residual network's weights as torchvision publishes them, trained on ImageNet's 1000 classes.
 struct KnownWeights {
   std::string name;   // "resnet50", "resnet50-v2" (a longer recipe, more accurate on ImageNet)

@@ -30,9 +30,9 @@ struct Residual {
 void normalise(const Map& map, const void* src, const float* scale, const float* shift,
                const Residual& residual, bool relu, void* dst, const Threads& threads);
 
-/// dst = gelu(scale * src + shift), x times the normal distribution's share below x; within 1e-7 of
-/// its larger values in fp32. scale and shift [c]; dst may be src. Source of the polynomial:
-/// Abramowitz and Stegun, Handbook of Mathematical Functions, 7.1.26.
+/// dst = gelu(scale * src + shift), x times the normal distribution's share below x; within
+/// 5e-7 and 4e-7 of |z| in fp32, z = scale * src + shift. scale and shift [c]; dst may be src.
+/// Source of the polynomial: Abramowitz and Stegun, Handbook of Mathematical Functions, 7.1.26.
 void normalise_gelu(const Map& map, const void* src, const float* scale, const float* shift,
                     void* dst, const Threads& threads);
 

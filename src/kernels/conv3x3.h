@@ -82,8 +82,8 @@ struct ForwardArguments {
 void forward(const ConvShape& shape, Numbers numbers, const ForwardArguments& arguments,
              void* workspace, const Threads& threads);
 
-/// Transforms the weights [k,3,3,c] once for many forward passes, of any number of images, into
-/// prepared_bytes(), aligned to 64.
+/// Transforms the weights [k,3,3,c] once for many forward passes, of any number of images for which
+/// prepared_bytes() is the same, into so many bytes, aligned to 64.
 size_t prepared_bytes(const ConvShape& shape, Numbers numbers);
 void prepare(const ConvShape& shape, Numbers numbers, const float* weights, void* prepared,
              const Threads& threads);

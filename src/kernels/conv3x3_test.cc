@@ -56,7 +56,8 @@ std::vector<Case> cases() {
       {2, 32, 32, 64, 128, 3, 2}, {3, 16, 16, 128, 256, 3, 2}, {4, 8, 8, 256, 512, 3, 2},
       {1, 1, 1, 16, 16, 3, 2},    {3, 5, 7, 16, 48, 3, 2},     {1, 2, 3, 32, 16, 3, 2},
       {5, 32, 32, 32, 16, 3, 2},  {3, 4, 4, 144, 208},         {2, 8, 8, 144, 208, 3, 2},
-      {5, 2, 2, 144, 208},        {128, 2, 2, 64, 64},
+      {5, 2, 2, 144, 208},        {128, 2, 2, 64, 64},         {5, 4, 4, 512, 512},
+      {5, 4, 4, 144, 208},        {1, 5, 7, 16, 48},
   };
   std::vector<Case> all;
   for (const std::string& set : instruction_sets())
@@ -264,9 +265,9 @@ INSTANTIATE_TEST_SUITE_P(All, Conv3x3, testing::ValuesIn(cases()),
 // Each thread's share is another one, and some have none. Where there are many channels and few
 // pixels, threads share a block.
 TEST(Conv3x3Threads, AnyNumberGivesTheDirectSum) {
-  for (const ConvShape& s :
-       {ConvShape{5, 9, 7, 16, 48, 3, 1}, ConvShape{5, 9, 7, 16, 48, 3, 2},
-        ConvShape{3, 4, 4, 512, 512, 3, 1}, ConvShape{3, 4, 4, 256, 320, 3, 2}}) {
+  for (const ConvShape& s : {ConvShape{5, 9, 7, 16, 48, 3, 1}, ConvShape{5, 9, 7, 16, 48, 3, 2},
+                             ConvShape{5, 4, 4, 512, 512, 3, 1}, ConvShape{3, 4, 4, 512, 512, 3, 1},
+                             ConvShape{3, 4, 4, 256, 320, 3, 2}}) {
     for (const Type type : {Type::kFp32, Type::kBf16}) {
       const Numbers numbers{type, type};
       const int64_t out_values = s.n * s.out_h() * s.out_w() * s.k;
@@ -307,7 +308,7 @@ TEST(Conv3x3Nan, PassesEveryRelu) {
     ASSERT_TRUE(use_instruction_set(set));
     for (const Numbers numbers :
          {Numbers{}, Numbers{Type::kBf16, Type::kFp32}, Numbers{Type::kBf16, Type::kBf16}}) {
-      for (const ConvShape& s : {ConvShape{1, 5, 6, 16, 16}, ConvShape{1, 2, 2, 16, 16},
+      for (const ConvShape& s : {ConvShape{1, 9, 6, 16, 16}, ConvShape{1, 2, 2, 16, 16},
                                  ConvShape{1, 5, 6, 16, 16, 3, 2}}) {
         Stored src(numbers.maps, random_values(s.h * s.w * s.c, 1)),
             dst(numbers.maps, s.out_h() * s.out_w() * s.k);
@@ -346,7 +347,7 @@ TEST(Conv3x3Nan, PassesEveryRelu) {
 TEST(Conv3x3Nan, LetsTheGradientPass) {
   for (const std::string& set : instruction_sets()) {
     ASSERT_TRUE(use_instruction_set(set));
-    for (const ConvShape& s : {ConvShape{1, 5, 6, 16, 16}, ConvShape{1, 2, 2, 16, 16},
+    for (const ConvShape& s : {ConvShape{1, 9, 6, 16, 16}, ConvShape{1, 2, 2, 16, 16},
                                ConvShape{1, 5, 6, 16, 16, 3, 2}}) {
       const int64_t pixels = s.h * s.w;
       const std::vector<float> src = random_values(pixels * s.c, 1),

@@ -132,7 +132,7 @@ struct Product {
 // 128 words of 64 columns are 32 KiB: the part of B that stays in the first-level cache while the
 // rows pass over it.
 constexpr int64_t kDepthPart = 128;
-constexpr int64_t kLineBytes = 64;  // of the caches
+constexpr size_t kLineBytes = 64;  // of the caches
 
 // kRows * kVectors sums live in registers: 24 of 32 (AVX-512), 12 of 16 (AVX2). Two vectors of B
 // and one of A are in flight. Eight sums hide the latency of four cycles at two a cycle. Each step
@@ -181,9 +181,11 @@ constexpr int kMaxVectors = 2;
 template <class Op, int kVectors>
 void strip(const Product& p, const float* a, const float* b, int64_t b_step, int64_t depth,
            float* c, bool add, int64_t column) {
+  // One group is enough where all vectors of a step are one line.
+  constexpr int64_t kFetching = kVectors * sizeof(V) > kLineBytes ? 12 : 6;
   int64_t row = 0;
   const auto fetch = [&](auto lines, const void* next, int64_t step_bytes) {
-    for (; row < 12 && row + 6 <= p.rows; row += 6)
+    for (; row < std::min(kFetching, p.rows - 5); row += 6)
       micro_kernel<Op, 6, kVectors, lines>(
           depth, a + row * p.a_row, p.a_row, p.a_step, b, b_step, c + row * p.c_row, p.c_row, add,
           static_cast<const char*>(next) + row / 6 * lines * kLineBytes, step_bytes);

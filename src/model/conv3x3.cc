@@ -344,7 +344,8 @@ at::Tensor convolution(const at::Tensor& src, const at::Tensor& weight, int64_t 
   const bool training =
       at::GradMode::is_enabled() && (map.requires_grad() || filters.requires_grad());
   const ConvMethod method =
-      kernels.method(shape_of(map.sizes(), filters, 1, padding), type_of(map), training);
+      kernels.method(shape_of(map.sizes(), filters, 1, padding), type_of(map), training,
+                     /*prepared=*/false);
   return ConvolutionFunction::apply(map, filters, padding, method);
 }
 

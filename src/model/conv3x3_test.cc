@@ -285,19 +285,19 @@ TEST(ConvChain, InferenceFollowsChangedWeights) {
   }
 }
 
-// Maps of 2x2 have tiles of their own, so other transformed weights.
-TEST(ConvChain, InferenceFollowsTheSizeOfTheMap) {
+// Maps of 2x2, and few tiles, have tiles of their own, so other transformed weights.
+TEST(ConvChain, InferenceFollowsTheSizeAndNumberOfTheMaps) {
   const ConvChain made = make_chain(kBlocks[0]);
   const at::NoGradGuard no_grad;
   for (const char* word : {"winograd", "torch", "reference"}) {
     ConvChain chain = made;
     KernelChoice kernels(word);
-    for (const int64_t side : {2, 4, 2}) {
-      const at::Tensor src = at::randn({3, 32, side, side});
+    for (const auto& [images, side] : {std::pair(5, 2), {5, 4}, {1, 4}, {5, 4}, {5, 2}}) {
+      const at::Tensor src = at::randn({images, 32, side, side});
       EXPECT_LT(relative_error(conv_chain(chain, src, false, kernels),
                                by_libtorch(chain, src, /*training=*/false)),
                 1e-5)
-          << word << ", " << side;
+          << word << ", " << images << " of " << side;
     }
   }
 }

@@ -50,30 +50,33 @@ std::vector<ConvMethod> candidates(const ConvShape& s, Type type, const std::str
   return methods;
 }
 
-// The shortest of three runs, or of as many as take 10 ms, in which the system may have both
-// threads on one core; after one that touches memory for the first time. Of two, where they take
-// twice `best_s` already: one alone may have waited for memory.
+// The shortest of so many runs, after one that touches memory for the first time; of two, where
+// they take twice `best_s` already. One alone may have waited for memory.
 template <class Run>
-double shortest_s(const Run& run, double best_s = std::numeric_limits<double>::infinity()) {
-  constexpr double kEnough_s = 0.01;
+double shortest_s(int runs, const Run& run,
+                  double best_s = std::numeric_limits<double>::infinity()) {
   run();
-  double shortest = std::numeric_limits<double>::infinity(), sum_s = 0;
-  for (int i = 0; i < 3 || sum_s < kEnough_s; ++i) {
+  double shortest = std::numeric_limits<double>::infinity();
+  for (int i = 0; i < runs; ++i) {
     const Stopwatch watch;
     run();
-    const double seconds = watch.seconds();
-    shortest = std::min(shortest, seconds), sum_s += seconds;
-    if (i > 0 && sum_s >= kEnough_s && shortest > 2 * best_s) break;
+    shortest = std::min(shortest, watch.seconds());
+    if (i > 0 && shortest > 2 * best_s) break;
   }
   return shortest;
 }
+constexpr int kRuns = 3, kShortRuns = 8;  // the short ones, of inference, are disturbed more
 
-double measure_method_s(ConvMethod method, const ConvShape& s, const at::Tensor& src,
-                        const at::Tensor& weight, bool training, double best_s) {
-  if (!training) {
-    const PreparedConv conv = prepare(s, src.scalar_type(), method, weight, at::zeros({s.k}));
-    return shortest_s([&] { infer(conv, s, src, {}, /*relu=*/true); }, best_s);
-  }
+double measure_inference_s(ConvMethod method, const ConvShape& s, const at::Tensor& src,
+                           const at::Tensor& weight, bool prepared, double best_s) {
+  const auto conv = [&] { return prepare(s, src.scalar_type(), method, weight, at::zeros({s.k})); };
+  const PreparedConv once = conv();
+  return shortest_s(
+      kShortRuns, [&] { infer(prepared ? once : conv(), s, src, {}, /*relu=*/true); }, best_s);
+}
+
+double measure_training_s(ConvMethod method, const ConvShape& s, const at::Tensor& src,
+                          const at::Tensor& weight, double best_s) {
   const auto k = static_cast<size_t>(s.k);
   TwoSums sums(s.k);
   const BackwardCoefficients coefficients{std::vector<float>(k, 1), std::vector<float>(k),
@@ -84,7 +87,7 @@ double measure_method_s(ConvMethod method, const ConvShape& s, const at::Tensor&
     convolve_backward(method, s, src, {}, weight, dst, dst, &coefficients, grad_src, false,
                       nullptr);
   };
-  return shortest_s(run, best_s);
+  return shortest_s(kRuns, run, best_s);
 }
 
 // Muon's step in KernelChoice::chosen(): the type of its products.
@@ -105,7 +108,7 @@ double measure_muon_s(Type products) {
   const at::Tensor memory =
       at::empty({static_cast<int64_t>(kernels::muon_workspace_bytes(matrices, 1))}, at::kByte);
   return shortest_s(
-      [&] { kernels::muon_step(matrices, {}, products, memory.mutable_data_ptr(), {}); });
+      kRuns, [&] { kernels::muon_step(matrices, {}, products, memory.mutable_data_ptr(), {}); });
 }
 
 }  // namespace
@@ -115,7 +118,7 @@ const std::vector<std::string>& KernelChoice::words() {
   return all;
 }
 
-ConvMethod KernelChoice::method(const ConvShape& s, Type type, bool training) {
+ConvMethod KernelChoice::method(const ConvShape& s, Type type, bool training, bool prepared) {
   constexpr int64_t kFew = 8;  // images, for which weights count more than maps
   std::string key =
       fmt::format("{}x{} stride {}, {} to {} channels, {}x{}, {}", s.size, s.size, s.stride, s.c,
@@ -141,7 +144,7 @@ ConvMethod KernelChoice::method(const ConvShape& s, Type type, bool training) {
     const at::ScalarType map_type = type == Type::kBf16 ? at::kBFloat16 : at::kFloat;
     // While it is measured a layer finds its weights in the cache, later those of others: of few
     // images the method that reads fewest has the margin.
-    if (few)
+    if (few && prepared)
       std::ranges::stable_sort(methods, {}, [&](ConvMethod method) {
         return method == ConvMethod::kTorch ? SIZE_MAX : prepared_bytes(s, map_type, method);
       });
@@ -151,7 +154,10 @@ ConvMethod KernelChoice::method(const ConvShape& s, Type type, bool training) {
     const at::Tensor src = as_map(varied_map(part.n, s.c, s.h, s.w), map_type);
     const at::Tensor weight = varied_map(s.k, s.c, s.size, s.size);
     for (const ConvMethod method : methods) {
-      const double seconds = measure_method_s(method, part, src, weight, training, shortest);
+      if (!training && method == ConvMethod::kDirectBf16x2Winograd) continue;  // kDirectBf16x2
+      const double seconds =
+          training ? measure_training_s(method, part, src, weight, shortest)
+                   : measure_inference_s(method, part, src, weight, prepared, shortest);
       measured_s_[key][name_of(method)] = seconds;
       if (seconds < kMargin * shortest) best = method, shortest = seconds;
     }

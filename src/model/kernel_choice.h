@@ -15,10 +15,11 @@ namespace skipway {
 class KernelChoice {
  public:
   /// The words that `--kernel` takes: auto measures all but the reference, and takes a later one of
-  /// ConvMethod for a gain of 15 % only; winograd takes Skipway's own, with products in fp32,
-  /// torch LibTorch's, and reference the slow sums that the others are held to, all three without
-  /// measuring, so that two runs have the same bits. What LibTorch's makes its neighbours in a
-  /// block do themselves, normalising and adding up, is not measured.
+  /// ConvMethod, or for few images one that reads more weights, for a gain of 15 % only; winograd
+  /// takes Skipway's own, with products in fp32, torch LibTorch's, and reference the slow sums that
+  /// the others are held to, all three without measuring, so that two runs have the same bits. What
+  /// LibTorch's makes its neighbours in a block do themselves, normalising and adding up, is not
+  /// measured.
   static const std::vector<std::string>& words();
 
   explicit KernelChoice(std::string word) : word_(std::move(word)) {}
@@ -27,8 +28,10 @@ class KernelChoice {
   /// Measures at the first call with a shape and type, some hundredths of a second. The number of
   /// images counts only where inference has few, which each process measures for itself.
   /// `training`: forward and backward pass, else forward alone; where training has chosen already,
-  /// inference takes the same.
-  ConvMethod method(const kernels::ConvShape& shape, kernels::Type type, bool training);
+  /// inference takes the same. `prepared`: inference has weights from prepare(), else it prepares
+  /// them in each pass.
+  ConvMethod method(const kernels::ConvShape& shape, kernels::Type type, bool training,
+                    bool prepared = true);
 
   /// The type of the products in Muon's step (kernels/muon.h) where maps are bf16: measured at the
   /// first call with auto, some hundredths of a second, else fp32.

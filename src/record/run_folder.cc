@@ -115,6 +115,12 @@ std::string value_in_file(const char* path, std::string_view key, char separator
   return "";
 }
 
+// Whether what every reader looks at is of the type that a run writes.
+bool is_of_a_run(const Json& line) {
+  const auto event = line.find("event"), step = line.find("step");
+  return (event == line.end() || event->is_string()) && (step == line.end() || step->is_number());
+}
+
 }  // namespace
 
 void RunFolder::require_free(const fs::path& requested, std::string_view flag) {
@@ -228,7 +234,7 @@ std::vector<Json> RunFolder::read_metrics() const {
     Json line = Json::parse(text.begin() + static_cast<ptrdiff_t>(begin),
                             text.begin() + static_cast<ptrdiff_t>(end), nullptr, false);
     if (line.is_object()) {
-      lines.push_back(std::move(line));
+      if (is_of_a_run(line)) lines.push_back(std::move(line));
     } else if (text.find('\n', end + 1) != std::string::npos) {
       fail(ErrorKind::kData, "run",
            "expected a JSON object in line {} of {}, got {}; take that line out",

@@ -60,8 +60,9 @@ class RunFolder {
 
   /// Appends one line to metrics.jsonl, flushed. Errors: kDisk.
   void append_metrics(const nlohmann::ordered_json& line) const;
-  /// All whole lines of metrics.jsonl (a last line cut off by a crash is left out). Errors: kData
-  /// for a damaged line before the last.
+  /// All whole lines of metrics.jsonl (a last line cut off by a crash is left out, and so is one
+  /// whose event is no text or whose step is no number). Errors: kData for a damaged line before
+  /// the last.
   std::vector<nlohmann::ordered_json> read_metrics() const;
 
  private:

@@ -172,6 +172,18 @@ TEST_F(RunFolderTest, ALineCutOffByACrashIsLeftOutAndWrittenOver) {
   EXPECT_EQ(run.read_metrics()[1]["step"], 3);
 }
 
+TEST_F(RunFolderTest, LinesThatNoRunWritesAreLeftOut) {
+  const RunFolder run = RunFolder::create({});
+  std::ofstream(run.metrics_jsonl()) << R"({"event":3})"
+                                     << "\n"
+                                     << R"({"step":"4"})"
+                                     << "\n"
+                                     << R"({"event":"epoch"})"
+                                     << "\n";
+  ASSERT_EQ(run.read_metrics().size(), 1U);
+  EXPECT_EQ(run.read_metrics()[0]["event"], "epoch");
+}
+
 TEST_F(RunFolderTest, ADamagedLineBeforeTheLastIsNamed) {
   const RunFolder run = RunFolder::create({});
   std::ofstream(run.metrics_jsonl()) << "{\"step\":1}\n{\"st\n{\"step\":3}\n";

@@ -17,6 +17,7 @@
 #include "base/error.h"
 #include "base/files.h"
 #include "record/complaint.h"
+#include "record/foreign_tensor.h"
 
 namespace skipway {
 namespace {
@@ -34,8 +35,6 @@ constexpr std::pair<at::ScalarType, std::string_view> kTypes[] = {
     {at::kDouble, "F64"}, {at::kFloat, "F32"}, {at::kHalf, "F16"},  {at::kBFloat16, "BF16"},
     {at::kLong, "I64"},   {at::kInt, "I32"},   {at::kShort, "I16"}, {at::kChar, "I8"},
     {at::kByte, "U8"},    {at::kBool, "BOOL"}};
-
-constexpr size_t kMaxDims = 64;  // LibTorch's
 
 // One tensor as the header describes it, checked.
 struct Entry {
@@ -206,9 +205,7 @@ SafetensorsFile read_safetensors(const fs::path& path) {
   for (const Entry& entry : entries) {
     at::Tensor tensor = at::empty(entry.shape, at::TensorOptions().dtype(entry.type));
     read(tensor.data_ptr(), tensor.nbytes());
-    const auto* bytes = static_cast<const uint8_t*>(tensor.const_data_ptr());
-    if (entry.type == at::kBool &&
-        std::any_of(bytes, bytes + tensor.nbytes(), [](uint8_t byte) { return byte > 1; }))
+    if (entry.type == at::kBool && !are_bools(tensor.const_data_ptr(), tensor.nbytes()))
       complain("expected bytes 0 and 1 in the BOOL tensor \"{}\"", entry.name);
     result.tensors.emplace_back(entry.name, std::move(tensor));
   }

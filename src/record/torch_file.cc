@@ -21,6 +21,7 @@
 #include "base/error.h"
 #include "base/files.h"
 #include "record/complaint.h"
+#include "record/foreign_tensor.h"
 #include "record/pickle.h"
 
 namespace skipway {
@@ -45,7 +46,6 @@ constexpr const char* kParameter = "torch.nn.parameter.Parameter";
 constexpr int kMaxDepth = 4;  // of dicts in dicts; checkpoints have two
 constexpr int64_t kMaxVisits = 1'000'000;
 constexpr size_t kMaxNameBytes = 100'000'000;  // of all names together; a tensor's is kept twice
-constexpr size_t kMaxDims = 64;                // as PyTorch's reductions have it
 // The last eight bytes of the number that the old form begins with.
 constexpr auto kOldMagic = static_cast<int64_t>(0xa86a20f9469cfc6c);
 
@@ -183,9 +183,8 @@ class TensorBuilder {
     if (bytes % width != 0 || bytes / width != id[4]->integer)
       complain_("expected {} elements of {} in the storage of \"{}\", got {} bytes", id[4]->integer,
                 type->second, name, bytes);
-    const auto* values = found->second.const_data_ptr<uint8_t>();
     if (type->first == at::kBool &&
-        std::any_of(values, values + bytes, [](uint8_t byte) { return byte > 1; }))
+        !are_bools(found->second.const_data_ptr(), static_cast<size_t>(bytes)))
       complain_("expected bytes 0 and 1 in the BoolStorage of \"{}\"", name);
     return found->second.view(type->first);
   }

@@ -282,7 +282,7 @@ std::string stopped(const RunFolder& run, const History& history) {
       "<div class=\"warn\"><p><b>This run {}.</b> What follows stops {}, so there is no final "
       "accuracy.</p>\n<pre>./skipway {} {}</pre></div>\n",
       history.gave_up ? "gave up, because its loss diverged" : "is not finished", how_far,
-      history.gave_up ? "diagnose" : "resume", escaped(run.path().string()));
+      history.gave_up ? "diagnose" : "resume", escaped(shell_quoted(run.path().string())));
 }
 
 // ---- classes ----

@@ -44,13 +44,15 @@ class Report : public testing::Test {
                          {"per_class", per_class},
                          {"confusion", confusion}});
   }
+  // For the shell, in a page.
+  static std::string quoted(const fs::path& path) { return "&#39;" + path.string() + "&#39;"; }
   std::string page() const {
     write_report(run_);
     return read_file(run_.report_html());
   }
 
   TemporaryFolder folder_;
-  RunFolder run_ = RunFolder::create(folder_.path());
+  RunFolder run_ = RunFolder::create(folder_ / "my run");
 };
 
 TEST_F(Report, ShowsResultCurvesClassesConfigurationAndMachine) {
@@ -66,7 +68,7 @@ TEST_F(Report, ShowsResultCurvesClassesConfigurationAndMachine) {
         "14 min 53 s", "415,000", "winograd/avx512_bf16", "lr = 0.15  # recipe budget", "Z80",
         "65.54 GB", "epoch 2: 1.250", "epoch 2: 80.00", "cat as dog: 25", "75.00 %"})
     EXPECT_THAT(html, HasSubstr(text));
-  EXPECT_THAT(html, HasSubstr("--config " + run_.config_toml().string()));
+  EXPECT_THAT(html, HasSubstr("--config " + quoted(run_.config_toml())));
   EXPECT_THAT(html, Not(HasSubstr("not finished")));
 }
 
@@ -106,7 +108,7 @@ TEST_F(Report, ARunThatStoppedSaysSoAndShowsHowFarItCame) {
   const std::string html = page();
   EXPECT_THAT(html, HasSubstr("not finished"));
   EXPECT_THAT(html, HasSubstr("after epoch 2, step 782, 3 min 20 s in"));
-  EXPECT_THAT(html, HasSubstr("skipway resume " + run_.path().string()));
+  EXPECT_THAT(html, HasSubstr("skipway resume " + quoted(run_.path())));
   EXPECT_THAT(html, HasSubstr("epoch 1: 1.500"));
 }
 
@@ -114,7 +116,7 @@ TEST_F(Report, ARunThatGaveUpIsNotToBeResumedBlindly) {
   add_epoch(1, 1.5);
   run_.append_metrics({{"event", "gave_up"}, {"step", 400}});
   EXPECT_THAT(page(),
-              AllOf(HasSubstr("gave up"), HasSubstr("skipway diagnose " + run_.path().string())));
+              AllOf(HasSubstr("gave up"), HasSubstr("skipway diagnose " + quoted(run_.path()))));
   add_epoch(2, 1.25);  // of a resume
   EXPECT_THAT(page(), HasSubstr("not finished"));
 }

@@ -26,8 +26,7 @@ void Budget::set_costs(const std::vector<double>& costs) {
 }
 
 void Budget::observe_step(int64_t step, size_t part, double step_s) {
-  const double factor = static_cast<double>(step) < early_steps_ ? early_factor_ : 1;
-  recent_.push_back(step_s / (parts_[part].cost * factor));
+  recent_.push_back(step_s / (parts_[part].cost * early_factor(step)));
   if (recent_.size() > kWindow) recent_.pop_front();
 }
 

@@ -45,13 +45,18 @@ class Budget {
   /// `step`. Before the first observation: INT64_MAX.
   int64_t total_steps(int64_t step, size_t part, double now_s) const;
   /// Time of a step, after the recent ones [s]; 0 before the first observation.
-  double step_s(size_t part) const { return parts_[part].cost * seconds_of_cost(); }
+  double step_s(int64_t step, size_t part) const {
+    return parts_[part].cost * early_factor(step) * seconds_of_cost();
+  }
   /// Until the end of a run of `total` steps, what comes after training included [s].
   double left_s(int64_t step, size_t part, int64_t total) const;
   /// The part of left_s() that comes after training [s].
   double reserve_left_s() const { return seconds_of_cost() * reserve_cost_ + reserve_s_; }
 
  private:
+  double early_factor(int64_t step) const {
+    return static_cast<double>(step) < early_steps_ ? early_factor_ : 1;
+  }
   double seconds_of_cost() const;  // mean of the recent steps
   double cost_left(double step, size_t part, double total) const;
 

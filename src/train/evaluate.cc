@@ -42,8 +42,9 @@ BatchLogits batch_logits(Model& model, const at::Tensor& images, const EvaluateO
   return logits;
 }
 
-// Calls `use(logits, first image, count)` batch by batch, of fewer images when memory runs out.
-// Stops early when cancelled.
+// Calls `use(logits, first image, count)` batch by batch, of nearly one size, because a few images
+// at the end would have kernels of their own; of fewer images when memory runs out. Stops early
+// when cancelled.
 template <typename Use>
 void for_each_batch(Model& model, const at::Tensor& images, const EvaluateOptions& options,
                     Use&& use) {
@@ -51,7 +52,8 @@ void for_each_batch(Model& model, const at::Tensor& images, const EvaluateOption
   const at::Device device = model.parameters().front().second.device();
   PrecisionScope scope(device, options.precision);
   const int64_t n = images.size(0);
-  int64_t at_once = options.batch;
+  const int64_t batches = (n + options.batch - 1) / options.batch;
+  int64_t at_once = batches > 0 ? (n + batches - 1) / batches : 1;
   for (int64_t begin = 0; begin < n;) {
     if (options.cancelled && options.cancelled()) return;
     int64_t count = 0;

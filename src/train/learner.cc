@@ -162,7 +162,8 @@ void Learner::retake_batch_norm(int64_t step, int64_t images,
   model->set_batch_norm_momentum(batch_norm_momentum_);
 }
 
-double Learner::measure_step_s(const Stage& stage, int64_t step, double most_s, double enough_s) {
+double Learner::measure_step_s(const Stage& stage, int64_t step, double most_s, double enough_s,
+                               const std::function<bool()>& cancelled) {
   std::vector<std::pair<at::Tensor, at::Tensor>> kept;
   for (const NamedTensors& state : {model->state(), optimizer.state()})
     for (const auto& [name, tensor] : state) kept.emplace_back(tensor, tensor.detach().clone());
@@ -174,9 +175,12 @@ double Learner::measure_step_s(const Stage& stage, int64_t step, double most_s, 
     return watch.seconds();
   };
   std::vector<double> steps_s = {make_step_s()};
-  if (steps_s.front() <= most_s) {
+  const auto goes_on = [&] { return !(cancelled && cancelled()); };
+  if (steps_s.front() <= most_s && goes_on()) {
     steps_s.clear();
-    for (double sum_s = 0; sum_s < enough_s;) sum_s += steps_s.emplace_back(make_step_s());
+    double sum_s = 0;
+    do sum_s += steps_s.emplace_back(make_step_s());
+    while (sum_s < enough_s && goes_on());
   }
   const at::NoGradGuard no_grad;
   for (auto& [tensor, values] : kept) tensor.copy_(values);

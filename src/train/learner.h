@@ -54,8 +54,10 @@ class Learner {
   }
   /// Seconds of an average step of `stage`: settled() of full ones, which together take `enough_s`
   /// (> 0) or a step more, after one that chooses kernels; or that one, when it takes over
-  /// `most_s`. Weights, statistics and the optimizer's state are afterwards what they were.
-  double measure_step_s(const Stage& stage, int64_t step, double most_s, double enough_s);
+  /// `most_s`. Weights, statistics and the optimizer's state are afterwards what they were. Once
+  /// `cancelled`, no further step is made.
+  double measure_step_s(const Stage& stage, int64_t step, double most_s, double enough_s,
+                        const std::function<bool()>& cancelled = {});
   /// Seconds to evaluate on one view of `split`, from one batch.
   double measure_evaluation_s(const Split& split, const EvaluateOptions& options);
   /// What goes through the model at once: at most micro_batch images each.

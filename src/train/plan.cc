@@ -113,7 +113,8 @@ RunLength length_of_run(const Config& config, const Budget& budget, int64_t step
 }
 
 Plan make_plan(const Config& config, Learner& learner, const Split& evaluation_split,
-               double begun_s, double passes, size_t stage, int64_t step) {
+               double begun_s, double passes, size_t stage, int64_t step,
+               const std::function<bool()>& cancelled) {
   const Stopwatch watch;
   Plan plan;
   plan.passes = passes > 0 ? passes : config.epochs;
@@ -125,15 +126,17 @@ Plan make_plan(const Config& config, Learner& learner, const Split& evaluation_s
   const auto take_stages = [&] {
     plan.stages = stages(config, learner.model->spec().image_size, rule_for(plan.passes));
   };
+  const auto stopped = [&] { return cancelled && cancelled(); };
   const auto measure = [&] {
     plan.steps_s.resize(plan.stages.size());
-    for (size_t i = stage; i < plan.stages.size(); ++i)
-      plan.steps_s[i] = learner.measure_step_s(plan.stages[i], step, most_s, enough_s);
+    for (size_t i = stage; i < plan.stages.size() && !stopped(); ++i)
+      plan.steps_s[i] = learner.measure_step_s(plan.stages[i], step, most_s, enough_s, cancelled);
     std::fill_n(plan.steps_s.begin(), stage, plan.steps_s[stage]);
   };
   freeze_at(/*epoch=*/INFINITY, config, *learner.model);
   take_stages();
   measure();  // before the evaluation, which takes the kernels that training chooses
+  if (stopped()) return plan;
   const double test_s = measure_test_s(config, learner, evaluation_split);
   const double left_s = 60 * config.minutes - begun_s - watch.seconds();
   plan.views = views_of(config);
@@ -145,6 +148,7 @@ Plan make_plan(const Config& config, Learner& learner, const Split& evaluation_s
     const std::vector<Stage> measured = plan.stages;
     take_stages();
     if (!std::ranges::equal(plan.stages, measured, costs_alike)) measure();
+    if (stopped()) return plan;
   }
   learner.batches.set_augmentation(
       augment_options(config, rule_for(plan.passes), learner.model->spec().image_size));
@@ -159,8 +163,10 @@ Plan make_plan(const Config& config, Learner& learner, const Split& evaluation_s
   const double early_steps = early_epochs(config) * static_cast<double>(steps_per_epoch);
   if (static_cast<double>(step) < early_steps) {
     freeze_at(/*epoch=*/0, config, *learner.model);
-    plan.early_step_s = learner.measure_step_s(plan.stages[stage], step, most_s, enough_s);
+    plan.early_step_s =
+        learner.measure_step_s(plan.stages[stage], step, most_s, enough_s, cancelled);
     plan.budget.set_early_steps(early_steps, plan.early_step_s / plan.steps_s[stage]);
+    freeze_at(/*epoch=*/INFINITY, config, *learner.model);
   }
   return plan;
 }

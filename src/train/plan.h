@@ -2,6 +2,7 @@
 // many of them there are.
 #pragma once
 #include <cstdint>
+#include <functional>
 #include <vector>
 
 #include "data/dataset.h"
@@ -67,9 +68,11 @@ struct Plan {
 /// leaves the learner's weights as they were; its augmentation becomes that of such a run.
 /// `begun_s`: what of its time the run has spent so far. `passes`: as an earlier plan found it,
 /// whose views are those of `config`; 0: to be found, both. Stages before `stage` are over: they
-/// count as `stage` does and are not measured.
+/// count as `stage` does and are not measured. Once `cancelled` it measures no more, and the plan
+/// is of no use.
 Plan make_plan(const Config& config, Learner& learner, const Split& evaluation_split,
-               double begun_s, double passes = 0, size_t stage = 0, int64_t step = 0);
+               double begun_s, double passes = 0, size_t stage = 0, int64_t step = 0,
+               const std::function<bool()>& cancelled = {});
 
 /// How a run that follows the plan will end.
 struct Forecast {

@@ -121,7 +121,20 @@ TEST(Plan, MeasuresAnEarlyStepAndAnEvaluationWhereTheyWillCome) {
   const Plan plan = make_plan(c, learner, data.test, 0);
   EXPECT_GT(plan.test_s, 0);
   EXPECT_GT(plan.early_step_s, 0);
+  for (const auto& [name, parameter] : learner.model->parameters())
+    EXPECT_TRUE(parameter.requires_grad()) << name;
   EXPECT_EQ(make_plan(c, learner, data.test, 0, 0, 0, /*step=*/2).early_step_s, 0);
+}
+
+TEST(Plan, MeasuresNothingMoreOnceCancelled) {
+  const Dataset data = grey_images(16, 32);
+  Learner learner(config(), data);
+  int asked = 0;
+  const Plan plan =
+      make_plan(config(), learner, data.test, 0, 0, 0, 0, [&] { return asked++ > 0; });
+  ASSERT_EQ(plan.steps_s.size(), 2u);
+  EXPECT_GT(plan.steps_s[0], 0);
+  EXPECT_EQ(plan.steps_s[1], 0);
 }
 
 TEST(Plan, MeasuresAnAirbenchsStepsWithoutItsWhiteningBias) {

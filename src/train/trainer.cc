@@ -195,20 +195,21 @@ TrainResult Trainer::run() {
     if (run_wall_s() - saved_at_s_ > kSaveEvery_s) save();
   }
   const bool saved = save();
-  if (stop_signal()) {
-    TrainResult stopped = result({});
-    stopped.state_is_saved = saved;
-    return stopped;
-  }
+  const auto stopped = [&] {
+    TrainResult so_far = result({});
+    so_far.state_is_saved = saved;
+    return so_far;
+  };
+  if (stop_signal()) return stopped();
 
   const EmaScope average(learner_.ema);
   // As in the last step, also where that was another process's.
   freeze_at(epochs(progress_.step - 1), config_, *learner_.model);
   learner_.retake_batch_norm(progress_.step, images_for_batch_norm(config_, learner_, passes_),
                              [this] { return stop_signal() != 0; });
-  if (stop_signal()) return result({});
+  if (stop_signal()) return stopped();
   const Evaluation last = evaluate_now(config_.tta);
-  if (stop_signal()) return result({});
+  if (stop_signal()) return stopped();
   if (!std::isfinite(last.loss)) {
     record_giving_up("evaluation", progress_.step, last.loss, NAN);
     fail(ErrorKind::kDiverged, "train",
@@ -231,7 +232,9 @@ void Trainer::record_beginning() {
   const Normalisation of_data = configured_normalisation(config_)
                                     ? channel_statistics(dataset_.train.images)
                                     : spec.normalisation;
-  if (config_.weights.empty() && !normalisation_fits(spec.normalisation, of_data))
+  // A resumed run no longer knows of weights that it began with.
+  if (earlier_wall_s_ == 0 && config_.weights.empty() &&
+      !normalisation_fits(spec.normalisation, of_data))
     log_warning(
         "mean {:.3f} and std {:.3f} are those of other images: these have {:.3f} and {:.3f}; "
         "--mean auto --std auto takes them",
@@ -452,7 +455,7 @@ void Trainer::measure_evaluation_again() {
   const double test_s = measure_test_s(config_, learner_, evaluation_split_);
   take_views(affordable_views(config_, test_s, 60 * config_.minutes - run_wall_s()));
   budget_.observe_reserve(last_evaluation_s(config_, learner_, views_of(config_), passes_, test_s,
-                                            budget_.step_s(stages_.size() - 1)));
+                                            budget_.step_s(INT64_MAX, stages_.size() - 1)));
   lay_out();
 }
 
@@ -466,7 +469,8 @@ void Trainer::enter_stage() {
 // Lays the run out over its minutes.
 void Trainer::plan() {
   Plan plan = make_plan(config_, learner_, evaluation_split_, run_wall_s(), passes_,
-                        progress_.stage, progress_.step);
+                        progress_.stage, progress_.step, [this] { return stop_signal() != 0; });
+  if (stop_signal()) return;
   passes_ = plan.passes;
   schedule_ = schedule_options(config_, rule_for(passes_));
   stages_ = std::move(plan.stages);
@@ -484,6 +488,9 @@ void Trainer::plan() {
              stages_[i].side, stages_[i].shallow ? ", first blocks" : "",
              stages_[i].end * epochs(total_steps_), plan.steps_s[i]);
   }
+  if (plan.early_step_s > 0)
+    log_info("plan: the first {:g} epochs in steps of {:.3f} s", early_epochs(config_),
+             plan.early_step_s);
   log_info("plan: {:.2f} epochs, {} steps, then {:.0f} s of evaluation; corrected by the clock",
            epochs(total_steps_), total_steps_, plan.evaluation_s);
 }
@@ -647,7 +654,7 @@ nlohmann::json Trainer::go_to(const Checkpoint& checkpoint) {
   learner_.optimizer.load_state(checkpoint.optimizer, where);
   learner_.ema.load_state(checkpoint.ema, where);
   forget_metrics_after(run_, progress_.recorded_step);
-  tensorboard_.forget_from(progress_.recorded_step + 1);
+  tensorboard_.forget_from(std::max(progress_.recorded_step + 1, progress_.step));
   return state;
 }
 
@@ -663,7 +670,7 @@ StepReport Trainer::step_report() const {
     report.grad_norm = progress_.epoch_norm_sum / images;
   }
   report.lr = progress_.lr;
-  const double step_s = budget_.step_s(progress_.stage);
+  const double step_s = budget_.step_s(progress_.step - 1, progress_.stage);
   if (step_s > 0) {
     report.images_per_s = learner_.batches.mean_images_per_step() / step_s;
     report.eta_s = budget_.left_s(progress_.step, progress_.stage, total_steps_) +

@@ -481,6 +481,44 @@ TEST_F(TrainerTest, MinutesThatAreTooFewForAStepAreAnError) {
                              testing::HasSubstr("minutes or more")));
 }
 
+TEST_F(TrainerTest, ARunStoppedWhileItPlansBeginsWhenItIsResumed) {
+  Config config = small_config(0);
+  config.minutes = (process_wall_s() + 600) / 60;
+  const RunFolder run = new_run("a");
+  TrainHooks hooks;
+  hooks.stop_signal = [] { return 15; };
+  const TrainResult stopped = Trainer(config, "", synthetic_dataset(), run, hooks).run();
+  EXPECT_EQ(stopped.stop_signal, 15);
+  EXPECT_EQ(stopped.epochs, 0);
+  config.minutes = (2 * process_wall_s() + 600) / 60;  // both processes are this one
+  bool stepped = false;
+  hooks.on_step = [&](const StepReport&) { stepped = true; };
+  hooks.stop_signal = [&] { return stepped ? 15 : 0; };
+  Trainer second(config, "", synthetic_dataset(), run, hooks);
+  second.restore();
+  EXPECT_GT(second.run().epochs, 0);
+}
+
+TEST_F(TrainerTest, AFrozenStartGoesWithMinutes) {
+  Config config = small_config(0);
+  config.minutes = (process_wall_s() + 600) / 60;
+  config.freeze_epochs = 1;
+  const Trainer* watched = nullptr;
+  std::vector<at::Tensor> stems;  // after each step
+  TrainHooks hooks;
+  hooks.on_step = [&](const StepReport& report) {
+    stems.push_back(watched->model().stem_weight().detach().clone());
+    EXPECT_GT(report.images_per_s, 0);
+  };
+  hooks.stop_signal = [&] { return stems.size() == 6 ? 15 : 0; };
+  Trainer trainer(config, "", synthetic_dataset(), new_run("a"), hooks);
+  watched = &trainer;
+  EXPECT_EQ(trainer.run().epochs, 2);
+  ASSERT_EQ(stems.size(), 6u);
+  EXPECT_TRUE(stems[0].equal(stems[2]));
+  EXPECT_FALSE(stems[2].equal(stems[3]));
+}
+
 // As one that is stopped during its last evaluation.
 TEST_F(TrainerTest, AResumedRunKeepsItsViewsWhateverTimeIsLeft) {
   Config config = small_config(0);
@@ -560,8 +598,10 @@ TEST_F(TrainerTest, WarnsOfAScheduleThatNeverAnnealsInTheMinutesGiven) {
   config.kernel = "torch";
   config.t_max = 1e6;
   config.minutes = (process_wall_s() + 600) / 60;
+  bool stepped = false;
   TrainHooks hooks;
-  hooks.stop_signal = [] { return 15; };  // after planning
+  hooks.on_step = [&](const StepReport&) { stepped = true; };
+  hooks.stop_signal = [&] { return stepped ? 15 : 0; };
   EXPECT_THAT(
       warnings_of([&] { Trainer(config, "", synthetic_dataset(), new_run("a"), hooks).run(); }),
       testing::ElementsAre(testing::HasSubstr("--t-max 0 ends at --final-lr")));
