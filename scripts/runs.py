@@ -11,11 +11,13 @@ import sys
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 PROGRAM = os.environ.get("SKIPWAY", str(ROOT / "skipway"))
+# What ./skipway sets; SKIPWAY may name a program without it.
+ENVIRONMENT = {"GOMP_SPINCOUNT": "10000", "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"} | os.environ
 
 
 def output_of(command):
     """What the program prints. Ctrl-C reaches it as well, and it is given the time to save its state."""
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as program:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=ENVIRONMENT) as program:
         try:
             output, _ = program.communicate()
         except KeyboardInterrupt:

@@ -67,14 +67,25 @@ TEST_F(E2ePlan, MeasuresTheRunItsStagesAndAlternatives) {
 TEST_F(E2ePlan, AlternativesOfEpochsComeTheFastestFirst) {
   const ProgramResult result = run({"plan", "--json", "--epochs", "3", "--resize", "none"});
   ASSERT_EQ(result.exit_code, 0) << result.err;
+  const json others = json::parse(result.out).at("alternatives");
+  EXPECT_EQ(others.size(), 3u);
   double before = 0;
-  for (const json& other : json::parse(result.out).at("alternatives")) {
+  for (const json& other : others) {
     EXPECT_GE(other.at("wall_s").get<double>(), before);
     before = other.at("wall_s");
   }
 }
 
-// ./skipway hands the program what its set-up took, which is over when the program measures.
+// ./skipway hands the program what its set-up took.
+TEST_F(E2ePlan, TheSetUpIsNoTimeOfTheRun) {
+  const std::vector<std::string> plan = {"plan", "--json", "--alone", "--minutes", "0.001"};
+  EXPECT_EQ(run(plan).exit_code, 2);  // no time for a step
+  options_.environment["SKIPWAY_SETUP_S"] = "100";
+  const ProgramResult result = run(plan);
+  EXPECT_EQ(result.exit_code, 0) << result.err;
+}
+
+// It is over when the program measures.
 TEST_F(E2ePlan, TheSetUpIsNotTakenOffTheTimeOfTheAlternatives) {
   options_.environment["SKIPWAY_SETUP_S"] = "600";
   const ProgramResult result = run({"plan", "--json", "--minutes", "1", "--resize", "none"});

@@ -31,7 +31,7 @@ fresh_checkout() {
     mkdir -p '$checkout/build/release' && touch '$checkout/build/release/build.ninja'
     [[ \$1 == --build ]] || exit 0
     sleep 0.2
-    printf '#!/usr/bin/env bash\necho \"program in \$PWD: \$*\"; exit 42\n' >'$checkout/build/release/skipway'
+    printf '#!/usr/bin/env bash\necho \"program in \$PWD: \$*\"; echo \"\${SKIPWAY_SETUP_S-none} \${GOMP_SPINCOUNT-none} \${GLIBC_TUNABLES-none}\" >variables; exit 42\n' >'$checkout/build/release/skipway'
     chmod +x '$checkout/build/release/skipway'
     echo built >>'$calls'"
   tool dpkg-query <<<"echo ii"
@@ -66,9 +66,11 @@ expect "the program's exit code is passed on" [ "$code" = 42 ]
 run
 expect "nothing is built twice" builds 1
 expect "nothing is said when nothing is to be done" [ -z "$err" ]
+expect "the program has its settings, and no set-up" [ "$(<"$work/variables")" = "none 10000 glibc.malloc.hugetlb=1" ]
 touch "$checkout/src/main.cc"
 run
 expect "a changed source is built" builds 2
+expect "the program is told what the set-up took" grep -qE '^[0-9]+ ' "$work/variables"
 touch "$checkout/src/new.cc"
 run && run
 expect "a new source is built, once" builds 3
@@ -123,7 +125,7 @@ tool df <<<'printf "Filesystem 1M-blocks Used Available\nx 9 9 100\n"'
 torch= run
 expect "too little disk is said before the download" says "100 MB are free"
 expect "too little disk has its exit code" [ "$code" = 9 ]
-rm "$work/bin/df"
+tool df <<<'printf "Filesystem 1M-blocks Used Available\nx 9 9 99999\n"'
 export PIP_NO_INDEX=1 PIP_FIND_LINKS=
 torch= run
 expect "a download that fails is an environment error" [ "$code" = 4 ]

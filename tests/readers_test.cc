@@ -5,13 +5,13 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
-#include <cstdio>
 #include <cstdlib>
 #include <nlohmann/json.hpp>
 #include <string>
 
 #include "base/files.h"
 #include "base/for_test.h"
+#include "python.h"
 #include "record/run_folder.h"
 #include "record/safetensors.h"
 #include "record/tensorboard.h"
@@ -34,14 +34,11 @@ class Readers : public testing::Test {
 
   // What tests/readers.py says about a file; null, with a failed test, when it fails.
   Json read(const std::string& reader, const fs::path& path) const {
-    const std::string command = fmt::format("'{}' '{}/tests/readers.py' {} '{}'", python_.string(),
-                                            SKIPWAY_SOURCE_DIR, reader, path.string());
-    FILE* pipe = popen(command.c_str(), "r");
-    std::string text;
-    char buffer[4096];
-    while (const size_t n = fread(buffer, 1, sizeof(buffer), pipe)) text.append(buffer, n);
-    EXPECT_EQ(pclose(pipe), 0) << command;
-    return Json::parse(text, nullptr, false);
+    PythonResult run =
+        run_python({SKIPWAY_SOURCE_DIR "/tests/readers.py", reader, path.string()}, python_);
+    EXPECT_EQ(run.exit_code, 0) << run.output;
+    while (run.output.ends_with('\n')) run.output.pop_back();
+    return Json::parse(run.output.substr(run.output.rfind('\n') + 1), nullptr, false);
   }
 
   fs::path python_ = SKIPWAY_SOURCE_DIR "/.venv-test/bin/python";

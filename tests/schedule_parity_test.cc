@@ -1,15 +1,13 @@
 // Learning rates against torch.optim.lr_scheduler at every step; Debian's python3-torch is the
 // reference.
 #include <gtest/gtest.h>
-#include <sys/wait.h>
 
-#include <array>
 #include <cmath>
-#include <cstdio>
 #include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
 
+#include "python.h"
 #include "train/schedule.h"
 
 namespace skipway {
@@ -21,23 +19,6 @@ constexpr double kTolerance = 1e-9;  // torch multiplies step by step, so its er
 const std::vector<double> kAccuracies{0.30,  0.45, 0.44,     0.4500001, 0.43, 0.50, 0.50,
                                       0.50,  0.50, 0.50,     0.50,      0.50, 0.60, 0.55,
                                       0.601, 0.58, 0.600001, 0.601,     0.6,  0.6,  0.6};
-
-struct PythonRun {
-  int status = 0;
-  std::string output;
-};
-
-PythonRun run_python(const std::string& arguments) {
-  PythonRun run;
-  FILE* pipe = popen(("/usr/bin/python3 " + arguments).c_str(), "r");
-  if (pipe == nullptr) return {.status = 127, .output = {}};
-  std::array<char, 4096> buffer{};
-  for (size_t n = 0; (n = std::fread(buffer.data(), 1, buffer.size(), pipe)) > 0;)
-    run.output.append(buffer.data(), n);
-  const int status = pclose(pipe);
-  run.status = WIFEXITED(status) ? WEXITSTATUS(status) : 127;
-  return run;
-}
 
 void expect_close(const std::string& name, size_t step, double ours, double torch) {
   EXPECT_NEAR(ours, torch, kTolerance * std::abs(torch) + 1e-15) << name << " at step " << step;
@@ -71,11 +52,11 @@ void expect_same_per_epoch(const nlohmann::json& torch, const std::string& name,
 }
 
 TEST(ScheduleParity, RatesAreThoseOfTorchAtEveryStep) {
-  const PythonRun run = run_python(SKIPWAY_SOURCE_DIR "/tests/schedule_parity.py '" +
-                                   nlohmann::json(kAccuracies).dump() + "'");
-  if (run.status == 127) GTEST_SKIP() << "needs /usr/bin/python3 (Debian package python3)";
-  if (run.status == kNoTorch) GTEST_SKIP() << "needs Debian package python3-torch";
-  ASSERT_EQ(run.status, 0);
+  const PythonResult run = run_python(
+      {SKIPWAY_SOURCE_DIR "/tests/schedule_parity.py", nlohmann::json(kAccuracies).dump()});
+  if (run.exit_code == 127) GTEST_SKIP() << "needs /usr/bin/python3 (Debian package python3)";
+  if (run.exit_code == kNoTorch) GTEST_SKIP() << "needs Debian package python3-torch";
+  ASSERT_EQ(run.exit_code, 0) << run.output;
   const nlohmann::json torch = nlohmann::json::parse(run.output);
 
   expect_same(

@@ -100,9 +100,9 @@ TEST(Archive, SymbolicLinksAreLeftOutAloud) {
   folder.write("in/a/1", "one");
   fs::create_symlink("1", folder.path() / "in/a/2");
   const fs::path path = folder.path() / "a.tar";
-  ASSERT_EQ(
-      std::system(("tar cf " + path.string() + " -C " + folder.path().string() + " in").c_str()),
-      0);
+  const std::string command = fmt::format("tar cf {} -C {} in", shell_quoted(path.string()),
+                                          shell_quoted(folder.path().string()));
+  ASSERT_EQ(std::system(command.c_str()), 0);
   const LogLines log;
   EXPECT_THAT(paths_of(read_archive(path)), ElementsAre("in/a/1"));
   EXPECT_THAT(log.text(), HasSubstr("1 symbolic links"));

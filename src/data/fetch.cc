@@ -277,8 +277,7 @@ Outcome Transfer::run() {
   curl_easy_setopt(curl_, CURLOPT_FAILONERROR, 1L);
   curl_easy_setopt(curl_, CURLOPT_NOSIGNAL, 1L);
   curl_easy_setopt(curl_, CURLOPT_USERAGENT, "skipway/" SKIPWAY_VERSION);
-  curl_easy_setopt(curl_, CURLOPT_CONNECTTIMEOUT_MS,
-                   std::max(1L, std::lround(options_.connect_timeout_s * 1000)));
+  curl_easy_setopt(curl_, CURLOPT_CONNECTTIMEOUT, 15L);
   curl_easy_setopt(curl_, CURLOPT_LOW_SPEED_LIMIT, 1000L);
   curl_easy_setopt(curl_, CURLOPT_LOW_SPEED_TIME,
                    std::max(1L, std::lround(options_.stall_timeout_s)));

@@ -21,7 +21,6 @@ struct FetchOptions {
   std::function<void(const FetchProgress&)>
       progress;                 // may be empty; at most some ten calls a second
   double stall_timeout_s = 30;  // below 1 kB/s for this long: next mirror
-  double connect_timeout_s = 15;
 };
 
 /// Whether it is one that can be fetched from: http or https.

@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
-#include <numeric>
 
 namespace skipway {
 
@@ -26,16 +25,27 @@ void Budget::set_costs(const std::vector<double>& costs) {
 }
 
 void Budget::observe_step(int64_t step, size_t part, double step_s) {
-  recent_.push_back(step_s / (parts_[part].cost * early_factor(step)));
-  if (recent_.size() > kWindow) recent_.pop_front();
+  recent_.push_back({step_s, step_s / (parts_[part].cost * early_factor(step))});
+  recent_s_ += step_s;
+  const auto enough_behind_first = [&] {
+    return recent_.size() > kFewest && recent_s_ - recent_.front().seconds >= window_s();
+  };
+  while (recent_.size() > kMost || enough_behind_first()) {
+    recent_s_ -= recent_.front().seconds;
+    recent_.pop_front();
+  }
 }
 
 double Budget::seconds_of_cost() const {
-  if (recent_.size() < 2) return recent_.empty() ? 0 : recent_.front();
+  if (recent_.size() < 2) return recent_.empty() ? 0 : recent_.front().of_cost;
   // A pause (Ctrl-Z, a laptop that sleeps) makes one step as long as it is, and says nothing about
   // those to come: the slowest is left out.
-  const double sum = std::accumulate(recent_.begin(), recent_.end(), 0.0);
-  return (sum - *std::ranges::max_element(recent_)) / static_cast<double>(recent_.size() - 1);
+  double sum = 0, slowest = 0;
+  for (const Observed& step : recent_) {
+    sum += step.of_cost;
+    slowest = std::max(slowest, step.of_cost);
+  }
+  return (sum - slowest) / static_cast<double>(recent_.size() - 1);
 }
 
 double Budget::cost_left(double step, size_t part, double total) const {

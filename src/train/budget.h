@@ -1,6 +1,7 @@
 // How many steps a run has: fixed by --epochs, or laid out over --minutes and corrected by the
 // clock. Knows no model and reads no clock.
 #pragma once
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <deque>
@@ -60,9 +61,15 @@ class Budget {
   double seconds_of_cost() const;  // mean of the recent steps
   double cost_left(double step, size_t part, double total) const;
 
-  // Enough to average out single slow steps, short enough to notice within half a minute that a
-  // core was taken away.
-  static constexpr size_t kWindow = 24;
+  // How many recent steps count: so many, and those of a thirtieth of the run or half a minute.
+  // Enough that seconds in which something else ran do not look like the run's end, short enough to
+  // notice that a core was taken away.
+  static constexpr size_t kFewest = 24, kMost = 1000;
+  double window_s() const { return by_time() ? std::min(30., seconds_ / 30) : 30; }
+
+  struct Observed {
+    double seconds, of_cost;  // of the step, and of a unit of cost
+  };
 
   double seconds_ = 0;
   int64_t fixed_steps_ = 0;
@@ -71,7 +78,8 @@ class Budget {
   double early_factor_ = 1;
   double reserve_cost_ = 0;
   double reserve_s_ = 0;
-  std::deque<double> recent_;  // seconds for a unit of cost
+  std::deque<Observed> recent_;
+  double recent_s_ = 0;  // of all of them
 };
 
 }  // namespace skipway

@@ -104,6 +104,15 @@ TEST(Budget, AStallDoesNotMakeTheRunLookNearItsEnd) {
   EXPECT_GT(static_cast<double>(after), 0.95 * static_cast<double>(before));
 }
 
+TEST(Budget, NorDoSecondsInWhichSomethingElseRan) {
+  Budget budget = Budget::of_seconds(1800, {{0.55, 1}, {1, 2.7}});
+  budget.set_reserve(60, 1);
+  for (int step = 0; step < 1800; ++step) budget.observe_step(step, 0, 0.12);
+  const auto before = static_cast<double>(budget.total_steps(1800, 0, 230));
+  for (int step = 1800; step < 1824; ++step) budget.observe_step(step, 0, 0.4);
+  EXPECT_GT(static_cast<double>(budget.total_steps(1824, 0, 240)), 0.75 * before);
+}
+
 TEST(Budget, PartsOfOtherCostEndOnTimeToo) {
   EXPECT_NEAR(end_of_run_in_parts(4, 4, [](double) { return 1.0; }), 900, 1.3);
 }

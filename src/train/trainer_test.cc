@@ -145,6 +145,28 @@ TEST_F(TrainerTest, ResumedRunEqualsAnUninterruptedOneBitForBit) {
   }
 }
 
+// What was measured or found is kept: the same process would find it again, another might not.
+TEST_F(TrainerTest, AResumedRunKeepsItsKernelsAndItsMicroBatch) {
+  Config config = small_config(4);
+  config.kernel = "auto";
+  config.microbatch = "4";
+  const RunFolder run = new_run("a");
+  int64_t seen = 0;
+  TrainHooks hooks;
+  hooks.on_step = [&](const StepReport& report) { seen = report.step; };
+  hooks.stop_signal = [&] { return seen >= 4 ? 15 : 0; };
+  Trainer first(config, "", synthetic_dataset(), run, hooks);
+  first.run();
+  config.microbatch = "auto";
+  Trainer second(config, "", synthetic_dataset(), run, hooks);
+  second.restore();
+  EXPECT_FALSE(first.model().kernels().chosen().empty());
+  EXPECT_EQ(second.model().kernels().chosen(), first.model().kernels().chosen());
+  second.run();  // which is stopped at once, and saves
+  EXPECT_EQ(nlohmann::json::parse(load_checkpoint(run).metadata.at("progress")).at("micro_batch"),
+            4);
+}
+
 TEST_F(TrainerTest, StagesAndAveragesAreResumedBitForBit) {
   Config config = small_config(4);
   config.resize = "4:0.5";
