@@ -24,6 +24,8 @@ class Budget {
   static Budget of_seconds(double seconds, std::vector<BudgetPart> parts = {{}});
 
   bool by_time() const { return seconds_ > 0; }
+  /// Of recent steps [s], by which the length of the run is judged.
+  double window_s() const { return by_time() ? std::min(30., seconds_ / 30) : 30; }
   /// Better known costs of a step, one a part.
   void set_costs(const std::vector<double>& costs);
   /// The first `steps` of a run cost `factor` times what later ones of their part do.
@@ -65,7 +67,6 @@ class Budget {
   // Enough that seconds in which something else ran do not look like the run's end, short enough to
   // notice that a core was taken away.
   static constexpr size_t kFewest = 24, kMost = 1000;
-  double window_s() const { return by_time() ? std::min(30., seconds_ / 30) : 30; }
 
   struct Observed {
     double seconds, of_cost;  // of the step, and of a unit of cost

@@ -64,6 +64,10 @@ std::vector<Stage> make_stages(const std::string& resize, double shallow_share, 
   return stages;
 }
 
+double steady_length(double before, double total, double share) {
+  return total >= before ? total : before + std::min(1., share) * (total - before);
+}
+
 size_t stage_at(const std::vector<Stage>& stages, double done, size_t current) {
   while (current + 1 < stages.size() && done >= stages[current].end) ++current;
   return current;

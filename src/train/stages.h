@@ -23,6 +23,11 @@ struct Stage {
 std::vector<Stage> make_stages(const std::string& resize, double shallow_share, int64_t image_size,
                                const Stage& small);
 
+/// The length of a run that its stages go by, where `total` is the latest estimate, made after each
+/// step: it rises at once but falls by `share` of the way only, so that seconds in which something
+/// else ran end no stage. `before`: what it was.
+double steady_length(double before, double total, double share);
+
 /// Which stage a step belongs to. `done`: share of the run before it; a run that is planned anew
 /// never goes back before `current`.
 size_t stage_at(const std::vector<Stage>& stages, double done, size_t current);

@@ -50,6 +50,16 @@ TEST(Stages, AStepBelongsToTheStageThatItsShareIsIn) {
   EXPECT_EQ(stage_at(stages, 1, 0), 2u);
 }
 
+TEST(Stages, SecondsInWhichSomethingElseRanEndNone) {
+  double length = 100;
+  for (int step = 0; step < 20; ++step) length = steady_length(length, 40, 0.5 / 60);
+  EXPECT_GT(length, 88);
+  EXPECT_EQ(steady_length(length, 110, 0.5 / 60), 110);
+  for (int step = 0; step < 600; ++step) length = steady_length(length, 40, 0.5 / 60);
+  EXPECT_LT(length, 41);
+  EXPECT_EQ(steady_length(100, 40, 2), 40);
+}
+
 TEST(Stages, ARunPlannedAnewNeverGoesBack) {
   const auto stages = make_stages("16:0.5,24:0.75", 0, 32, kSmall);
   EXPECT_EQ(stage_at(stages, 0.4, 1), 1u);

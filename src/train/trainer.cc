@@ -409,6 +409,8 @@ void Trainer::record_step(const Gradient& gradient, double lr, double step_s) {
       budget_.observe_step(progress_.step - 1, progress_.stage,
                            step_s * learner_.share_of_full_step());
     lay_out();
+    stage_total_ = steady_length(stage_total_, static_cast<double>(total_steps_),
+                                 step_s / (2 * budget_.window_s()));
     measure_evaluation_again();
   }
   const StepReport report = step_report();
@@ -460,7 +462,8 @@ void Trainer::measure_evaluation_again() {
 }
 
 void Trainer::enter_stage() {
-  const double done = static_cast<double>(progress_.step) / static_cast<double>(total_steps_);
+  const double total = std::max(stage_total_, static_cast<double>(total_steps_));
+  const double done = static_cast<double>(progress_.step) / total;
   progress_.stage = stage_at(stages_, done, progress_.stage);
   learner_.model->set_shallow(stages_[progress_.stage].shallow);
   freeze_at(epochs(progress_.step), config_, *learner_.model);

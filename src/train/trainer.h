@@ -178,6 +178,7 @@ class Trainer {
   } progress_;
   double passes_;              // that the run affords; 0 while it is not known
   int64_t total_steps_;        // as planned now
+  double stage_total_ = 0;     // the same, as steady_length() has it
   double earlier_wall_s_ = 0;  // of processes before a resume
   double saved_at_s_ = 0;
   std::vector<double> step_images_per_s_;  // of this process
