@@ -162,11 +162,14 @@ Plan make_plan(const Config& config, Learner& learner, const Split& evaluation_s
   plan.budget.observe_step(step, stage, plan.steps_s[stage]);
   const double early_steps = early_epochs(config) * static_cast<double>(steps_per_epoch);
   if (static_cast<double>(step) < early_steps) {
-    freeze_at(/*epoch=*/0, config, *learner.model);
-    plan.early_step_s =
-        learner.measure_step_s(plan.stages[stage], step, most_s, enough_s, cancelled);
-    plan.budget.set_early_steps(early_steps, plan.early_step_s / plan.steps_s[stage]);
-    freeze_at(/*epoch=*/INFINITY, config, *learner.model);
+    // One after the other: the machine may have been slower when the stages were measured.
+    const auto step_s_at = [&](double epoch) {
+      freeze_at(epoch, config, *learner.model);
+      return learner.measure_step_s(plan.stages[stage], step, most_s, enough_s, cancelled);
+    };
+    const double early_s = step_s_at(0), later_s = step_s_at(INFINITY);
+    plan.early_step_s = plan.steps_s[stage] * early_s / later_s;
+    plan.budget.set_early_steps(early_steps, early_s / later_s);
   }
   return plan;
 }
