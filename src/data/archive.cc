@@ -98,7 +98,7 @@ la_ssize_t read_tar_block(archive* tar, void* data, const void** block) {
 }
 
 // What is unpacked stays in memory. Errors: kMemory above `available` bytes.
-void require_memory(size_t bytes, int64_t available, const fs::path& path) {
+void require_memory_to_unpack(size_t bytes, int64_t available, const fs::path& path) {
   if (static_cast<int64_t>(bytes) < available) return;
   fail(ErrorKind::kMemory, "archive",
        "expected a file that unpacks to less than the {:.1f} GB of free memory, got more at {}; "
@@ -130,7 +130,7 @@ class TarReader {
     int code = ARCHIVE_OK;
     while ((code = archive_read_data_block(tar_.get(), &block, &size, &offset)) == ARCHIVE_OK) {
       if (static_cast<size_t>(offset) != bytes.size()) fail_reading("a sparse file");
-      require_memory(bytes_read_ += size, available_, path_);
+      require_memory_to_unpack(bytes_read_ += size, available_, path_);
       bytes.append(static_cast<const char*>(block), size);
     }
     if (code != ARCHIVE_EOF) check(ARCHIVE_FATAL);  // a warning means that bytes are missing
@@ -283,7 +283,7 @@ std::string read_maybe_gzip(const fs::path& path) {
   std::string bytes;
   std::string block(kBlockBytes, '\0');
   while (const size_t got = stream.read(block.data(), block.size())) {
-    require_memory(bytes.size() + got, available, path);
+    require_memory_to_unpack(bytes.size() + got, available, path);
     bytes.append(block, 0, got);
   }
   return bytes;

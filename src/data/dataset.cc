@@ -113,7 +113,7 @@ void fit(Dataset& dataset, int64_t image_size, const fs::path& where) {
   const int64_t width = dataset.train.images.size(2);
   dataset.image_size = image_size > 0 ? image_size : automatic_image_size({{height, width}});
   if (height == dataset.image_size && width == dataset.image_size) return;
-  require_memory(dataset.train.size() + dataset.test.size(), dataset.image_size, where);
+  require_memory_for_images(dataset.train.size() + dataset.test.size(), dataset.image_size, where);
   for (Split* split : {&dataset.train, &dataset.test}) {
     split->images = fit_all(split->images, dataset.image_size);
   }

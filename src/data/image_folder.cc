@@ -218,7 +218,7 @@ bool is_image_name(std::string_view path) {
   return extension == ".jpg" || extension == ".jpeg" || extension == ".png";
 }
 
-void require_memory(int64_t count, int64_t size, const std::filesystem::path& where) {
+void require_memory_for_images(int64_t count, int64_t size, const std::filesystem::path& where) {
   const double needed = static_cast<double>(count) * static_cast<double>(size * size * 3);
   const auto available = static_cast<double>(available_memory_bytes());
   if (needed < available) return;
@@ -263,25 +263,19 @@ Dataset load_image_folder(const FileTree& tree, int64_t image_size) {
   Dataset dataset;
   if (!shapes.empty()) {
     dataset.image_size = image_size > 0 ? image_size : automatic_image_size(shapes);
-    require_memory(static_cast<int64_t>(count), dataset.image_size, tree.root);
+    require_memory_for_images(static_cast<int64_t>(count), dataset.image_size, tree.root);
     dataset.train = decode(tree, train.jobs, dataset.image_size);
     dataset.test = decode(tree, test.jobs, dataset.image_size);
   }
   dataset.classes = train.classes.empty() ? test.classes : train.classes;
   keep_bad_files(train.jobs, dataset.bad_files);
   keep_bad_files(test.jobs, dataset.bad_files);
-  if (dataset.bad_files.size() == count) {
-    fail(ErrorKind::kData, "image_folder",
-         "expected images at {}, got {} broken files; the first: "
-         "{}",
-         tree.root.string(), count, dataset.bad_files.front().reason);
-  }
-  // Else the other part would be divided, or taken for this one.
+  // A part without images would be divided off the other one, or that taken for it.
   const auto require_images = [&tree](const Part& part, const Split& split) {
     if (split.size() > 0) return;
     fail(ErrorKind::kData, "image_folder",
-         "expected images in {}, got {}; mend that folder or take it away",
-         (tree.root / part.root).string(),
+         "expected images at {}, got {}; mend that folder or take it away",
+         (tree.root / part.root).parent_path().string(),
          part.jobs.empty() ? "none"
                            : fmt::format("{} broken files; the first: {}", part.jobs.size(),
                                          part.jobs.front().reason));

@@ -29,7 +29,7 @@ bool is_image_name(std::string_view path);
 Dataset load_image_folder(const FileTree& tree, int64_t image_size);
 
 /// Errors: kMemory, naming `where`, when so many images of that side [pixels] would not fit.
-void require_memory(int64_t count, int64_t size, const std::filesystem::path& where);
+void require_memory_for_images(int64_t count, int64_t size, const std::filesystem::path& where);
 
 /// The side that LoadOptions::image_size 0 stands for. `shapes` must not be empty.
 int64_t automatic_image_size(const std::vector<ImageShape>& shapes);
