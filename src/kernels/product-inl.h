@@ -145,28 +145,36 @@ HWY_NOINLINE void micro_kernel(int64_t depth, const float* HWY_RESTRICT a, int64
   const D d;
   const size_t n = lanes();
   V sum[kRows][kVectors];
-  if (add) {
-    for (int i = 0; i < kRows; ++i)
-      for (int j = 0; j < kVectors; ++j) sum[i][j] = hn::LoadU(d, c + i * c_row + j * n);
-  } else {
-    for (int i = 0; i < kRows; ++i)
-      for (int j = 0; j < kVectors; ++j) sum[i][j] = hn::Zero(d);
-  }
+  // Every loop over sums is unrolled by name, and begins with zeros whatever `add` says: else GCC
+  // keeps them in memory between the loops, which takes as long as six steps of the depth.
+#pragma GCC unroll 8
+  for (int i = 0; i < kRows; ++i)
+#pragma GCC unroll 8
+    for (int j = 0; j < kVectors; ++j) sum[i][j] = hn::Zero(d);
   for (int64_t step = 0; step < depth; ++step) {
     V right[kVectors];
+#pragma GCC unroll 8
     for (int j = 0; j < kVectors; ++j) right[j] = hn::LoadU(d, b + j * n);
     for (int line = 0; line < kLines; ++line)
       __builtin_prefetch(ahead + line * kLineBytes, /*write=*/0, /*second-level cache=*/2);
     ahead += ahead_step_bytes;
+#pragma GCC unroll 8
     for (int i = 0; i < kRows; ++i) {
       const V left = hn::Set(d, a[i * a_row]);
+#pragma GCC unroll 8
       for (int j = 0; j < kVectors; ++j) sum[i][j] = Op::apply(left, right[j], sum[i][j]);
     }
     a += a_step;
     b += b_step;
   }
-  for (int i = 0; i < kRows; ++i)
-    for (int j = 0; j < kVectors; ++j) hn::StoreU(sum[i][j], d, c + i * c_row + j * n);
+#pragma GCC unroll 8
+  for (int i = 0; i < kRows; ++i) {
+#pragma GCC unroll 8
+    for (int j = 0; j < kVectors; ++j) {
+      float* at = c + i * c_row + j * n;
+      hn::StoreU(add ? hn::Add(hn::LoadU(d, at), sum[i][j]) : sum[i][j], d, at);
+    }
+  }
 }
 
 #if HWY_TARGET == HWY_AVX3
@@ -196,7 +204,8 @@ void strip(const Product& p, const float* a, const float* b, int64_t b_step, int
     fetch(std::integral_constant<int, std::max(1, kVectors / 2)>(), b + kDepthPart * b_step,
           4 * b_step);
   const auto run = [&](auto kernel, int64_t height) {
-    for (; row + height <= p.rows; row += height)
+    // Eight rows that are left are two times four, which are faster than six and two.
+    for (; row + height <= p.rows && (height != 6 || p.rows - row != 8); row += height)
       kernel(depth, a + row * p.a_row, p.a_row, p.a_step, b, b_step, c + row * p.c_row, p.c_row,
              add, nullptr, 0);
   };

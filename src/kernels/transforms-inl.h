@@ -32,14 +32,18 @@ HWY_INLINE void unrolled(const Body& body) {
 }
 
 HWY_INLINE V constant(float value) { return hn::Set(D(), value); }
-HWY_INLINE V mul_add(float a, V b, V c) { return hn::MulAdd(constant(a), b, c); }
+// Factors are constants where these are inlined. Those of one are left out: an addition does not
+// wait for the units that multiply.
+HWY_INLINE V mul(float a, V b) { return a == 1 ? b : hn::Mul(constant(a), b); }
+HWY_INLINE V mul_add(float a, V b, V c) {
+  return a == 1 ? hn::Add(b, c) : hn::MulAdd(constant(a), b, c);
+}
 
-// sum of coefficients[i] * x[i * kStep], where the last coefficient may be 1.
+// sum of coefficients[i] * x[i * kStep].
 template <int kStep, size_t kCount>
 HWY_INLINE V dot(const std::array<float, kCount>& coefficients, const V* x) {
   constexpr int kLast = static_cast<int>(kCount) - 1;
-  V sum = coefficients[kLast] == 1 ? x[kLast * kStep]
-                                   : hn::Mul(constant(coefficients[kLast]), x[kLast * kStep]);
+  V sum = mul(coefficients[kLast], x[kLast * kStep]);
   for (int i = kLast; --i >= 0;) sum = mul_add(coefficients[i], x[i * kStep], sum);
   return sum;
 }
@@ -99,20 +103,21 @@ struct Points {
     t[2 * kPairs] = dot<2 * kStep>(kAll, x);
   }
 
-  // The adjoint of to_points, added to x.
+  // The adjoint of to_points.
   template <int kStep>
-  static HWY_INLINE void add_from_points_adjoint(const V* t, V* x) {
+  static HWY_INLINE void from_points_adjoint(const V* t, V* x) {
+    for (int j = 0; j <= kPairs; ++j) x[2 * j * kStep] = mul(kAll[j], t[2 * kPairs]);
     unrolled<kPairs>([&](auto pair) HWY_ATTR {
       constexpr int i = pair;
       constexpr std::array<float, kPairs> g = others(i);
       const V sum = hn::Add(t[2 * i], t[2 * i + 1]), difference = hn::Sub(t[2 * i], t[2 * i + 1]);
       for (int j = 0; j < kPairs; ++j) {
-        x[2 * j * kStep] = mul_add(kA[i] * g[j], difference, x[2 * j * kStep]);
-        x[(2 * j + 1) * kStep] = mul_add(g[j], sum, x[(2 * j + 1) * kStep]);
+        V& even = x[2 * j * kStep];
+        V& odd = x[(2 * j + 1) * kStep];
+        even = mul_add(kA[i] * g[j], difference, even);
+        odd = i == 0 ? mul(g[j], sum) : mul_add(g[j], sum, odd);
       }
     });
-    for (int j = 0; j <= kPairs; ++j)
-      x[2 * j * kStep] = mul_add(kAll[j], t[2 * kPairs], x[2 * j * kStep]);
   }
 
   // y of 2 kPairs outputs from m at ±a for each pair, added to y.
@@ -130,7 +135,7 @@ struct Points {
   static HWY_INLINE void to_points_adjoint(const V* y, V* m) {
     unrolled<kPairs>([&](auto pair) HWY_ATTR {
       constexpr int i = pair;
-      V even = y[0], odd = hn::Mul(constant(kA[i]), y[1]);
+      V even = y[0], odd = mul(kA[i], y[1]);
       for (int j = 2; j < 2 * kPairs; j += 2) {
         even = mul_add(power(i, j), y[j], even);
         odd = mul_add(power(i, j + 1), y[j + 1], odd);
@@ -164,11 +169,9 @@ struct Stride1 {
   struct FromPointsAdjoint {
     static constexpr int kIn = kPatch, kOut = kPatch;
     static HWY_INLINE void apply(const V* t, V* x) {
-      for (int j = 0; j <= kPairs; ++j) {
-        x[2 * j] = hn::Mul(constant(At::kAll[j]), t[0]);
-        x[2 * j + 1] = hn::Zero(D());
-      }
-      At::template add_from_points_adjoint<1>(t + 1, x + 1);
+      At::template from_points_adjoint<1>(t + 1, x + 1);
+      x[0] = mul(At::kAll[0], t[0]);
+      for (int j = 1; j <= kPairs; ++j) x[2 * j] = mul_add(At::kAll[j], t[0], x[2 * j]);
     }
   };
 
@@ -201,11 +204,11 @@ struct Stride1 {
   struct WeightsToPoints {
     static constexpr int kIn = 3, kOut = kPatch;
     static HWY_INLINE void apply(const V* w, V* u) {
-      u[0] = hn::Mul(constant(kGain0), w[0]);
+      u[0] = mul(kGain0, w[0]);
       unrolled<kPairs>([&](auto pair) HWY_ATTR {
         constexpr int i = pair;
-        const V even = mul_add(gain(i) * At::power(i, 2), w[2], hn::Mul(constant(gain(i)), w[0]));
-        const V odd = hn::Mul(constant(gain(i) * At::kA[i]), w[1]);
+        const V even = mul_add(gain(i) * At::power(i, 2), w[2], mul(gain(i), w[0]));
+        const V odd = mul(gain(i) * At::kA[i], w[1]);
         u[2 * i + 1] = hn::Add(even, odd);
         u[2 * i + 2] = hn::Sub(even, odd);
       });
@@ -217,7 +220,7 @@ struct Stride1 {
   struct WeightsFromPointsAdjoint {
     static constexpr int kIn = kPatch, kOut = 3;
     static HWY_INLINE void apply(const V* u, V* w) {
-      w[0] = hn::Mul(constant(kGain0), u[0]), w[1] = hn::Zero(D()), w[2] = u[kPatch - 1];
+      w[0] = mul(kGain0, u[0]), w[1] = hn::Zero(D()), w[2] = u[kPatch - 1];
       unrolled<kPairs>([&](auto pair) HWY_ATTR {
         constexpr int i = pair;
         const V sum = hn::Add(u[2 * i + 1], u[2 * i + 2]);
@@ -254,9 +257,8 @@ struct Stride2 {
   struct FromPointsAdjoint {
     static constexpr int kIn = 9, kOut = 9;
     static HWY_INLINE void apply(const V* t, V* x) {
-      for (int i = 0; i < 4; ++i) x[2 * i] = hn::Zero(D()), x[2 * i + 1] = t[5 + i];
-      x[8] = hn::Zero(D());
-      At::add_from_points_adjoint<2>(t, x);
+      At::from_points_adjoint<2>(t, x);
+      for (int i = 0; i < 4; ++i) x[2 * i + 1] = t[5 + i];
     }
   };
 
@@ -282,8 +284,8 @@ struct Stride2 {
     static HWY_INLINE void apply(const V* w, V* u) {
       unrolled<2>([&](auto pair) HWY_ATTR {
         constexpr int i = pair;
-        const V first = hn::Mul(constant(gain(i)), w[0]);
-        const V last = hn::Mul(constant(gain(i) * At::kA[i]), w[2]);
+        const V first = mul(gain(i), w[0]);
+        const V last = mul(gain(i) * At::kA[i], w[2]);
         u[2 * i] = hn::Add(last, first);
         u[2 * i + 1] = hn::Sub(last, first);
       });

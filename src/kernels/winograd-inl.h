@@ -158,6 +158,14 @@ void block_to_points(const Source& source, const ConvShape& shape, const Blocks&
   }
 }
 
+// For a vector of channels that is written at each point soon: planes lie too far apart for a
+// processor to foresee it.
+template <class S>
+HWY_INLINE void prefetch_points(const float* at, int64_t plane) {
+  for (int64_t point = 0; point < S::kTiling.weight_points(); ++point)
+    __builtin_prefetch(at + point * plane, 1);
+}
+
 // [k,3,3,c] -> [point][panel of 64 k][c][k of the panel]: the right side of the forward products.
 // bf16: words of two neighbouring c.
 template <class S, class Op>
@@ -169,14 +177,19 @@ void weights_to_points(const ConvShape& s, const float* weights, int64_t plane, 
   for (int64_t panel = 0; panel < s.k; panel += kPanel) {
     const int64_t width = std::min(kPanel, s.k - panel);
     for (int64_t c = c_groups.begin * kWidest; c < c_groups.end * kWidest; c += kWidest) {
-      for (int64_t k = 0; k < width; k += 4)
-        for (int64_t tap = 0; tap < 9; ++tap)
-          for (int64_t i = 0; i < kWidest; i += 4)
-            transpose_4x4(weights + ((panel + k) * 9 + tap) * s.c + c + i, 9 * s.c,
-                          &turned[i][tap][k], 9 * kPanel);
+      for (int64_t k = 0; k < width; k += 4) {
+        for (int64_t tap = 0; tap < 9; ++tap) {
+          const float* from = weights + ((panel + k) * 9 + tap) * s.c + c;
+          for (int64_t i = 0; i < kWidest; i += 4) {
+            __builtin_prefetch(from + i / 4 * 9 * s.c + kWidest);  // of the next c
+            transpose_4x4(from + i, 9 * s.c, &turned[i][tap][k], 9 * kPanel);
+          }
+        }
+      }
       for (int64_t i = 0; i < kWidest; i += Op::kPerWord) {
         float* row = to + (panel * s.c + (c + i) * width) / Op::kPerWord;
         for (int64_t k = 0; k < width; k += step) {
+          if (begins_line<float>(k)) prefetch_points<S>(row + width + k, plane);
           const auto transform = [&](int64_t of_c, const auto& sink) HWY_ATTR {
             transform_2d<typename S::WeightsToPoints>(
                 [&](int y, int x) HWY_ATTR { return load(&turned[of_c][3 * y + x][k]); },
@@ -214,6 +227,7 @@ void weights_to_points_transposed(const ConvShape& s, const float* weights, int6
                 HWY_ATTR { sink(row * S::kTiling.weight_side + column, v); });
       };
       float* at = to + (panel * s.k + k * width) / Op::kPerWord + c - panel;
+      if (begins_line<float>(c)) prefetch_points<S>(at + 2 / Op::kPerWord * width, plane);
       if constexpr (Op::kPerWord == 1) {
         transform(k, [&](int point, V v) HWY_ATTR { store(v, at + point * plane); });
         transform(k + 1, [&](int point, V v) HWY_ATTR { store(v, at + point * plane + width); });
@@ -289,50 +303,75 @@ void block_from_points(const ConvShape& s, const Blocks& blocks, const Part& par
   }
 }
 
-// Overlapping patches of a block added up to the gradient of src. A strip of a patch's rows moves
-// down each image: all but the rows that overlap are done after a row of tiles.
+// Overlapping patches of a block added up to the gradient of src: along a row of tiles in
+// registers, from a row of tiles to the next in `strip`, which has the pixels that both reach.
 template <class S, class T, class Ending>
 void block_from_points_adjoint(const ConvShape& s, const Blocks& blocks, const Part& part,
                                Columns channels, const float* products, int64_t plane, float* strip,
                                const T* grad_src, const Ending& of_all) {
+  using Transform = typename S::FromPointsAdjoint;
   Ending ending = of_all;
   const int64_t step = static_cast<int64_t>(lanes());
-  constexpr int64_t kStep = S::kTiling.step, kOverlap = S::kPatch - kStep;  // pixels
+  constexpr int kPatch = S::kPatch, kStep = S::kTiling.step, kOverlap = kPatch - kStep;  // pixels
+  constexpr int64_t kAhead = 2;  // tiles from one to what is asked for meanwhile
   const int64_t row_words = (kStep * blocks.columns + kOverlap) * step;
   const int64_t of_image = blocks.rows * blocks.columns;
   for (int64_t i = 0; i < part.tiles / of_image; ++i) {
     const int64_t image = part.first_tile / of_image + i;
     for (int64_t channel = channels.begin; channel < channels.end; channel += step) {
-      std::fill(strip, strip + S::kPatch * row_words, 0.0f);
       ending.open(channel);
       for (int64_t tile_row = 0; tile_row < blocks.rows; ++tile_row) {
+        // The first row and column of patches are the padding above and to the left.
+        const int64_t top = tile_row * kStep - 1;
+        const bool first = tile_row == 0, last = tile_row + 1 == blocks.rows;
+        // Column x of the map, of which `points` has a column of a patch.
+        const auto finish = [&](int64_t x, const V* points) HWY_ATTR {
+          if (x < 0 || x >= s.w) return;
+          V pixels[kPatch];
+          Transform::apply(points, pixels);
+          float* shared = strip + x * step;
+          for (int row = 0; row < kOverlap; ++row) {
+            if (!first) pixels[row] = hn::Add(pixels[row], load(shared + row * row_words));
+            if (!last) store(pixels[kStep + row], shared + row * row_words);
+          }
+          const int64_t to = ((image * s.h + top) * s.w + x) * s.c + channel;
+          for (int row = 0; row < kPatch; ++row) {
+            if (row >= kStep && !last) break;
+            if (top + row >= 0 && top + row < s.h) ending.put(to + row * s.w * s.c, pixels[row]);
+          }
+        };
+        V right[kOverlap][kPatch];  // what of a patch the next one reaches too
+        for (auto& column : right) std::fill(std::begin(column), std::end(column), hn::Zero(D()));
         for (int64_t tile_column = 0; tile_column < blocks.columns; ++tile_column) {
           const int64_t tile = (i * blocks.rows + tile_row) * blocks.columns + tile_column;
-          prefetch(Window<T>(grad_src, s.h, s.w, s.c, image, tile_row * kStep - 1,
-                             tile_column * kStep, kStep),
-                   grad_src, channel, ending);
+          const int64_t left = tile_column * kStep - 1;
+          if (tile + kAhead < part.tiles) {
+            const Place next(blocks, kStep, part.first_tile + tile + kAhead);
+            prefetch(Window<T>(grad_src, s.h, s.w, s.c, next.image, next.y - 1, next.x - 1, kStep),
+                     grad_src, channel, ending);
+          }
           const float* from = products + tile * s.c + channel;
-          float* to = strip + tile_column * kStep * step;
-          transform_2d<typename S::FromPointsAdjoint>(
-              [&](int row, int column)
-                  HWY_ATTR { return load(from + (row * S::kPatch + column) * plane); },
-              [&](int row, int column, V v) HWY_ATTR {
-                float* at = to + row * row_words + column * step;
-                store(hn::Add(load(at), v), at);
-              });
+          V columns[kPatch][kPatch];
+          // Unrolled by name, or a column's pixels would lie in memory between its loops.
+#pragma GCC unroll 9
+          for (int row = 0; row < kPatch; ++row) {
+            V points[kPatch], pixels[kPatch];
+            for (int column = 0; column < kPatch; ++column)
+              points[column] = load(from + (row * kPatch + column) * plane);
+            Transform::apply(points, pixels);
+            for (int column = 0; column < kPatch; ++column) columns[column][row] = pixels[column];
+          }
+          for (int column = 0; column < kOverlap; ++column) {
+            for (int row = 0; row < kPatch; ++row) {
+              columns[column][row] = hn::Add(columns[column][row], right[column][row]);
+              right[column][row] = columns[kStep + column][row];
+            }
+          }
+#pragma GCC unroll 9
+          for (int column = 0; column < kStep; ++column) finish(left + column, columns[column]);
         }
-        // The strip's first row and column are the padding above and to the left.
-        const int64_t top = tile_row * kStep - 1;
-        const bool last = tile_row + 1 == blocks.rows;
-        for (int64_t row = 0; row < (last ? S::kPatch : kStep); ++row) {
-          const int64_t y = top + row;
-          if (y < 0 || y >= s.h) continue;
-          const float* done = strip + row * row_words + step;
-          const int64_t to = (image * s.h + y) * s.w * s.c + channel;
-          for (int64_t x = 0; x < s.w; ++x) ending.put(to + x * s.c, load(done + x * step));
-        }
-        std::copy(strip + kStep * row_words, strip + S::kPatch * row_words, strip);
-        std::fill(strip + kOverlap * row_words, strip + S::kPatch * row_words, 0.0f);
+        for (int column = 0; column < kOverlap; ++column)
+          finish(blocks.columns * kStep - 1 + column, right[column]);
       }
       ending.close(channel);
     }

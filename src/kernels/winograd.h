@@ -34,11 +34,10 @@ constexpr Tiling tiling_of(const ConvShape& s) {
   return s.stride == 2 ? kStride2Tiling : tiling_of_stride1(tile_of(s));
 }
 
-// Whether the second-level cache of a core is below 1 MB. There blocks of 128 channels are as large
-// as those of 64.
-inline bool has_small_cache() {
-  static const long bytes = sysconf(_SC_LEVEL2_CACHE_SIZE);  // 0 or -1 where it is not known
-  return bytes > 0 && bytes < 1 << 20;
+// Of a core; 2 MB where it is not known.
+inline int64_t second_level_cache_bytes() {
+  static const int64_t bytes = sysconf(_SC_LEVEL2_CACHE_SIZE);
+  return bytes > 0 ? bytes : 2 << 20;
 }
 // Whether products are so fast, on tile registers, that nothing but memory counts.
 inline bool on_tile_registers(Type operands) { return operands == Type::kBf16 && tiles_in_use(); }
@@ -73,13 +72,15 @@ inline bool gradients_go_together(const ConvShape& s, Type operands) {
 // 64 tiles of 64 channels at 36 points are 590 KB in fp32: two such buffers and the transformed
 // weights stay in 2 MB. With more channels they do not, and more tiles read the weights less often.
 // A tile of stride 2 is 2.25 times as large. On tile registers it pays to stay in the cache all the
-// same, but for sums of the weights' gradient, which are what is read then.
+// same, but for sums of the weights' gradient, which are what is read then; and in smaller caches
+// with 128 channels (512 KB), or with 256 but for that gradient (1 MB).
 inline int64_t tiles_of_block(const ConvShape& s, Type operands, Sweep sweep) {
-  const int64_t channels = std::max(s.c, s.k);
-  const bool of_128 = channels > 64 && channels <= 128;
+  const int64_t channels = std::max(s.c, s.k), cache = second_level_cache_bytes();
+  const bool of_128 = channels > 64 && channels <= 128, of_256 = channels > 128 && channels <= 256;
   if (on_tile_registers(operands) && s.stride == 1 && of_128)
     return sweep == Sweep::kWeightsGradient ? 256 : 32;
-  if (has_small_cache() && of_128) return 32;
+  if (cache < 1 << 20 && of_128) return 32;
+  if (cache >= 1 << 20 && cache < 2 << 20 && of_256 && !to_weights(sweep)) return 32;
   return channels <= 64 || s.stride == 2 ? 64 : 128;
 }
 
@@ -188,8 +189,8 @@ struct Workspace {
     grad_weights_plane =
         (blocks.shared ? std::min(shared_rows(operands), s.k) : s.k) * s.c + kPlanePadding;
     thread_grad_weights = weight_points * grad_weights_plane;
-    strip_words =
-        tiling.patch * (tiling.step * blocks.columns + tiling.patch - tiling.step) * kWidest;
+    const int64_t overlap = tiling.patch - tiling.step;
+    strip_words = overlap * (tiling.step * blocks.columns + overlap) * kWidest;
     weights = take(forward || source, weight_points * weights_plane);
     sums = take(forward || source, threads * 2 * result_channels * 2);  // doubles
     strips = take(source, threads * strip_words);
