@@ -96,7 +96,7 @@ std::vector<std::string> epoch_lines(const RunFolder& run) {
 
 TEST_F(TrainerTest, LearnsTwoClasses) {
   Config config = small_config(4);
-  config.kernel = "winograd";  // so few steps that rounding decides
+  config.lr = 0.01;  // at twice the rate some seeds are at chance after so few steps
   const TrainResult result = Trainer(config, "", synthetic_dataset(), new_run("a"), {}).run();
   EXPECT_GT(result.last.accuracy, 0.9);
   EXPECT_EQ(result.last.n, 20);
