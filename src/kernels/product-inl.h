@@ -145,8 +145,8 @@ HWY_NOINLINE void micro_kernel(int64_t depth, const float* HWY_RESTRICT a, int64
   const D d;
   const size_t n = lanes();
   V sum[kRows][kVectors];
-  // Every loop over sums is unrolled by name, and begins with zeros whatever `add` says: else GCC
-  // keeps them in memory between the loops, which takes as long as six steps of the depth.
+  // Every loop over sums is unrolled by name, and sums begin with zeros whatever `add` says: else
+  // GCC keeps them in memory between the loops, which takes as long as six steps of the depth.
 #pragma GCC unroll 8
   for (int i = 0; i < kRows; ++i)
 #pragma GCC unroll 8

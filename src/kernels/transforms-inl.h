@@ -51,11 +51,12 @@ HWY_INLINE V dot(const std::array<float, kCount>& coefficients, const V* x) {
 // The points ±a of a tile with kPairs of them, and the polynomials that follow from them.
 template <int kPairs>
 struct Points {
-  static constexpr std::array<float, kPairs> points() {
+  static constexpr std::array<double, kPairs> points() {
     if constexpr (kPairs == 1) return {1};
-    if constexpr (kPairs == 2) return {2.0f / 3, 1.5f};
+    if constexpr (kPairs == 2) return {2.0 / 3, 1.5};
   }
-  static constexpr std::array<float, kPairs> kA = points();
+  static constexpr std::array<double, kPairs> kExact = points();
+  static constexpr float a(int i) { return static_cast<float>(kExact[i]); }
 
   // Coefficients of the product of y - a² over all pairs, or all but one.
   template <int kFactors>
@@ -64,7 +65,7 @@ struct Points {
     int degree = 0;
     for (int i = 0; i < kPairs; ++i) {
       if (i == without) continue;
-      const double square = static_cast<double>(kA[i]) * static_cast<double>(kA[i]);
+      const double square = kExact[i] * kExact[i];
       ++degree;
       for (int j = degree; j >= 0; --j) c[j] = (j > 0 ? c[j - 1] : 0) - square * c[j];
     }
@@ -77,7 +78,7 @@ struct Points {
 
   static constexpr float power(int i, int exponent) {
     double value = 1;
-    for (int e = 0; e < exponent; ++e) value *= static_cast<double>(kA[i]);
+    for (int e = 0; e < exponent; ++e) value *= kExact[i];
     return static_cast<float>(value);
   }
   // The product of the differences between a and all other points but 0: a * f'(a) / a² where 0 is
@@ -87,7 +88,7 @@ struct Points {
     double at_a = 0;
     for (int j = kPairs; --j >= 0;)
       at_a = at_a * static_cast<double>(power(i, 2)) + static_cast<double>(g[j]);
-    return 2 * static_cast<double>(kA[i]) * at_a;
+    return 2 * kExact[i] * at_a;
   }
 
   // t of 2 kPairs + 1 values x at stride kStep, at ±a for each pair and infinity.
@@ -97,8 +98,8 @@ struct Points {
       constexpr int i = pair;
       constexpr std::array<float, kPairs> g = others(i);
       const V odd = dot<2 * kStep>(g, x), even = dot<2 * kStep>(g, x + kStep);
-      t[2 * i] = mul_add(kA[i], odd, even);
-      t[2 * i + 1] = mul_add(-kA[i], odd, even);
+      t[2 * i] = mul_add(a(i), odd, even);
+      t[2 * i + 1] = mul_add(-a(i), odd, even);
     });
     t[2 * kPairs] = dot<2 * kStep>(kAll, x);
   }
@@ -112,10 +113,9 @@ struct Points {
       constexpr std::array<float, kPairs> g = others(i);
       const V sum = hn::Add(t[2 * i], t[2 * i + 1]), difference = hn::Sub(t[2 * i], t[2 * i + 1]);
       for (int j = 0; j < kPairs; ++j) {
-        V& even = x[2 * j * kStep];
-        V& odd = x[(2 * j + 1) * kStep];
-        even = mul_add(kA[i] * g[j], difference, even);
-        odd = i == 0 ? mul(g[j], sum) : mul_add(g[j], sum, odd);
+        V* at = x + 2 * j * kStep;
+        at[0] = mul_add(a(i) * g[j], difference, at[0]);
+        at[kStep] = i == 0 ? mul(g[j], sum) : mul_add(g[j], sum, at[kStep]);
       }
     });
   }
@@ -135,7 +135,7 @@ struct Points {
   static HWY_INLINE void to_points_adjoint(const V* y, V* m) {
     unrolled<kPairs>([&](auto pair) HWY_ATTR {
       constexpr int i = pair;
-      V even = y[0], odd = mul(kA[i], y[1]);
+      V even = y[0], odd = mul(a(i), y[1]);
       for (int j = 2; j < 2 * kPairs; j += 2) {
         even = mul_add(power(i, j), y[j], even);
         odd = mul_add(power(i, j + 1), y[j + 1], odd);
@@ -197,7 +197,7 @@ struct Stride1 {
   // f'(a) of a point a: a * slope(a), and at 0 the product of all -a².
   static constexpr float kGain0 = 1 / At::kAll[0];
   static constexpr float gain(int i) {
-    return static_cast<float>(1 / (static_cast<double>(At::kA[i]) * At::slope(i)));
+    return static_cast<float>(1 / (At::kExact[i] * At::slope(i)));
   }
 
   // u = G w: three weights to as many points as a patch has.
@@ -208,7 +208,7 @@ struct Stride1 {
       unrolled<kPairs>([&](auto pair) HWY_ATTR {
         constexpr int i = pair;
         const V even = mul_add(gain(i) * At::power(i, 2), w[2], mul(gain(i), w[0]));
-        const V odd = mul(gain(i) * At::kA[i], w[1]);
+        const V odd = mul(gain(i) * At::a(i), w[1]);
         u[2 * i + 1] = hn::Add(even, odd);
         u[2 * i + 2] = hn::Sub(even, odd);
       });
@@ -225,7 +225,7 @@ struct Stride1 {
         constexpr int i = pair;
         const V sum = hn::Add(u[2 * i + 1], u[2 * i + 2]);
         w[0] = mul_add(gain(i), sum, w[0]);
-        w[1] = mul_add(gain(i) * At::kA[i], hn::Sub(u[2 * i + 1], u[2 * i + 2]), w[1]);
+        w[1] = mul_add(gain(i) * At::a(i), hn::Sub(u[2 * i + 1], u[2 * i + 2]), w[1]);
         w[2] = mul_add(gain(i) * At::power(i, 2), sum, w[2]);
       });
     }
@@ -285,7 +285,7 @@ struct Stride2 {
       unrolled<2>([&](auto pair) HWY_ATTR {
         constexpr int i = pair;
         const V first = mul(gain(i), w[0]);
-        const V last = mul(gain(i) * At::kA[i], w[2]);
+        const V last = mul(gain(i) * At::a(i), w[2]);
         u[2 * i] = hn::Add(last, first);
         u[2 * i + 1] = hn::Sub(last, first);
       });
@@ -301,7 +301,7 @@ struct Stride2 {
       unrolled<2>([&](auto pair) HWY_ATTR {
         constexpr int i = pair;
         w[0] = mul_add(gain(i), hn::Sub(u[2 * i], u[2 * i + 1]), w[0]);
-        w[2] = mul_add(gain(i) * At::kA[i], hn::Add(u[2 * i], u[2 * i + 1]), w[2]);
+        w[2] = mul_add(gain(i) * At::a(i), hn::Add(u[2 * i], u[2 * i + 1]), w[2]);
       });
     }
   };

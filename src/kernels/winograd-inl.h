@@ -180,10 +180,10 @@ void weights_to_points(const ConvShape& s, const float* weights, int64_t plane, 
       for (int64_t k = 0; k < width; k += 4) {
         for (int64_t tap = 0; tap < 9; ++tap) {
           const float* from = weights + ((panel + k) * 9 + tap) * s.c + c;
-          for (int64_t i = 0; i < kWidest; i += 4) {
-            __builtin_prefetch(from + i / 4 * 9 * s.c + kWidest);  // of the next c
+          for (int64_t row = 0; row < 4; ++row)
+            __builtin_prefetch(from + row * 9 * s.c + kWidest);  // of the next c
+          for (int64_t i = 0; i < kWidest; i += 4)
             transpose_4x4(from + i, 9 * s.c, &turned[i][tap][k], 9 * kPanel);
-          }
         }
       }
       for (int64_t i = 0; i < kWidest; i += Op::kPerWord) {
@@ -227,7 +227,9 @@ void weights_to_points_transposed(const ConvShape& s, const float* weights, int6
                 HWY_ATTR { sink(row * S::kTiling.weight_side + column, v); });
       };
       float* at = to + (panel * s.k + k * width) / Op::kPerWord + c - panel;
-      if (begins_line<float>(c)) prefetch_points<S>(at + 2 / Op::kPerWord * width, plane);
+      if (begins_line<float>(c))
+        for (int64_t row = 2 / Op::kPerWord; row < 4 / Op::kPerWord; ++row)
+          prefetch_points<S>(at + row * width, plane);
       if constexpr (Op::kPerWord == 1) {
         transform(k, [&](int point, V v) HWY_ATTR { store(v, at + point * plane); });
         transform(k + 1, [&](int point, V v) HWY_ATTR { store(v, at + point * plane + width); });
@@ -313,8 +315,7 @@ void block_from_points_adjoint(const ConvShape& s, const Blocks& blocks, const P
   Ending ending = of_all;
   const int64_t step = static_cast<int64_t>(lanes());
   constexpr int kPatch = S::kPatch, kStep = S::kTiling.step, kOverlap = kPatch - kStep;  // pixels
-  constexpr int64_t kAhead = 2;  // tiles from one to what is asked for meanwhile
-  const int64_t row_words = (kStep * blocks.columns + kOverlap) * step;
+  constexpr int64_t kAhead = 2;  // tiles from one to what is asked for meanwhile, of any image
   const int64_t of_image = blocks.rows * blocks.columns;
   for (int64_t i = 0; i < part.tiles / of_image; ++i) {
     const int64_t image = part.first_tile / of_image + i;
@@ -329,25 +330,25 @@ void block_from_points_adjoint(const ConvShape& s, const Blocks& blocks, const P
           if (x < 0 || x >= s.w) return;
           V pixels[kPatch];
           Transform::apply(points, pixels);
-          float* shared = strip + x * step;
+          float* shared = strip + x * kOverlap * step;
           for (int row = 0; row < kOverlap; ++row) {
-            if (!first) pixels[row] = hn::Add(pixels[row], load(shared + row * row_words));
-            if (!last) store(pixels[kStep + row], shared + row * row_words);
+            if (!first) pixels[row] = hn::Add(pixels[row], load(shared + row * step));
+            if (!last) store(pixels[kStep + row], shared + row * step);
           }
           const int64_t to = ((image * s.h + top) * s.w + x) * s.c + channel;
-          for (int row = 0; row < kPatch; ++row) {
-            if (row >= kStep && !last) break;
-            if (top + row >= 0 && top + row < s.h) ending.put(to + row * s.w * s.c, pixels[row]);
-          }
+          for (int row = 0; row < kPatch; ++row)
+            if ((row < kStep || last) && top + row >= 0 && top + row < s.h)
+              ending.put(to + row * s.w * s.c, pixels[row]);
         };
         V right[kOverlap][kPatch];  // what of a patch the next one reaches too
-        for (auto& column : right) std::fill(std::begin(column), std::end(column), hn::Zero(D()));
+        for (auto& column : right)
+          for (V& points : column) points = hn::Zero(D());
         for (int64_t tile_column = 0; tile_column < blocks.columns; ++tile_column) {
           const int64_t tile = (i * blocks.rows + tile_row) * blocks.columns + tile_column;
           const int64_t left = tile_column * kStep - 1;
           if (tile + kAhead < part.tiles) {
             const Place next(blocks, kStep, part.first_tile + tile + kAhead);
-            prefetch(Window<T>(grad_src, s.h, s.w, s.c, next.image, next.y - 1, next.x - 1, kStep),
+            prefetch(Window<T>(grad_src, s.h, s.w, s.c, next.image, next.y, next.x, kStep),
                      grad_src, channel, ending);
           }
           const float* from = products + tile * s.c + channel;

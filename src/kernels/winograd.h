@@ -189,8 +189,7 @@ struct Workspace {
     grad_weights_plane =
         (blocks.shared ? std::min(shared_rows(operands), s.k) : s.k) * s.c + kPlanePadding;
     thread_grad_weights = weight_points * grad_weights_plane;
-    const int64_t overlap = tiling.patch - tiling.step;
-    strip_words = overlap * (tiling.step * blocks.columns + overlap) * kWidest;
+    strip_words = (tiling.patch - tiling.step) * s.w * kWidest;
     weights = take(forward || source, weight_points * weights_plane);
     sums = take(forward || source, threads * 2 * result_channels * 2);  // doubles
     strips = take(source, threads * strip_words);
