@@ -167,7 +167,6 @@ struct Stride1 {
 
   // x = B t, the adjoint of ToPoints.
   struct FromPointsAdjoint {
-    static constexpr int kIn = kPatch, kOut = kPatch;
     static HWY_INLINE void apply(const V* t, V* x) {
       At::template from_points_adjoint<1>(t + 1, x + 1);
       x[0] = mul(At::kAll[0], t[0]);
@@ -255,7 +254,6 @@ struct Stride2 {
   };
 
   struct FromPointsAdjoint {
-    static constexpr int kIn = 9, kOut = 9;
     static HWY_INLINE void apply(const V* t, V* x) {
       At::from_points_adjoint<2>(t, x);
       for (int i = 0; i < 4; ++i) x[2 * i + 1] = t[5 + i];
