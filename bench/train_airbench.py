@@ -1,6 +1,6 @@
 """PyTorch's run of the recipe `airbench94`: the same network, images, schedule and number of epochs, for its accuracy beside Skipway's.
 
-Usage: train_airbench.py FOLDER-OR-TAR.GZ [--epochs 7] [--batch 1024] [--small-share 0.55] [--precision bf16] [--threads 2] [--seed 0]
+Usage: train_airbench.py FOLDER-OR-TAR.GZ [--epochs 8] [--batch 1024] [--small-share 0.55] [--precision bf16] [--threads 2] [--seed 0]
 
 Network and optimizers are those of airbench94_muon.py in github.com/KellerJordan/cifar10-airbench, eager, the weights in fp32; of the steps, the
 first share sees images of 18 pixels, as in Skipway. Data as train_minutes.py takes them. Prints one JSON object.
@@ -79,7 +79,7 @@ def views(x):
 
 
 def main():
-    args, autocast = parse(__doc__, epochs=7.0, batch=1024, small_share=0.55)
+    args, autocast = parse(__doc__, epochs=8.0, batch=1024, small_share=0.55)
 
     (images, labels), (test_images, test_labels) = load_normalised(args.data)
     model = Airbench94(images[:5000]).to(memory_format=torch.channels_last)

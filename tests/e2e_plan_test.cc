@@ -6,6 +6,7 @@
 #include <nlohmann/json.hpp>
 #include <set>
 
+#include "base/clock.h"
 #include "base/files.h"
 #include "base/for_test.h"
 #include "program.h"
@@ -119,6 +120,16 @@ TEST_F(E2ePlan, EvaluationsDuringTheRunAreForeseen) {
       run({"plan", "--json", "--alone", "--epochs", "4", "--test-every", "1"});
   ASSERT_EQ(result.exit_code, 0) << result.err;
   EXPECT_EQ(json::parse(result.out).at("plan").at("evaluations"), 4);
+}
+
+// Which takes five seconds or more; the run has a single step.
+TEST_F(E2ePlan, MeasuringIsNoTimeOfARunOfEpochs) {
+  const Stopwatch watch;
+  const ProgramResult result = run({"plan", "--json", "--alone", "--epochs", "0.5"});
+  ASSERT_EQ(result.exit_code, 0) << result.err;
+  const json plan = json::parse(result.out).at("plan");
+  EXPECT_EQ(plan.at("steps"), 1);
+  EXPECT_LT(plan.at("wall_s").get<double>(), watch.seconds() - 2.5);
 }
 
 TEST_F(E2ePlan, MinutesBecomeEpochsInWords) {

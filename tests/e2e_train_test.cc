@@ -269,6 +269,14 @@ TEST_F(E2eTrain, AnInterruptSavesAndAResumeGoesOn) {
   EXPECT_EQ(json::parse(resumed.out).at("weights_sha256"), whole.at("weights_sha256"));
 }
 
+TEST_F(E2eTrain, AResumeBeginsWhatWasKilledBeforeItsFirstState) {
+  const json whole = json::parse(train({"--json"}, "1").out);
+  folder_.write("killed/config.toml", read_file(folder_ / "runs/001/config.toml"));
+  const ProgramResult resumed = run({"resume", "killed", "--json"});
+  ASSERT_EQ(resumed.exit_code, 0) << resumed.err;
+  EXPECT_EQ(json::parse(resumed.out).at("weights_sha256"), whole.at("weights_sha256"));
+}
+
 TEST_F(E2eTrain, AFinishedRunGivesItsResultAgain) {
   const ProgramResult first = train({"--json"}, "1");
   ASSERT_EQ(first.exit_code, 0) << first.err;
@@ -325,6 +333,11 @@ TEST_F(E2eTrain, ATreeWithoutTestPartIsDividedAndEvaluatedOnTheSamePart) {
   const ProgramResult other = run({"eval", "../runs/001", "--data", "tree", "--json"});
   EXPECT_EQ(json::parse(other.out).at("n"), 6);
   EXPECT_THAT(other.err, HasSubstr("too high"));
+
+  write_small_part(folder_ / "tree", kClasses, 11, 16);
+  const ProgramResult changed = run({"eval", "../runs/001"});
+  EXPECT_EQ(changed.exit_code, 3);
+  EXPECT_THAT(changed.err, HasSubstr("expected the 27 training images"));
 }
 
 }  // namespace

@@ -110,9 +110,12 @@ void ParityTest::compare_steps(const std::vector<ModelSpec>& specs, at::ScalarTy
     loss.backward();
     ours.emplace_back("train_logits", logits);
     ours.emplace_back("loss", loss);
-    for (const auto& [name, tensor] : model->parameters())
-      ours.emplace_back("grad." + name, tensor.grad());
-    for (const auto& [name, tensor] : model->buffers()) ours.emplace_back("buffer." + name, tensor);
+    for (const auto& [name, tensor] : model->state()) {
+      if (tensor.requires_grad())
+        ours.emplace_back("grad." + name, tensor.grad());
+      else
+        ours.emplace_back("buffer." + name, tensor);
+    }
     {
       const at::NoGradGuard no_grad;  // with gradients it would be LibTorch's
       ours.emplace_back("eval_logits", model->forward(images, /*training=*/false));

@@ -17,6 +17,22 @@
 
 namespace skipway {
 
+namespace {
+
+// Of version 2: the one that this process is in, and those above it, whose limits hold as well.
+std::vector<std::filesystem::path> control_groups() {
+  std::vector<std::filesystem::path> groups = {"/sys/fs/cgroup"};
+  std::ifstream file("/proc/self/cgroup");  // "0::/user.slice/job"
+  for (std::string line; std::getline(file, line);) {
+    if (!line.starts_with("0::/")) continue;
+    for (const std::filesystem::path& name : std::filesystem::path(line.substr(4)))
+      groups.push_back(groups.back() / name);
+  }
+  return groups;
+}
+
+}  // namespace
+
 void prepare_allocator() {
   mallopt(M_MMAP_MAX, 0);
   mallopt(M_TRIM_THRESHOLD, std::numeric_limits<int>::max());
@@ -34,8 +50,10 @@ int64_t usable_cores() {
   cpu_set_t set;
   CPU_ZERO(&set);
   const bool known = sched_getaffinity(0, sizeof(set), &set) == 0;
-  const int64_t cores = known ? CPU_COUNT(&set) : sysconf(_SC_NPROCESSORS_ONLN);
-  return std::min(cores, cores_granted_by("/sys/fs/cgroup").value_or(cores));
+  int64_t cores = known ? CPU_COUNT(&set) : sysconf(_SC_NPROCESSORS_ONLN);
+  for (const auto& group : control_groups())
+    cores = std::min(cores, cores_granted_by(group).value_or(cores));
+  return cores;
 }
 
 int64_t peak_rss_bytes() {
@@ -61,7 +79,8 @@ int64_t available_memory_bytes() {
   int64_t kilobytes = 0;
   for (std::string word; machine >> word;)
     if (word == "MemAvailable:" && machine >> kilobytes) bytes = std::min(bytes, kilobytes * 1024);
-  if (const auto left = memory_left_in("/sys/fs/cgroup")) bytes = std::min(bytes, *left);
+  for (const auto& group : control_groups())
+    bytes = std::min(bytes, memory_left_in(group).value_or(bytes));
   std::ifstream limit_of_version_1("/sys/fs/cgroup/memory/memory.limit_in_bytes");
   if (int64_t most = 0; limit_of_version_1 >> most && most > 0) bytes = std::min(bytes, most);
   for (const auto resource : {RLIMIT_AS, RLIMIT_DATA}) {

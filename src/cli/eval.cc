@@ -37,6 +37,21 @@ bool is_same_data(const std::string& a, const std::string& b) {
   return a == b || fs::equivalent(expand_user(a), expand_user(b), error);
 }
 
+// Another number of images is divided in another way, and what was trained on would be tested.
+void require_same_images(const RunFolder& run, const Config& config, const Dataset& dataset) {
+  for (const auto& line : run.read_metrics()) {
+    if (line.value("event", "") != "begin" || !line.contains("train_images")) continue;
+    const int64_t now = dataset.train.size(),
+                  then = line.at("train_images").get<int64_t>() + config.val_split;
+    if (now != then)
+      fail(ErrorKind::kData, "eval",
+           "expected the {} training images that the run had, got {} at {}: without a test part of "
+           "their own, another tenth of them would be tested than was left out; give --data a "
+           "folder of images that were not trained on",
+           then, now, dataset.source);
+  }
+}
+
 // The data set with its test part. A tree of classes without one is a test part as a whole, unless
 // the model was trained on that tree: then it is the part that training left out.
 Dataset load_test_data(const EvalFlags& flags, const RunFolder& run,
@@ -56,6 +71,7 @@ Dataset load_test_data(const EvalFlags& flags, const RunFolder& run,
         "all images of {} are evaluated; where the model was trained on some of them, its "
         "accuracy is too high",
         dataset.source);
+  if (dataset.test_from_train) require_same_images(run, *config, dataset);
   if (dataset.test.size() == 0)
     fail(ErrorKind::kData, "eval", "expected a test part, got none in {}; give --data another one",
          dataset.source);

@@ -107,8 +107,9 @@ void add_import(CLI::App& program, Run& chosen) {
   CLI::App* command =
       program.add_subcommand("import", "Weights from elsewhere as a folder to use like a run");
   command
-      ->add_option("file", flags->source,
-                   ".safetensors, .pth of torchvision or timm, or torchvision:resnet50, …")
+      ->add_option(
+          "file", flags->source,
+          ".safetensors or .pth of torchvision or timm, its address, or torchvision:resnet50, …")
       ->required();
   command
       ->add_option("--model", flags->model,

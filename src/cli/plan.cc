@@ -54,11 +54,13 @@ nlohmann::ordered_json measure(const Config& config, bool quiet) {
   const Split evaluation_split = take_evaluation_split(config, dataset);
   Learner learner(config, dataset);
   if (!quiet) show_status("measuring …");
-  const Plan plan = make_plan(config, learner, evaluation_split, process_wall_s());
+  const double loaded_s = process_wall_s();
+  const Plan plan = make_plan(config, learner, evaluation_split, loaded_s);
   clear_status();
   const int64_t per_epoch = learner.batches.steps_per_epoch();
-  // A run would have come as far by now.
-  const Forecast run = forecast(config, plan, per_epoch, process_wall_s());
+  // A run would have come as far by now; one of --epochs does not measure.
+  const double begun_s = config.minutes > 0 ? process_wall_s() : loaded_s;
+  const Forecast run = forecast(config, plan, per_epoch, begun_s);
   require_steps(config, plan, run.steps, process_wall_s());
   nlohmann::ordered_json parts = nlohmann::ordered_json::array();
   for (size_t i = 0; i < plan.stages.size(); ++i) {

@@ -292,11 +292,12 @@ int resume(const fs::path& path, bool json, bool quiet) {
   return recorded(run, [&](const RunLog& log) {
     const std::string config_toml = read_file(run.config_toml());
     Config config = from_toml(config_toml, run.config_toml().string());
-    config.weights.clear();  // the checkpoint has what became of them
+    const bool begun = run.has_checkpoint();  // or it was killed before its first step
+    if (begun) config.weights.clear();        // the checkpoint has what became of them
     Dataset dataset = prepare(config, quiet);
     install_signal_handlers();
     Trainer trainer(config, config_toml, std::move(dataset), run, make_hooks(quiet));
-    trainer.restore();
+    if (begun) trainer.restore();
     show_beginning(trainer, config);
     return finish(run, log, trainer.run(), json);
   });

@@ -81,10 +81,7 @@ TrainedModel load_trained_model(const RunFolder& run, const ModelFlags& flags) {
   EvaluateOptions options;
   options.precision = resolve_precision(precision, device, model->kernels().word());
   options.shift = config && config->tta_shift;
-  // As many pixels as 500 CIFAR images have, which saturate two cores in some 300 MB.
-  const int64_t side = model->spec().image_size;
-  options.batch =
-      flags.batch > 0 ? flags.batch : std::clamp<int64_t>(500 * 32 * 32 / (side * side), 16, 500);
+  options.batch = flags.batch > 0 ? flags.batch : evaluation_batch(model->spec().image_size);
   if (!flags.quiet)
     options.progress = [](int64_t done) { show_status(fmt::format("{} images done", done)); };
   return {std::move(model), std::move(options), std::move(config)};

@@ -108,7 +108,8 @@ void require_memory_to_unpack(size_t bytes, int64_t available, const fs::path& p
 
 class TarReader {
  public:
-  explicit TarReader(const fs::path& path) : path_(path), input_(path) {
+  TarReader(const fs::path& path, int64_t available)
+      : path_(path), available_(available), input_(path) {
     archive_read_support_format_tar(tar_.get());
     check(archive_read_open(tar_.get(), &input_, nullptr, read_tar_block, nullptr));
   }
@@ -130,12 +131,15 @@ class TarReader {
     int code = ARCHIVE_OK;
     while ((code = archive_read_data_block(tar_.get(), &block, &size, &offset)) == ARCHIVE_OK) {
       if (static_cast<size_t>(offset) != bytes.size()) fail_reading("a sparse file");
-      require_memory_to_unpack(bytes_read_ += size, available_, path_);
+      count(size);
       bytes.append(static_cast<const char*>(block), size);
     }
     if (code != ARCHIVE_EOF) check(ARCHIVE_FATAL);  // a warning means that bytes are missing
     return bytes;
   }
+
+  /// Bytes of an entry, of which memory is to hold a copy.
+  void count(size_t bytes) { require_memory_to_unpack(bytes_ += bytes, available_, path_); }
 
   /// tar ends with blocks of zeros, and gzip with a checksum behind them; a file that lost its end
   /// between two entries is found by these alone.
@@ -168,8 +172,8 @@ class TarReader {
   };
 
   fs::path path_;
-  size_t bytes_read_ = 0;
-  const int64_t available_ = available_memory_bytes();
+  const int64_t available_;
+  size_t bytes_ = 0;
   TarInput input_;
   std::unique_ptr<archive, Free> tar_{archive_read_new()};
 };
@@ -198,18 +202,20 @@ std::string FileTree::where(const SourceFile& file) const { return (root / file.
 
 FileTree list_folder(const fs::path& root) {
   FileTree tree{.root = root};
+  fs::path at = root;
   try {
     const auto follow = fs::directory_options::follow_directory_symlink;
     const auto place_of = [](const fs::path& path) { return fs::canonical(path).string() + "/"; };
     std::vector<std::string> above = {place_of(root)};  // where the folders on the way here lie
     std::error_code code;  // of a link to nowhere, or in a circle: neither a folder nor a file
     for (fs::recursive_directory_iterator it(root, follow), end; it != end; ++it) {
-      const fs::path relative = it->path().lexically_relative(root);
+      at = it->path();
+      const fs::path relative = at.lexically_relative(root);
       if (is_hidden(relative.filename())) {
         ++tree.hidden_count;
         it.disable_recursion_pending();
       } else if (it->is_directory(code)) {
-        const std::string place = place_of(it->path());
+        const std::string place = place_of(at);
         above.resize(static_cast<size_t>(it.depth()) + 1);
         // One that leads upwards would be listed without end.
         if (std::ranges::any_of(above, [&](const auto& a) { return a.starts_with(place); })) {
@@ -224,7 +230,7 @@ FileTree list_folder(const fs::path& root) {
       }
     }
   } catch (const fs::filesystem_error& e) {
-    fail(ErrorKind::kData, "archive", "could not list the folder {}: {}", root.string(),
+    fail(ErrorKind::kData, "archive", "could not list the folder {}: {}", at.string(),
          e.code().message());
   }
   std::ranges::sort(tree.files, {}, &SourceFile::path);
@@ -232,13 +238,13 @@ FileTree list_folder(const fs::path& root) {
   return tree;
 }
 
-FileTree read_archive(const fs::path& path) {
+FileTree read_archive(const fs::path& path, int64_t available_bytes) {
   FileTree tree{.root = path, .in_memory = true};
   std::set<std::string> folders;
   // Hidden files too: visible links may lead to them. Of a name that comes twice the last counts.
   std::map<std::string, std::string> bytes_by_path;
   int64_t symbolic_links = 0;
-  TarReader reader(path);
+  TarReader reader(path, available_bytes);
   while (archive_entry* entry = reader.next()) {
     const char* link = archive_entry_hardlink(entry);
     const bool is_file = link || archive_entry_filetype(entry) == AE_IFREG;
@@ -249,6 +255,7 @@ FileTree read_archive(const fs::path& path) {
     if (link) {  // a second name for bytes that came earlier
       const auto target = bytes_by_path.find(normal_path(link).string());
       if (target != bytes_by_path.end()) {
+        reader.count(target->second.size());
         bytes_by_path[name.string()] = target->second;
       } else if (!hidden) {
         reader.fail_reading(

@@ -9,6 +9,8 @@
 #include <string_view>
 #include <vector>
 
+#include "base/process.h"
+
 namespace skipway {
 
 /// A regular file of a FileTree.
@@ -40,8 +42,10 @@ FileTree list_folder(const std::filesystem::path& root);
 
 /// Reads a tar or tar.gz archive whole; nothing is written to disk, so what its paths lead to does
 /// not matter. A hard link has the bytes of its target, hidden or not. Errors: kData when it is
-/// neither, is damaged (gzip's checksum is verified) or cut short, or lacks the target of a link.
-FileTree read_archive(const std::filesystem::path& path);
+/// neither, is damaged (gzip's checksum is verified) or cut short, or lacks the target of a link;
+/// kMemory when it holds `available_bytes` or more.
+FileTree read_archive(const std::filesystem::path& path,
+                      int64_t available_bytes = available_memory_bytes());
 
 /// The bytes of a file, unpacked when it is gzip. Errors: kData when it cannot be read, is damaged
 /// or cut short.

@@ -95,6 +95,17 @@ TEST(Archive, HardLinksHaveTheBytesAndRepeatedNamesTheLast) {
   EXPECT_EQ(tree.read(tree.files[2]), "new");
 }
 
+TEST(Archive, MoreThanMemoryHoldsIsAnErrorAndLinksCount) {
+  const TemporaryFolder folder;
+  const fs::path path = folder.path() / "a.tar.gz";
+  write_tar(path, {{"a/1", std::string(1000, 'x'), ""}, {"a/2", "", "a/1"}, {"a/3", "", "a/2"}});
+  EXPECT_EQ(read_archive(path, 3001).files.size(), 3u);
+  for (const int64_t available : {500, 1500, 3000})
+    EXPECT_THAT(message_of(ErrorKind::kMemory, [&] { read_archive(path, available); }),
+                HasSubstr(path.string()))
+        << available;
+}
+
 TEST(Archive, SymbolicLinksAreLeftOutAloud) {
   const TemporaryFolder folder;
   folder.write("in/a/1", "one");

@@ -57,6 +57,19 @@ std::vector<std::vector<int64_t>> rows_by_class(const Split& split, size_t class
   return rows;
 }
 
+// Leaves these rows alone, in place: there may be no memory for a second tensor.
+void keep_rows(Split& split, const std::vector<int64_t>& rows) {
+  std::vector<std::string> names;
+  for (size_t i = 0; i < rows.size(); ++i) {
+    const auto to = static_cast<int64_t>(i);
+    if (to != rows[i]) split.images[to].copy_(split.images[rows[i]]);
+    names.push_back(std::move(split.names[static_cast<size_t>(rows[i])]));
+  }
+  split.images = split.images.narrow(0, 0, static_cast<int64_t>(rows.size()));
+  split.labels = split.labels.index_select(0, at::tensor(rows, at::kLong));
+  split.names = std::move(names);
+}
+
 // Takes counts[c] random images of each class c out of `split`; both parts keep their order.
 Split take_out(Split& split, const std::vector<std::vector<int64_t>>& rows,
                const std::vector<int64_t>& counts, uint64_t seed, Division division) {
@@ -75,7 +88,7 @@ Split take_out(Split& split, const std::vector<std::vector<int64_t>>& rows,
     (taken[i] ? taken_rows : kept_rows).push_back(static_cast<int64_t>(i));
   }
   Split out = rows_of(split, taken_rows);
-  split = rows_of(split, kept_rows);
+  keep_rows(split, kept_rows);
   return out;
 }
 
@@ -89,6 +102,7 @@ void divide_off_test(Dataset& dataset, double fraction, uint64_t seed) {
     counts.push_back(size < 2 ? 0 : std::clamp<int64_t>(share, 1, size - 1));
   }
   dataset.test = take_out(dataset.train, rows, counts, seed, Division::kTest);
+  dataset.test_from_train = true;
   log_info("{} has no test part; {} of its {} images, the same share of every class, become it",
            dataset.source, dataset.test.size(), dataset.test.size() + dataset.train.size());
 }
@@ -148,12 +162,26 @@ Dataset decode_tree(const FileTree& tree, const Source& source) {
 
 size_t bytes_of(const Split& split) { return split.images.defined() ? split.images.nbytes() : 0; }
 
-template <typename Decode>
-Dataset decode_once(const CacheKey& key, const Source& source, const Decode& decode) {
+std::string cache_variant(const Source& source, int64_t image_size) {
+  // To be raised where other images, classes or parts come out of the same files.
+  constexpr int kReader = 2;
+  return fmt::format("reader={} image_size={} coarse={}", kReader, image_size, source.coarse);
+}
+
+// key_of(variant) is that of the source.
+template <typename KeyOf, typename Decode>
+Dataset decode_once(const Source& source, const KeyOf& key_of, const Decode& decode) {
   const Stopwatch watch;
   const fs::path folder = cache_folder(source.options);
+  const int64_t size = source.options.image_size;
+  const CacheKey key = key_of(cache_variant(source, size));
   if (source.options.use_cache) {
-    if (auto dataset = read_decoded_cache(folder, key)) {
+    std::optional<Dataset> dataset = read_decoded_cache(folder, key);
+    if (!dataset && size > 0) {  // which may be what training found by itself
+      dataset = read_decoded_cache(folder, key_of(cache_variant(source, /*image_size=*/0)));
+      if (dataset && dataset->image_size != size) dataset.reset();
+    }
+    if (dataset) {
       log_info("{} images of {} were decoded before; read in {:.1f} s",
                dataset->train.size() + dataset->test.size(), source.path.string(), watch.seconds());
       return *std::move(dataset);
@@ -168,10 +196,6 @@ Dataset decode_once(const CacheKey& key, const Source& source, const Decode& dec
     write_decoded_cache(folder, key, dataset);
   }
   return dataset;
-}
-
-std::string cache_variant(const Source& source) {
-  return fmt::format("image_size={} coarse={}", source.options.image_size, source.coarse);
 }
 
 // The folder of IDX files: `folder` itself or the one in it ("raw", as torchvision has it).
@@ -199,14 +223,18 @@ Dataset read_folder(const Source& source) {
     return dataset;
   }
   if (find_cifar_binary(tree)) return decode_tree(tree, source);  // as fast as a cache
-  return decode_once(folder_cache_key(tree, cache_variant(source)), source,
-                     [&] { return decode_tree(tree, source); });
+  return decode_once(
+      source, [&](const std::string& variant) { return folder_cache_key(tree, variant); },
+      [&] { return decode_tree(tree, source); });
 }
 
 Dataset read_file_or_folder(const Source& source) {
   std::error_code code;
   if (fs::is_directory(source.path, code)) return read_folder(source);
   if (!fs::exists(source.path, code)) {
+    if (code)
+      fail(ErrorKind::kData, "data", "could not look at {}: {}", source.path.string(),
+           code.message());
     fail(ErrorKind::kData, "data",
          "expected the name of a data set, a folder or a tar.gz, got nothing at {}; `skipway data "
          "list` shows the names, and a folder has train/<class>/*.jpg and test/<class>/*.jpg",
@@ -216,8 +244,9 @@ Dataset read_file_or_folder(const Source& source) {
     fail(ErrorKind::kData, "data", "expected a folder or a tar.gz, got a device or a pipe at {}",
          source.path.string());
   }
-  return decode_once(archive_cache_key(source.path, cache_variant(source)), source,
-                     [&] { return decode_tree(read_archive(source.path), source); });
+  return decode_once(
+      source, [&](const std::string& variant) { return archive_cache_key(source.path, variant); },
+      [&] { return decode_tree(read_archive(source.path), source); });
 }
 
 // U+FFFD takes the place of what is not UTF-8, as where a model's classes are written as JSON.

@@ -39,6 +39,7 @@ struct Dataset {
   Split train;
   Split test;                      // empty when the source has no test part
   std::vector<BadFile> bad_files;  // left out of train and test
+  bool test_from_train = false;    // the source has none: some of its images, at random
 };
 
 struct LoadOptions {

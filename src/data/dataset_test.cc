@@ -137,6 +137,23 @@ TEST(Dataset, AFolderIsDecodedOnce) {
   EXPECT_EQ(load_dataset(folders.data.path(), folders.options()).train.size(), 7);
 }
 
+// As where `eval` asks for the size that training found by itself.
+TEST(Dataset, ASizeThatWasFoundBeforeIsNotDecodedAgain) {
+  const Folders folders;
+  folders.add("train/cat", 2);
+  folders.add("test/cat", 2);
+  const Dataset found = load_dataset(folders.data.path(), folders.options());
+  LoadOptions options = folders.options();
+  options.image_size = found.image_size;
+  const LogLines same;
+  expect_same(load_dataset(folders.data.path(), options).train, found.train);
+  EXPECT_THAT(same.text(), HasSubstr("decoded before"));
+  options.image_size = 4;
+  const LogLines other;
+  EXPECT_EQ(load_dataset(folders.data.path(), options).train.images.size(1), 4);
+  EXPECT_THAT(other.text(), HasSubstr("decoded 4 images"));
+}
+
 // What cannot be read today may be read tomorrow.
 TEST(Dataset, AFolderWithAnUnreadableFileIsDecodedAgain) {
   const Folders folders;
@@ -417,9 +434,11 @@ TEST(Dataset, ValidationTakesTheSameShareOfEveryClass) {
   std::set<std::string> names(validation.names.begin(), validation.names.end());
   names.insert(dataset.train.names.begin(), dataset.train.names.end());
   EXPECT_EQ(names.size(), 73u);
-  for (int64_t i = 0; i < validation.size(); ++i) {
-    EXPECT_EQ(validation.images[i][1][1][2].item<int>(),
-              std::stoi(validation.names[static_cast<size_t>(i)]));
+  for (const Split* part : {&validation, static_cast<const Split*>(&dataset.train)}) {
+    ASSERT_EQ(part->images.size(0), part->size());
+    for (int64_t i = 0; i < part->size(); ++i)
+      EXPECT_EQ(part->images[i][1][1][2].item<int>(),
+                std::stoi(part->names[static_cast<size_t>(i)]));
   }
 }
 

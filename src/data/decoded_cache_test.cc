@@ -93,6 +93,14 @@ TEST(DecodedCache, ANewStateReplacesTheOldOne) {
   EXPECT_TRUE(fs::exists(folder.path() / "other-state.images"));
 }
 
+TEST(DecodedCache, WhatAKilledProcessLeftGoes) {
+  const TemporaryFolder folder;
+  const fs::path left = folder.write("place-state.images.tmp1", "half a file");
+  fs::last_write_time(left, fs::file_time_type::clock::now() - std::chrono::hours(2));
+  write_decoded_cache(folder.path(), kKey, small_dataset());
+  EXPECT_FALSE(fs::exists(left));
+}
+
 TEST(DecodedCache, WhatCannotBeWrittenIsAWarning) {
   const TemporaryFolder folder;
   const LogLines log;

@@ -21,6 +21,8 @@ namespace skipway {
 namespace {
 
 constexpr int64_t kMaxPixels = int64_t{1} << 28;
+// A PNG of one colour has some 8,000, a JPEG 500: memory is not taken on the word of a header.
+constexpr int64_t kMaxPixelsOfByte = 1 << 16;
 constexpr std::string_view kPngSignature = "\x89PNG\r\n\x1a\n";
 constexpr std::string_view kJpegSignature = "\xff\xd8\xff";
 
@@ -28,9 +30,12 @@ constexpr std::string_view kJpegSignature = "\xff\xd8\xff";
   fail(ErrorKind::kData, "image", "expected a whole JPEG or PNG image, got {} at {}", got, name);
 }
 
-void check_pixels(int64_t height, int64_t width, std::string_view name) {
+void check_pixels(int64_t height, int64_t width, size_t bytes, std::string_view name) {
   if (height < 1 || width < 1 || height > kMaxPixels / width) {
     fail_decoding(name, fmt::format("{} x {} pixels (at most 2^28)", width, height));
+  }
+  if (height * width / kMaxPixelsOfByte > static_cast<int64_t>(bytes)) {
+    fail_decoding(name, fmt::format("{} x {} pixels in {} bytes", width, height, bytes));
   }
 }
 
@@ -66,7 +71,7 @@ class JpegDecoder {
 
   ImageShape read_header() {
     if (!try_read_header()) fail_decoding(name_, errors_.message);
-    check_pixels(jpeg_.image_height, jpeg_.image_width, name_);
+    check_pixels(jpeg_.image_height, jpeg_.image_width, bytes_.size(), name_);
     return {jpeg_.image_height, jpeg_.image_width};
   }
 
@@ -127,7 +132,7 @@ class JpegDecoder {
 
 class PngDecoder {
  public:
-  PngDecoder(std::string_view bytes, std::string_view name) : name_(name) {
+  PngDecoder(std::string_view bytes, std::string_view name) : bytes_(bytes.size()), name_(name) {
     // libpng stops at the last row; only the end chunk shows that the file is whole.
     if (!has_end_chunk(bytes)) fail_decoding(name, "a PNG cut short");
     png_.version = PNG_IMAGE_VERSION;
@@ -140,7 +145,7 @@ class PngDecoder {
   PngDecoder& operator=(const PngDecoder&) = delete;
 
   ImageShape shape() const {
-    check_pixels(png_.height, png_.width, name_);
+    check_pixels(png_.height, png_.width, bytes_, name_);
     return {png_.height, png_.width};
   }
 
@@ -183,6 +188,7 @@ class PngDecoder {
     pixels.resize(3 * count);
   }
 
+  size_t bytes_;
   std::string_view name_;
   png_image png_{};
 };

@@ -257,12 +257,15 @@ Dataset load_image_folder(const FileTree& tree, int64_t image_size) {
   }
   if (!train.root.empty() && !test.root.empty()) check_same_classes(tree, train, test);
 
-  std::vector<ImageShape> shapes;
-  read_shapes(tree, train.jobs, shapes);
-  read_shapes(tree, test.jobs, shapes);
   Dataset dataset;
-  if (!shapes.empty()) {
-    dataset.image_size = image_size > 0 ? image_size : automatic_image_size(shapes);
+  dataset.image_size = image_size;
+  if (image_size == 0) {
+    std::vector<ImageShape> shapes;
+    read_shapes(tree, train.jobs, shapes);
+    read_shapes(tree, test.jobs, shapes);
+    if (!shapes.empty()) dataset.image_size = automatic_image_size(shapes);
+  }
+  if (dataset.image_size > 0) {
     require_memory_for_images(static_cast<int64_t>(count), dataset.image_size, tree.root);
     dataset.train = decode(tree, train.jobs, dataset.image_size);
     dataset.test = decode(tree, test.jobs, dataset.image_size);

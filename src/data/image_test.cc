@@ -143,6 +143,16 @@ TEST(Image, TooManyPixelsAreRefusedBeforeDecoding) {
               HasSubstr("65488 x 65488 pixels"));
 }
 
+TEST(Image, MorePixelsThanTheBytesCanHaveAreRefusedBeforeDecoding) {
+  std::string jpeg = jpeg_bytes(sample_image(8, 8));
+  jpeg.replace(jpeg.find("\xff\xc0") + 5, 4, std::string("\x40\x00\x40\x00", 4));
+  EXPECT_THAT(message_of(ErrorKind::kData, [&] { decode_image(jpeg, "a.jpg"); }),
+              HasSubstr(fmt::format("16384 x 16384 pixels in {} bytes at a.jpg", jpeg.size())));
+  const Image grey{3000, 3000, std::vector<uint8_t>(3000 * 3000 * 3, 99)};
+  for (const std::string& bytes : {jpeg_bytes(grey), png_bytes(grey)})
+    EXPECT_EQ(decode_image(bytes, "a").height, 3000);
+}
+
 TEST(Image, ShapeComesFromTheHeader) {
   const Image image = sample_image(5, 9);
   for (const std::string& bytes : {jpeg_bytes(image), png_bytes(image)}) {

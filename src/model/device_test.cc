@@ -43,8 +43,6 @@ TEST(Device, DescribesTheProcessor) {
 }
 
 TEST(Precision, AutoIsMeasuredAndTheOthersAreTaken) {
-  EXPECT_THAT((std::vector<at::ScalarType>{at::kBFloat16, at::kFloat}),
-              testing::Contains(resolve_precision("auto", at::kCPU)));
   EXPECT_EQ(resolve_precision("bf16", at::kCPU), at::kBFloat16);
   EXPECT_EQ(resolve_precision("fp32", at::kCPU), at::kFloat);
   EXPECT_EQ(precision_name(at::kBFloat16), "bf16");

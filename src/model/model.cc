@@ -166,7 +166,6 @@ at::Tensor Model::add_parameter(const std::string& name, at::Tensor values) {
 
 at::Tensor Model::add_buffer(const std::string& name, at::Tensor values) {
   at::Tensor buffer = values.to(device_);
-  buffers_.emplace_back(name, buffer);
   state_.emplace_back(name, buffer);
   return buffer;
 }

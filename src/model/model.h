@@ -82,9 +82,8 @@ class Model {
   const KernelChoice& kernels() const { return kernels_; }
   /// Trained tensors; each requires a gradient.
   const NamedTensors& parameters() const { return parameters_; }
-  /// What is kept but not trained: BatchNorm's running_mean, running_var, num_batches_tracked.
-  const NamedTensors& buffers() const { return buffers_; }
-  /// Parameters and buffers in the order of torchvision's state_dict.
+  /// Parameters, and what is kept but not trained (BatchNorm's running_mean, running_var and
+  /// num_batches_tracked), in the order of torchvision's state_dict.
   NamedTensors state() const;
   /// Copies values in. Errors: kCheckpoint listing missing keys, unexpected keys, and both shapes
   /// where they differ; nothing is changed then.
@@ -101,7 +100,6 @@ class Model {
 
  private:
   NamedTensors parameters_;
-  NamedTensors buffers_;
   NamedTensors state_;  // both, in the order in which they were added
 };
 

@@ -206,8 +206,8 @@ TEST(ResNet, InitialValuesHaveTheSpreadOfKaimingAndOfTorchsLinear) {
 TEST(ResNet, TrainingUpdatesStatisticsAndEvaluationLeavesThem) {
   ResNet model(tiny_spec(), 1);
   const at::Tensor images = random_images(4, 8);
-  const at::Tensor mean = find(model.buffers(), "layer2.0.bn1.running_mean");
-  const at::Tensor count = find(model.buffers(), "layer2.0.bn1.num_batches_tracked");
+  const at::Tensor mean = find(model.state(), "layer2.0.bn1.running_mean");
+  const at::Tensor count = find(model.state(), "layer2.0.bn1.num_batches_tracked");
   model.forward(images, /*training=*/false);
   EXPECT_EQ(count.item<int64_t>(), 0);
   EXPECT_EQ(mean.abs().max().item<float>(), 0);
@@ -246,7 +246,7 @@ TEST(ResNet, OneValueOfAChannelLeavesTheStatistics) {
       ResNet model(with_attention(tiny_spec(), attention), 1);
       model.kernels() = KernelChoice(word);
       model.forward(random_images(1, 8), /*training=*/true);  // maps of 1x1 at the end
-      for (const auto& [name, tensor] : model.buffers()) {
+      for (const auto& [name, tensor] : model.state()) {
         EXPECT_TRUE(tensor.isfinite().all().item<bool>()) << name << ", " << word;
         if (name.starts_with("layer4.1.") && name.ends_with("running_var")) {
           EXPECT_TRUE(tensor.equal(at::ones_like(tensor))) << name << ", " << word;
@@ -291,7 +291,7 @@ TEST(ResNet, Bf16KeepsStatisticsGradientsAndLogitsInFp32) {
     }
     if (training) loss.backward();
   }
-  for (const auto& [name, tensor] : model.buffers()) {
+  for (const auto& [name, tensor] : model.state()) {
     EXPECT_EQ(tensor.scalar_type(), name.ends_with("num_batches_tracked") ? at::kLong : at::kFloat);
   }
   for (const auto& [name, tensor] : model.parameters()) {

@@ -205,8 +205,8 @@ void validate_schedule(const Config& c) {
 
 void validate_evaluation(const Config& c) {
   require(is_finite_from_zero(c.test_every), "--test-every", c.test_every, "0 or more epochs");
-  require(c.eval_batch >= 1 && c.eval_batch <= kMostImages, "--eval-batch", c.eval_batch,
-          "1 to a million images");
+  require(c.eval_batch >= 0 && c.eval_batch <= kMostImages, "--eval-batch", c.eval_batch,
+          "0 (by the image size) to a million images");
 }
 
 void validate_machine(const Config& c) {

@@ -89,7 +89,7 @@ struct Config {
   std::string std = "auto";
 
   double test_every = 0;
-  int64_t eval_batch = 500;
+  int64_t eval_batch = 0;
   bool tta = true;
   bool tta_shift = false;
 
@@ -222,10 +222,12 @@ void visit(ConfigType& c, Visitor&& visitor) {
   visitor("mean", c.mean, "mean of red,green,blue in [0, 1]; auto: of the training images");
   visitor("std", c.std, "standard deviation of red,green,blue; auto: of the training images");
   visitor("test_every", c.test_every, "epochs between evaluations; 0: at the end only");
-  visitor("eval_batch", c.eval_batch, "images in an evaluation batch");
-  visitor("tta", c.tta,
-          "evaluate at the end also with each image and its mirror image averaged; not where that "
-          "would take half of --minutes");
+  visitor("eval_batch", c.eval_batch,
+          "images in an evaluation batch; 0: by the image size, 500 up to 32 pixels");
+  visitor(
+      "tta", c.tta,
+      "evaluate at the end also with each image and its mirror image averaged; fewer views where "
+      "they would take more than half of the minutes left");
   visitor("tta_shift", c.tta_shift,
           "tta: as much again from the images moved by a pixel, three times the time");
   visitor(

@@ -256,7 +256,7 @@ TEST(Validate, RefusesNumbersOutOfRange) {
   expect_refused(&Config::erase_ratio, "a,b", "--erase-ratio", "least,most");
   expect_refused(&Config::mixup_alpha, 5, "--mixup-alpha", "5");
   expect_refused(&Config::test_every, -1, "--test-every", "-1");
-  expect_refused(&Config::eval_batch, 0, "--eval-batch", "0");
+  expect_refused(&Config::eval_batch, -1, "--eval-batch", "-1");
   expect_refused(&Config::threads, -2, "--threads", "-2");
 }
 

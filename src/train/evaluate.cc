@@ -69,6 +69,10 @@ void for_each_batch(Model& model, const at::Tensor& images, const EvaluateOption
 
 }  // namespace
 
+int64_t evaluation_batch(int64_t side) {
+  return std::clamp<int64_t>(500 * 32 * 32 / (side * side), 16, 500);
+}
+
 at::Tensor predict_logits(Model& model, const at::Tensor& images, const EvaluateOptions& options) {
   std::vector<at::Tensor> parts;
   for_each_batch(model, images, options, [&](const BatchLogits& logits, int64_t, int64_t) {

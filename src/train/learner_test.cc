@@ -48,6 +48,12 @@ Config small_config(int64_t batch, const std::string& microbatch) {
   return config;
 }
 
+at::Tensor state_of(const Learner& learner, const std::string& name) {
+  for (const auto& [key, tensor] : learner.model->state())
+    if (key == name) return tensor;
+  return {};
+}
+
 // One convolution and a linear layer, in fp64: nothing in it looks at other images of the batch.
 class WithoutBatchNorm : public Model {
  public:
@@ -192,11 +198,6 @@ TEST(Learner, BatchNormTakenAnewHasTheMeanOfTheBatchesStatistics) {
   config.kernel = "torch";
   config.augment = "none";
   Learner learner(config, noise_dataset(12));
-  const auto buffer = [&](const std::string& name) {
-    for (const auto& [key, tensor] : learner.model->buffers())
-      if (key == name) return tensor.clone();
-    return at::Tensor();
-  };
   learner.backward(learner.batches.at_step(0));  // running statistics that are to be forgotten
   at::Tensor mean = at::zeros({64}), variance = at::zeros({64});
   for (const int64_t step : {4, 5}) {
@@ -206,8 +207,8 @@ TEST(Learner, BatchNormTakenAnewHasTheMeanOfTheBatchesStatistics) {
     variance += maps.var(at::IntArrayRef{0, 2, 3}, /*unbiased=*/true) / 2;
   }
   learner.retake_batch_norm(/*step=*/4, /*images=*/7);  // two batches
-  EXPECT_TRUE(at::allclose(buffer("bn1.running_mean"), mean, 1e-4, 1e-5));
-  EXPECT_TRUE(at::allclose(buffer("bn1.running_var"), variance, 1e-4, 1e-5));
+  EXPECT_TRUE(at::allclose(state_of(learner, "bn1.running_mean"), mean, 1e-4, 1e-5));
+  EXPECT_TRUE(at::allclose(state_of(learner, "bn1.running_var"), variance, 1e-4, 1e-5));
 }
 
 TEST(Learner, BatchNormTakenAnewWeighsBatchesByTheirImages) {
@@ -219,8 +220,8 @@ TEST(Learner, BatchNormTakenAnewWeighsBatchesByTheirImages) {
   config.batch = 12;
   Learner whole(config, dataset);
   whole.retake_batch_norm(/*step=*/0, /*images=*/12);
-  const auto mean = [](const Learner& learner) { return learner.model->buffers().front().second; };
-  EXPECT_TRUE(at::allclose(mean(parts), mean(whole), 1e-4, 1e-5));
+  EXPECT_TRUE(at::allclose(state_of(parts, "bn1.running_mean"), state_of(whole, "bn1.running_mean"),
+                           1e-4, 1e-5));
 }
 
 TEST(Learner, BatchNormTakenAnewStopsBetweenBatches) {
@@ -241,9 +242,9 @@ TEST(Learner, WithoutBatchNormImagesTheRunningStatisticsStay) {
   config.kernel = "torch";
   Learner learner(config, noise_dataset(12));
   learner.backward(learner.batches.at_step(0));
-  const at::Tensor before = learner.model->buffers().front().second.clone();
+  const at::Tensor before = state_of(learner, "bn1.running_mean").clone();
   learner.retake_batch_norm(0, 0);
-  EXPECT_TRUE(at::equal(learner.model->buffers().front().second, before));
+  EXPECT_TRUE(at::equal(state_of(learner, "bn1.running_mean"), before));
 }
 
 TEST(Learner, MeasuringAStepLeavesItAsItWas) {

@@ -42,10 +42,11 @@ Split take_evaluation_split(const Config& config, Dataset& dataset) {
   return dataset.test;
 }
 
-EvaluateOptions evaluate_options(const Config& config, at::ScalarType precision, bool tta) {
+EvaluateOptions evaluate_options(const Config& config, const Learner& learner, bool tta) {
   EvaluateOptions options;
-  options.precision = precision;
-  options.batch = config.eval_batch;
+  options.precision = learner.precision;
+  options.batch = config.eval_batch > 0 ? config.eval_batch
+                                        : evaluation_batch(learner.model->spec().image_size);
   options.tta = tta;
   options.shift = config.tta_shift;
   return options;
@@ -64,11 +65,13 @@ Budget make_budget(const Config& config, const std::vector<Stage>& stages,
 
 double measure_test_s(const Config& config, Learner& learner, const Split& evaluation_split) {
   return learner.measure_evaluation_s(evaluation_split,
-                                      evaluate_options(config, learner.precision, /*tta=*/false));
+                                      evaluate_options(config, learner, /*tta=*/false));
 }
 
 int64_t views_of(const Config& config) {
-  return evaluate_options(config, at::kFloat, config.tta).views();
+  EvaluateOptions options;
+  options.tta = config.tta, options.shift = config.tta_shift;
+  return options.views();
 }
 
 int64_t affordable_views(const Config& config, double test_s, double most_s) {

@@ -13,9 +13,10 @@
 namespace skipway {
 namespace {
 
-// What `weights` named has become part of the checkpoint.
-const std::set<std::string, std::less<>> kMayChange = {"data", "device", "threads", "run_dir",
-                                                       "weights"};
+// What `weights` named has become part of the checkpoint. A run that memory ended may go on with
+// fewer images at once.
+const std::set<std::string, std::less<>> kMayChange = {
+    "data", "device", "threads", "run_dir", "weights", "microbatch", "eval_batch"};
 
 // "key = value  # where from": the line by its key.
 std::map<std::string, std::string> lines_by_key(std::string_view text) {

@@ -149,21 +149,14 @@ void Trainer::warn_of_schedule() const {
   const double fall = length * (1 - schedule_.warmup_fraction);
   const bool is_cosine = schedule_.kind == ScheduleKind::kCosine;
   const double fitting = budget_.by_time() ? 0 : fall;  // 0: at the end, whenever that is
-  if (is_cosine && config_.t_max > 0 && config_.t_max < fall) {
-    const double last = learning_rate(schedule_, length, length);
-    if (last > kStillHigh * schedule_.lr)
-      log_warning(
-          "the cosine schedule with --t-max {:g} rises again after it, and the run has {:.4g} "
-          "epochs for it: the rate ends at {:.3g}, which costs several points of accuracy; "
-          "--t-max {:g} ends at --final-lr",
-          config_.t_max, fall, last, fitting);
-  }
-  if (is_cosine && config_.t_max > fall * (1 + 1e-9)) {
+  const double last = is_cosine ? learning_rate(schedule_, length, length) : 0;
+  if (config_.t_max > 0 && last > kStillHigh * schedule_.lr) {
     log_warning(
-        "the cosine schedule has --t-max {:g} but the run has {:.4g} epochs for it: the rate stops "
-        "at {:.3g} and never anneals, which costs several points of accuracy; --t-max {:g} ends at "
-        "--final-lr",
-        config_.t_max, fall, learning_rate(schedule_, length, length), fitting);
+        "the cosine schedule has --t-max {:g} but the run has {:.4g} epochs for it: the rate {} "
+        "{:.3g}, which costs several points of accuracy; --t-max {:g} ends at --final-lr",
+        config_.t_max, fall,
+        config_.t_max < fall ? "rises again and ends at" : "never anneals and stops at", last,
+        fitting);
   }
   const bool by_step = schedule_.kind == ScheduleKind::kStep;
   if (!by_step && schedule_.kind != ScheduleKind::kMultistep) return;
@@ -450,7 +443,8 @@ void Trainer::measure_evaluation_again() {
   if (!budget_.by_time() || evaluation_measured_again_ || left_s > 1.5 * reserve_s) return;
   evaluation_measured_again_ = true;
   const auto images = static_cast<double>(evaluation_split_.size()),
-             batch = std::min(static_cast<double>(config_.eval_batch), images);
+             at_once = static_cast<double>(evaluate_options(config_, learner_, false).batch),
+             batch = std::min(at_once, images);
   const double measuring_s =
       2 * batch / images * reserve_s / static_cast<double>(views_of(config_));
   if (measuring_s > kMostForMeasuring * (left_s - reserve_s)) return;
@@ -523,7 +517,7 @@ std::optional<Evaluation> Trainer::evaluate_if_due() {
 }
 
 Evaluation Trainer::evaluate_now(bool tta) {
-  EvaluateOptions options = evaluate_options(config_, learner_.precision, tta);
+  EvaluateOptions options = evaluate_options(config_, learner_, tta);
   options.cancelled = [this] { return stop_signal() != 0; };
   options.progress = [this](int64_t done) {
     if (hooks_.on_evaluate) hooks_.on_evaluate(done, evaluation_split_.size());

@@ -429,7 +429,7 @@ TEST_F(TrainerTest, StatisticsThatAreNotFiniteAreNotSavedAndEndTheRunInItsEvalua
   const Trainer* watched = nullptr;
   TrainHooks hooks;
   hooks.on_step = [&](const StepReport&) {
-    for (const auto& [name, tensor] : watched->model().buffers())
+    for (const auto& [name, tensor] : watched->model().state())
       if (name == "bn1.running_var") tensor.fill_(NAN);
   };
   Trainer trainer(config, "", synthetic_dataset(), run, hooks);
@@ -634,7 +634,10 @@ TEST_F(TrainerTest, WarnsOfACosineThatRisesAgain) {
   config.warmup = 0;
   config.t_max = 2;  // back at the peak after four epochs
   EXPECT_THAT(warnings_of([&] { Trainer(config, "", synthetic_dataset(), new_run("a"), {}); }),
-              testing::ElementsAre(testing::HasSubstr("--t-max 2 rises again")));
+              testing::ElementsAre(testing::HasSubstr("rises again")));
+  config.t_max = 4.4;  // longer than the run, but by little
+  EXPECT_THAT(warnings_of([&] { Trainer(config, "", synthetic_dataset(), new_run("b"), {}); }),
+              testing::IsEmpty());
 }
 
 TEST_F(TrainerTest, WarnsOfAMeanThatIsNotTheImages) {
