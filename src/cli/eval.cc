@@ -20,6 +20,7 @@
 #include "cli/trained_model.h"
 #include "data/dataset.h"
 #include "model/device.h"
+#include "report/history.h"
 
 namespace skipway {
 namespace {
@@ -39,17 +40,16 @@ bool is_same_data(const std::string& a, const std::string& b) {
 
 // Another number of images is divided in another way, and what was trained on would be tested.
 void require_same_images(const RunFolder& run, const Config& config, const Dataset& dataset) {
-  for (const auto& line : run.read_metrics()) {
-    if (line.value("event", "") != "begin" || !line.contains("train_images")) continue;
-    const int64_t now = dataset.train.size(),
-                  then = line.at("train_images").get<int64_t>() + config.val_split;
-    if (now != then)
-      fail(ErrorKind::kData, "eval",
-           "expected the {} training images that the run had, got {} at {}: without a test part of "
-           "their own, another tenth of them would be tested than was left out; give --data a "
-           "folder of images that were not trained on",
-           then, now, dataset.source);
-  }
+  const auto trained_on = number_at(history_of(run.read_metrics()).begin, "train_images");
+  if (!trained_on) return;
+  const int64_t now = dataset.train.size(),
+                then = static_cast<int64_t>(*trained_on) + config.val_split;
+  if (now == then) return;
+  fail(ErrorKind::kData, "eval",
+       "expected the {} training images that the run had, got {} at {}: without a test part of "
+       "their own, another tenth of them would be tested than was left out; give --data a folder "
+       "of images that were not trained on",
+       then, now, dataset.source);
 }
 
 // The data set with its test part. A tree of classes without one is a test part as a whole, unless

@@ -61,7 +61,7 @@ nlohmann::ordered_json measure(const Config& config, bool quiet) {
   // A run would have come as far by now; one of --epochs does not measure.
   const double begun_s = config.minutes > 0 ? process_wall_s() : loaded_s;
   const Forecast run = forecast(config, plan, per_epoch, begun_s);
-  require_steps(config, plan, run.steps, process_wall_s());
+  require_steps(config, plan, run.steps, begun_s);
   nlohmann::ordered_json parts = nlohmann::ordered_json::array();
   for (size_t i = 0; i < plan.stages.size(); ++i) {
     const Stage& stage = plan.stages[i];
