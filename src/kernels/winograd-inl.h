@@ -10,6 +10,7 @@
 
 #include "kernels/fusion-inl.h"
 #include "kernels/product-inl.h"
+#include "kernels/rounding-inl.h"
 #include "kernels/transforms-inl.h"
 #include "kernels/winograd.h"
 
@@ -60,6 +61,7 @@ template <class S, class T, bool kNormalise>
 struct Patches : Source<T, kNormalise> {
   using Map = T;
   using Transform = typename S::ToPoints;
+  static constexpr bool kShaped = false;
   static constexpr int64_t kTile = S::kTile;
   int64_t channels;
 
@@ -77,6 +79,8 @@ template <class S, class T, bool kBatchNorm>
 struct GradientTiles : Gradient<T, kBatchNorm> {
   using Map = T;
   using Transform = typename S::ToPointsAdjoint;
+  using Scheme = S;
+  static constexpr bool kShaped = S::kTiling.points() == S::kTiling.weight_points();
   static constexpr int64_t kTile = S::kTile;
   int64_t channels;
 
@@ -119,6 +123,8 @@ void block_to_points(const Source& source, const ConvShape& shape, const Blocks&
   using Operand = typename Op::Operand;
   constexpr int kPoints = Source::Transform::kOut * Source::Transform::kOut;
   const int64_t channels = source.channels, step = static_cast<int64_t>(lanes());
+  // Where a map is one tile, errors are the largest beside the results, and tiles are few.
+  const bool shaped = Source::kShaped && blocks.rows * blocks.columns == 1;
   const Share mine = part.share(ceil_div(part.tiles, 2));
   for (int64_t tile = 2 * mine.begin; tile < std::min(2 * mine.end, part.tiles); tile += 2) {
     const bool two = tile + 1 < part.tiles;
@@ -131,21 +137,35 @@ void block_to_points(const Source& source, const ConvShape& shape, const Blocks&
                          channel);
       };
       if constexpr (Op::kPerWord == 2) {
-        if (by_tile != nullptr) {
-          V kept[kPoints];
-          tile_to_points(source, first, channel, [&](int point, V v) HWY_ATTR {
-            kept[point] = v;
-            if (by_channel != nullptr) store_by_channel(tile, point, v);
-          });
-          float* pairs = by_tile + tile / 2 * channels + channel;
-          const auto store_second = [&](int point, V v) HWY_ATTR {
-            Op::store_pair(kept[point], v, pairs + point * plane);
-            if (by_channel != nullptr) store_by_channel(tile + 1, point, v);
+        if (by_tile != nullptr || shaped) {
+          V kept[2][kPoints];
+          const auto keep = [&](const auto& window, V* points) HWY_ATTR {
+            tile_to_points(source, window, channel,
+                           [&](int point, V v) HWY_ATTR { points[point] = v; });
           };
-          if (two)
-            tile_to_points(source, second, channel, store_second);
-          else
-            for (int point = 0; point < kPoints; ++point) store_second(point, hn::Zero(D()));
+          float* pairs = by_tile + tile / 2 * channels + channel;
+          const auto store_both = [&](int point, V of_first, V of_second) HWY_ATTR {
+            if (by_tile != nullptr) Op::store_pair(of_first, of_second, pairs + point * plane);
+            if (by_channel == nullptr) return;
+            store_by_channel(tile, point, of_first);
+            if (two) store_by_channel(tile + 1, point, of_second);
+          };
+          keep(first, kept[0]);
+          if (shaped) {
+            if constexpr (Source::kShaped) {
+              if (two)
+                keep(second, kept[1]);
+              else
+                std::fill_n(kept[1], kPoints, hn::Zero(D()));
+              rounding_of_tiles<typename Source::Scheme>().apply(kept, store_both);
+            }
+          } else if (two) {
+            tile_to_points(source, second, channel,
+                           [&](int point, V v) HWY_ATTR { store_both(point, kept[0][point], v); });
+          } else {
+            for (int point = 0; point < kPoints; ++point)
+              store_both(point, kept[0][point], hn::Zero(D()));
+          }
           continue;
         }
       }
@@ -166,11 +186,23 @@ HWY_INLINE void prefetch_points(const float* at, int64_t plane) {
     __builtin_prefetch(at + point * plane, 1);
 }
 
+// Words of the transformed weights that transform(i, sink) and transform(i + 1, sink) give.
+template <class S, class Op, class Transform>
+HWY_INLINE void store_shaped(const ShapedRounding<S::kTiling.weight_side>& rounding, int64_t i,
+                             const Transform& transform, float* to, int64_t plane) {
+  V weights[2][S::kTiling.weight_points()];
+  for (int64_t of_word = 0; of_word < 2; ++of_word)
+    transform(i + of_word, [&](int point, V v) HWY_ATTR { weights[of_word][point] = v; });
+  rounding.apply(weights, [&](int point, V first, V second)
+                              HWY_ATTR { Op::store_pair(first, second, to + point * plane); });
+}
+
 // [k,3,3,c] -> [point][panel of 64 k][c][k of the panel]: the right side of the forward products.
 // bf16: words of two neighbouring c.
 template <class S, class Op>
 void weights_to_points(const ConvShape& s, const float* weights, int64_t plane, float* to,
                        Share c_groups) {
+  const auto& rounding = rounding_of_weights<S>();
   const int64_t step = static_cast<int64_t>(lanes());
   // Turned round before the transform, where there are 9 values and not 36.
   HWY_ALIGN float turned[kWidest][9][kPanel];  // [c][tap][k]
@@ -198,11 +230,7 @@ void weights_to_points(const ConvShape& s, const float* weights, int64_t plane, 
           if constexpr (Op::kPerWord == 1) {
             transform(i, [&](int point, V v) HWY_ATTR { store(v, row + k + point * plane); });
           } else {
-            V kept[S::kTiling.weight_points()];
-            transform(i, [&](int point, V v) HWY_ATTR { kept[point] = v; });
-            transform(i + 1, [&](int point, V v) HWY_ATTR {
-              Op::store_pair(kept[point], v, row + k + point * plane);
-            });
+            store_shaped<S, Op>(rounding, i, transform, row + k, plane);
           }
         }
       }
@@ -215,12 +243,14 @@ void weights_to_points(const ConvShape& s, const float* weights, int64_t plane, 
 template <class S, class Op>
 void weights_to_points_transposed(const ConvShape& s, const float* weights, int64_t plane,
                                   float* to, Share k_pairs) {
+  const auto& rounding = rounding_of_weights<S>();
   const int64_t step = static_cast<int64_t>(lanes());
   for (int64_t k = k_pairs.begin * 2; k < k_pairs.end * 2; k += 2) {
     for (int64_t c = 0; c < s.c; c += step) {
       const int64_t panel = c / kPanel * kPanel, width = std::min(kPanel, s.c - panel);
       const auto transform = [&](int64_t of_k, const auto& sink) HWY_ATTR {
         const float* from = weights + of_k * 9 * s.c + c;
+        for (int64_t tap = 0; tap < 9; ++tap) __builtin_prefetch(from + tap * s.c + step);
         transform_2d<typename S::WeightsToPoints>(
             [&](int row, int column) HWY_ATTR { return load(from + (3 * row + column) * s.c); },
             [&](int row, int column, V v)
@@ -234,10 +264,7 @@ void weights_to_points_transposed(const ConvShape& s, const float* weights, int6
         transform(k, [&](int point, V v) HWY_ATTR { store(v, at + point * plane); });
         transform(k + 1, [&](int point, V v) HWY_ATTR { store(v, at + point * plane + width); });
       } else {
-        V kept[S::kTiling.weight_points()];
-        transform(k, [&](int point, V v) HWY_ATTR { kept[point] = v; });
-        transform(k + 1, [&](int point, V v)
-                             HWY_ATTR { Op::store_pair(kept[point], v, at + point * plane); });
+        store_shaped<S, Op>(rounding, k, transform, at, plane);
       }
     }
   }
