@@ -76,8 +76,9 @@ struct ForwardArguments {
 
 /// dst = convolution of src with weights.
 /// Numbers: relative L2 error of dst against a float64 direct sum at most 1e-5 in fp32, 0.2 % with
-/// bf16 maps alone (1 % below 1,000 results), and with bf16 products 1.1 % from 16x16 pixels and 64
-/// channels on, 2 % on any shape; on ReLU-like maps. Same bits for the same number of threads.
+/// bf16 maps alone (1 % below 1,000 results), and with bf16 products 1 % where height and width are
+/// multiples of four, 1.2 % on any shape; on ReLU-like maps. Same bits for the same number of
+/// threads.
 /// Source:  Lavin & Gray, arXiv:1509.09308, section 4.
 void forward(const ConvShape& shape, Numbers numbers, const ForwardArguments& arguments,
              void* workspace, const Threads& threads);
@@ -106,9 +107,7 @@ struct BackwardArguments {
   float* grad_weights = nullptr;  // [k,3,3,c], overwritten; null: not wanted
 };
 
-/// Gradients of both operands, by the adjoint of the forward algorithm. Numbers as forward, but
-/// 1.25 % in place of 1.1 % for grad_src, whose operand has a mean of zero; bf16 rounds the
-/// transformed gradient once.
+/// Gradients of both operands, by the adjoint of the forward algorithm. Numbers as forward.
 void backward(const ConvShape& shape, Numbers numbers, const BackwardArguments& arguments,
               void* workspace, const Threads& threads);
 

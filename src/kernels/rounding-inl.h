@@ -8,7 +8,6 @@
 #endif
 
 #include <array>
-#include <cmath>
 
 #include "kernels/simd-inl.h"
 #include "kernels/transforms-inl.h"
@@ -43,7 +42,7 @@ Matrix<Transform::kOut> gram() {
 // square of points eᵀ (Q ⊗ Q) e. Of a gradient's tiles, which meet weights or patches, Q is
 // (Bᵀ B) ⊙ (G Gᵀ). With Q = Fᵀ D F, F upper triangular with a diagonal of ones, that is the sum of
 // D |F e|²: so each value, beginning with the last, is rounded after the errors of the later ones
-// are taken off it.
+// are taken off it. (LDLQ, for weights of language models: arXiv:2307.13304.)
 template <int kSide>
 class ShapedRounding {
  public:

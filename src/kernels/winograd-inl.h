@@ -123,8 +123,9 @@ void block_to_points(const Source& source, const ConvShape& shape, const Blocks&
   using Operand = typename Op::Operand;
   constexpr int kPoints = Source::Transform::kOut * Source::Transform::kOut;
   const int64_t channels = source.channels, step = static_cast<int64_t>(lanes());
-  // Where a map is one tile, errors are the largest beside the results, and tiles are few.
-  const bool shaped = Source::kShaped && blocks.rows * blocks.columns == 1;
+  // Where one tile is as wide or high as the map, errors are the largest beside the results, and
+  // tiles are few.
+  const bool shaped = Source::kShaped && (blocks.rows == 1 || blocks.columns == 1);
   const Share mine = part.share(ceil_div(part.tiles, 2));
   for (int64_t tile = 2 * mine.begin; tile < std::min(2 * mine.end, part.tiles); tile += 2) {
     const bool two = tile + 1 < part.tiles;
@@ -143,29 +144,27 @@ void block_to_points(const Source& source, const ConvShape& shape, const Blocks&
             tile_to_points(source, window, channel,
                            [&](int point, V v) HWY_ATTR { points[point] = v; });
           };
-          float* pairs = by_tile + tile / 2 * channels + channel;
           const auto store_both = [&](int point, V of_first, V of_second) HWY_ATTR {
-            if (by_tile != nullptr) Op::store_pair(of_first, of_second, pairs + point * plane);
+            if (by_tile != nullptr)
+              Op::store_pair(of_first, of_second,
+                             by_tile + point * plane + tile / 2 * channels + channel);
             if (by_channel == nullptr) return;
             store_by_channel(tile, point, of_first);
             if (two) store_by_channel(tile + 1, point, of_second);
           };
           keep(first, kept[0]);
-          if (shaped) {
-            if constexpr (Source::kShaped) {
-              if (two)
-                keep(second, kept[1]);
-              else
-                std::fill_n(kept[1], kPoints, hn::Zero(D()));
+          if (two)
+            keep(second, kept[1]);
+          else
+            for (V& point : kept[1]) point = hn::Zero(D());
+          if constexpr (Source::kShaped) {
+            if (shaped) {
               rounding_of_tiles<typename Source::Scheme>().apply(kept, store_both);
+              continue;
             }
-          } else if (two) {
-            tile_to_points(source, second, channel,
-                           [&](int point, V v) HWY_ATTR { store_both(point, kept[0][point], v); });
-          } else {
-            for (int point = 0; point < kPoints; ++point)
-              store_both(point, kept[0][point], hn::Zero(D()));
           }
+          for (int point = 0; point < kPoints; ++point)
+            store_both(point, kept[0][point], kept[1][point]);
           continue;
         }
       }
@@ -250,7 +249,9 @@ void weights_to_points_transposed(const ConvShape& s, const float* weights, int6
       const int64_t panel = c / kPanel * kPanel, width = std::min(kPanel, s.c - panel);
       const auto transform = [&](int64_t of_k, const auto& sink) HWY_ATTR {
         const float* from = weights + of_k * 9 * s.c + c;
-        for (int64_t tap = 0; tap < 9; ++tap) __builtin_prefetch(from + tap * s.c + step);
+        if (begins_line<float>(c))
+          for (int64_t tap = 0; tap < 9; ++tap)
+            __builtin_prefetch(from + tap * s.c + kLineBytes / sizeof(float));
         transform_2d<typename S::WeightsToPoints>(
             [&](int row, int column) HWY_ATTR { return load(from + (3 * row + column) * s.c); },
             [&](int row, int column, V v)
