@@ -50,44 +50,42 @@ std::vector<ConvMethod> candidates(const ConvShape& s, Type type, const std::str
   return methods;
 }
 
-// The shortest of so many runs, after one that touches memory for the first time; of two, where
-// they take twice `best_s` already. One alone may have waited for memory.
+// The shortest of so many runs, after one that touches memory for the first time.
 template <class Run>
-double shortest_s(int runs, const Run& run,
-                  double best_s = std::numeric_limits<double>::infinity()) {
+double shortest_s(int runs, const Run& run) {
   run();
   double shortest = std::numeric_limits<double>::infinity();
   for (int i = 0; i < runs; ++i) {
     const Stopwatch watch;
     run();
     shortest = std::min(shortest, watch.seconds());
-    if (i > 0 && shortest > 2 * best_s) break;
   }
   return shortest;
 }
-constexpr int kRuns = 3, kShortRuns = 8;  // the short ones, of inference, are disturbed more
+// Of a round, of which there are several: what disturbs one method for a while should not choose.
+// The short ones, of inference, are disturbed more.
+constexpr int kRounds = 2, kRuns = 2, kShortRuns = 4;
 
 double measure_inference_s(ConvMethod method, const ConvShape& s, const at::Tensor& src,
-                           const at::Tensor& weight, bool prepared, double best_s) {
+                           const at::Tensor& weight, bool prepared) {
   const auto conv = [&] { return prepare(s, src.scalar_type(), method, weight, at::zeros({s.k})); };
   const PreparedConv once = conv();
-  return shortest_s(
-      kShortRuns, [&] { infer(prepared ? once : conv(), s, src, {}, /*relu=*/true); }, best_s);
+  return shortest_s(kShortRuns,
+                    [&] { infer(prepared ? once : conv(), s, src, {}, /*relu=*/true); });
 }
 
 double measure_training_s(ConvMethod method, const ConvShape& s, const at::Tensor& src,
-                          const at::Tensor& weight, double best_s) {
+                          const at::Tensor& weight) {
   const auto k = static_cast<size_t>(s.k);
   TwoSums sums(s.k);
   const BackwardCoefficients coefficients{std::vector<float>(k, 1), std::vector<float>(k),
                                           std::vector<float>(k)};
   const at::Tensor grad_src = s.c % 16 == 0 ? new_map(src, src.sizes()) : at::Tensor();
-  const auto run = [&] {
+  return shortest_s(kRuns, [&] {
     const at::Tensor dst = convolve(method, s, src, {}, weight, &sums);
     convolve_backward(method, s, src, {}, weight, dst, dst, &coefficients, grad_src, false,
                       nullptr);
-  };
-  return shortest_s(kRuns, run, best_s);
+  });
 }
 
 // Muon's step in KernelChoice::chosen(): the type of its products.
@@ -107,8 +105,9 @@ double measure_muon_s(Type products) {
        momentum.mutable_data_ptr<float>()}};
   const at::Tensor memory =
       at::empty({static_cast<int64_t>(kernels::muon_workspace_bytes(matrices, 1))}, at::kByte);
-  return shortest_s(
-      kRuns, [&] { kernels::muon_step(matrices, {}, products, memory.mutable_data_ptr(), {}); });
+  return shortest_s(kRounds * kRuns, [&] {
+    kernels::muon_step(matrices, {}, products, memory.mutable_data_ptr(), {});
+  });
 }
 
 }  // namespace
@@ -148,18 +147,25 @@ ConvMethod KernelChoice::method(const ConvShape& s, Type type, bool training, bo
       std::ranges::stable_sort(methods, {}, [&](ConvMethod method) {
         return method == ConvMethod::kTorch ? SIZE_MAX : prepared_bytes(s, map_type, method);
       });
-    double shortest = std::numeric_limits<double>::infinity();
+    if (!training) std::erase(methods, ConvMethod::kDirectBf16x2Winograd);  // is kDirectBf16x2
     ConvShape part = s;
     part.n = std::min(std::max(kPixels / (s.h * s.w), kernels::kImagesOfGroup), s.n);
     const at::Tensor src = as_map(varied_map(part.n, s.c, s.h, s.w), map_type);
     const at::Tensor weight = varied_map(s.k, s.c, s.size, s.size);
-    for (const ConvMethod method : methods) {
-      if (!training && method == ConvMethod::kDirectBf16x2Winograd) continue;  // kDirectBf16x2
-      const double seconds =
-          training ? measure_training_s(method, part, src, weight, shortest)
-                   : measure_inference_s(method, part, src, weight, prepared, shortest);
-      measured_s_[key][name_of(method)] = seconds;
-      if (seconds < kMargin * shortest) best = method, shortest = seconds;
+    constexpr double kInfinity = std::numeric_limits<double>::infinity();
+    std::vector<double> seconds(methods.size(), kInfinity);
+    for (int round = 0; round < kRounds; ++round) {
+      for (size_t i = 0; i < methods.size(); ++i) {
+        if (round > 0 && seconds[i] > 2 * std::ranges::min(seconds)) continue;
+        const double now = training ? measure_training_s(methods[i], part, src, weight)
+                                    : measure_inference_s(methods[i], part, src, weight, prepared);
+        seconds[i] = std::min(seconds[i], now);
+      }
+    }
+    double shortest = kInfinity;
+    for (size_t i = 0; i < methods.size(); ++i) {
+      measured_s_[key][name_of(methods[i])] = seconds[i];
+      if (seconds[i] < kMargin * shortest) best = methods[i], shortest = seconds[i];
     }
   }
   chosen_[key] = name_of(best);

@@ -25,7 +25,7 @@ class KernelChoice {
   explicit KernelChoice(std::string word) : word_(std::move(word)) {}
   const std::string& word() const { return word_; }
 
-  /// Measures at the first call with a shape and type, some hundredths of a second. The number of
+  /// Measures at the first call with a shape and type, some tenths of a second. The number of
   /// images counts only where inference has few, which each process measures for itself.
   /// `training`: forward and backward pass, else forward alone; where training has chosen already,
   /// inference takes the same. `prepared`: inference has weights from prepare(), else it prepares
