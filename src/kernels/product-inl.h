@@ -39,9 +39,7 @@ struct PairByFma {
     const auto low = [](V v) {
       return hn::BitCast(D(), hn::ShiftLeft<16>(hn::BitCast(DBits(), v)));
     };
-    const auto high = [](V v) {
-      return hn::BitCast(D(), hn::And(hn::BitCast(DBits(), v), hn::Set(DBits(), 0xFFFF0000u)));
-    };
+    const auto high = [](V v) { return hn::BitCast(D(), upper_half(hn::BitCast(DBits(), v))); };
     return hn::MulAdd(high(a), high(b), hn::MulAdd(low(a), low(b), sum));
   }
   static HWY_INLINE void store(V v, Bf16* to, int64_t = 0) { HWY_NAMESPACE::store(v, to); }
@@ -91,7 +89,7 @@ struct TwoPartsByDot {
     PairByDot::store_pair(first, second, to);
     const Bits upper = hn::BitCast(DBits(), load(to));
     const V of_first = hn::BitCast(D(), hn::ShiftLeft<16>(upper)),
-            of_second = hn::BitCast(D(), hn::And(upper, hn::Set(DBits(), 0xFFFF0000u)));
+            of_second = hn::BitCast(D(), upper_half(upper));
     PairByDot::store_pair(hn::Sub(first, of_first), hn::Sub(second, of_second), to + part);
   }
 };

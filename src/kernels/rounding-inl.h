@@ -63,7 +63,6 @@ class ShapedRounding {
   // bf16. Two, because each value waits for the one before.
   template <class Sink>
   HWY_NOINLINE void apply(const V (*squares)[kPoints], const Sink& sink) const {
-    const Bits upper = hn::Set(DBits(), 0xFFFF0000u);
     V below[2][kPoints];  // F e along each row
     unrolled<kSide>([&](auto from_last) HWY_ATTR {
       constexpr int row = kSide - 1 - from_last;
@@ -85,7 +84,7 @@ class ShapedRounding {
         V rounded[2];
 #pragma GCC unroll 2
         for (int n = 0; n < 2; ++n) {
-          rounded[n] = hn::BitCast(D(), hn::And(rounded_up_half(target[n][column]), upper));
+          rounded[n] = hn::BitCast(D(), upper_half(rounded_up_half(target[n][column])));
           const V error = hn::Sub(rounded[n], squares[n][point]);
 #pragma GCC unroll 8
           for (int j = 0; j < column; ++j)
@@ -103,29 +102,16 @@ class ShapedRounding {
   float factors_[kSide][kSide] = {};
 };
 
-// Of the weights of a scheme, of which one may belong to several points.
-template <class S>
-const ShapedRounding<S::kTiling.weight_side>& rounding_of_weights() {
+// Of points that meet those of First, and go through the adjoint of Second, or the other way round.
+// One transformed weight may belong to several points.
+template <class S, class First, class Second>
+const ShapedRounding<S::kTiling.weight_side>& shaped_rounding() {
   static const ShapedRounding<S::kTiling.weight_side> rounding([] {
-    const auto a = gram<typename S::ToPointsAdjoint>();
-    const auto b = gram<typename S::ToPoints>();
+    const auto first = gram<First>(), second = gram<Second>();
     Matrix<S::kTiling.weight_side> q{};
-    for (int i = 0; i < S::kPatch; ++i)
-      for (int j = 0; j < S::kPatch; ++j)
-        q[S::weight_point(i)][S::weight_point(j)] += a[i][j] * b[i][j];
-    return q;
-  }());
-  return rounding;
-}
-
-// Of the tiles of a gradient, in a scheme of stride 1.
-template <class S>
-const ShapedRounding<S::kPatch>& rounding_of_tiles() {
-  static const ShapedRounding<S::kPatch> rounding([] {
-    auto q = gram<typename S::ToPoints>();
-    const auto g = gram<typename S::WeightsToPoints>();
-    for (int i = 0; i < S::kPatch; ++i)
-      for (int j = 0; j < S::kPatch; ++j) q[i][j] *= g[i][j];
+    for (size_t i = 0; i < first.size(); ++i)
+      for (size_t j = 0; j < first.size(); ++j)
+        q[S::weight_point(i)][S::weight_point(j)] += first[i][j] * second[i][j];
     return q;
   }());
   return rounding;

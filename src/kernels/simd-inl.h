@@ -37,6 +37,8 @@ HWY_INLINE Bits rounded_up_half(V v) {
   return hn::Add(hn::BitCast(DBits(), v), hn::Set(DBits(), 0x8000u));
 }
 
+HWY_INLINE Bits upper_half(Bits bits) { return hn::And(bits, hn::Set(DBits(), 0xFFFF0000u)); }
+
 HWY_INLINE void store(V v, float* to) { hn::StoreU(v, D(), to); }
 HWY_INLINE void store(V v, Bf16* to) {
   hn::StoreU(hn::TruncateTo(DHalf(), hn::ShiftRight<16>(rounded_up_half(v))), DHalf(), to);
@@ -60,8 +62,7 @@ HWY_INLINE V relu_gradient(V v, V gradient) {
 // A pair of bf16 in each lane: `first` in the lower half, as a little-endian machine reads two
 // neighbours.
 HWY_INLINE Bits pair(V first, V second) {
-  return hn::Or(hn::ShiftRight<16>(rounded_up_half(first)),
-                hn::And(rounded_up_half(second), hn::Set(DBits(), 0xFFFF0000u)));
+  return hn::Or(hn::ShiftRight<16>(rounded_up_half(first)), upper_half(rounded_up_half(second)));
 }
 HWY_INLINE void store_pair(V first, V second, float* to) {
   hn::StoreU(hn::BitCast(D(), pair(first, second)), D(), to);

@@ -79,12 +79,16 @@ template <class S, class T, bool kBatchNorm>
 struct GradientTiles : Gradient<T, kBatchNorm> {
   using Map = T;
   using Transform = typename S::ToPointsAdjoint;
-  using Scheme = S;
   static constexpr bool kShaped = S::kTiling.points() == S::kTiling.weight_points();
   static constexpr int64_t kTile = S::kTile;
   int64_t channels;
 
   GradientTiles(const BackwardArguments& a, int64_t k) : Gradient<T, kBatchNorm>(a), channels(k) {}
+
+  // In the data gradient they meet weights and go through B, in the other they meet patches.
+  static const auto& rounding() {
+    return shaped_rounding<S, typename S::ToPoints, typename S::WeightsToPoints>();
+  }
 
   HWY_INLINE Window<T> window(const ConvShape& s, const Place& at) const {
     return {this->grad, s.out_h(), s.out_w(), channels, at.image, at.y, at.x, S::kTile};
@@ -159,7 +163,7 @@ void block_to_points(const Source& source, const ConvShape& shape, const Blocks&
             for (V& point : kept[1]) point = hn::Zero(D());
           if constexpr (Source::kShaped) {
             if (shaped) {
-              rounding_of_tiles<typename Source::Scheme>().apply(kept, store_both);
+              Source::rounding().apply(kept, store_both);
               continue;
             }
           }
@@ -187,13 +191,13 @@ HWY_INLINE void prefetch_points(const float* at, int64_t plane) {
 
 // Words of the transformed weights that transform(i, sink) and transform(i + 1, sink) give.
 template <class S, class Op, class Transform>
-HWY_INLINE void store_shaped(const ShapedRounding<S::kTiling.weight_side>& rounding, int64_t i,
-                             const Transform& transform, float* to, int64_t plane) {
+HWY_INLINE void store_shaped(int64_t i, const Transform& transform, float* to, int64_t plane) {
   V weights[2][S::kTiling.weight_points()];
   for (int64_t of_word = 0; of_word < 2; ++of_word)
     transform(i + of_word, [&](int point, V v) HWY_ATTR { weights[of_word][point] = v; });
-  rounding.apply(weights, [&](int point, V first, V second)
-                              HWY_ATTR { Op::store_pair(first, second, to + point * plane); });
+  shaped_rounding<S, typename S::ToPoints, typename S::ToPointsAdjoint>().apply(
+      weights, [&](int point, V first, V second)
+                   HWY_ATTR { Op::store_pair(first, second, to + point * plane); });
 }
 
 // [k,3,3,c] -> [point][panel of 64 k][c][k of the panel]: the right side of the forward products.
@@ -201,7 +205,6 @@ HWY_INLINE void store_shaped(const ShapedRounding<S::kTiling.weight_side>& round
 template <class S, class Op>
 void weights_to_points(const ConvShape& s, const float* weights, int64_t plane, float* to,
                        Share c_groups) {
-  const auto& rounding = rounding_of_weights<S>();
   const int64_t step = static_cast<int64_t>(lanes());
   // Turned round before the transform, where there are 9 values and not 36.
   HWY_ALIGN float turned[kWidest][9][kPanel];  // [c][tap][k]
@@ -229,7 +232,7 @@ void weights_to_points(const ConvShape& s, const float* weights, int64_t plane, 
           if constexpr (Op::kPerWord == 1) {
             transform(i, [&](int point, V v) HWY_ATTR { store(v, row + k + point * plane); });
           } else {
-            store_shaped<S, Op>(rounding, i, transform, row + k, plane);
+            store_shaped<S, Op>(i, transform, row + k, plane);
           }
         }
       }
@@ -242,7 +245,6 @@ void weights_to_points(const ConvShape& s, const float* weights, int64_t plane, 
 template <class S, class Op>
 void weights_to_points_transposed(const ConvShape& s, const float* weights, int64_t plane,
                                   float* to, Share k_pairs) {
-  const auto& rounding = rounding_of_weights<S>();
   const int64_t step = static_cast<int64_t>(lanes());
   for (int64_t k = k_pairs.begin * 2; k < k_pairs.end * 2; k += 2) {
     for (int64_t c = 0; c < s.c; c += step) {
@@ -265,7 +267,7 @@ void weights_to_points_transposed(const ConvShape& s, const float* weights, int6
         transform(k, [&](int point, V v) HWY_ATTR { store(v, at + point * plane); });
         transform(k + 1, [&](int point, V v) HWY_ATTR { store(v, at + point * plane + width); });
       } else {
-        store_shaped<S, Op>(rounding, k, transform, at, plane);
+        store_shaped<S, Op>(k, transform, at, plane);
       }
     }
   }

@@ -62,9 +62,19 @@ double shortest_s(int runs, const Run& run) {
   }
   return shortest;
 }
-// Of a round, of which there are several: what disturbs one method for a while should not choose.
-// The short ones, of inference, are disturbed more.
-constexpr int kRounds = 2, kRuns = 2, kShortRuns = 4;
+constexpr int kRuns = 2, kShortRuns = 4;  // the short ones, of inference, are disturbed more
+
+// The shortest of what measure(i) gives for each of so many candidates, in two rounds: what
+// disturbs one of them for a while should not choose. The second leaves out what is far behind.
+template <class Measure>
+std::vector<double> shortest_of_rounds(size_t count, const Measure& measure) {
+  std::vector<double> seconds(count, std::numeric_limits<double>::infinity());
+  for (int round = 0; round < 2; ++round)
+    for (size_t i = 0; i < count; ++i)
+      if (round == 0 || seconds[i] <= 2 * std::ranges::min(seconds))
+        seconds[i] = std::min(seconds[i], measure(i));
+  return seconds;
+}
 
 double measure_inference_s(ConvMethod method, const ConvShape& s, const at::Tensor& src,
                            const at::Tensor& weight, bool prepared) {
@@ -105,9 +115,8 @@ double measure_muon_s(Type products) {
        momentum.mutable_data_ptr<float>()}};
   const at::Tensor memory =
       at::empty({static_cast<int64_t>(kernels::muon_workspace_bytes(matrices, 1))}, at::kByte);
-  return shortest_s(kRounds * kRuns, [&] {
-    kernels::muon_step(matrices, {}, products, memory.mutable_data_ptr(), {});
-  });
+  return shortest_s(
+      kRuns, [&] { kernels::muon_step(matrices, {}, products, memory.mutable_data_ptr(), {}); });
 }
 
 }  // namespace
@@ -152,17 +161,11 @@ ConvMethod KernelChoice::method(const ConvShape& s, Type type, bool training, bo
     part.n = std::min(std::max(kPixels / (s.h * s.w), kernels::kImagesOfGroup), s.n);
     const at::Tensor src = as_map(varied_map(part.n, s.c, s.h, s.w), map_type);
     const at::Tensor weight = varied_map(s.k, s.c, s.size, s.size);
-    constexpr double kInfinity = std::numeric_limits<double>::infinity();
-    std::vector<double> seconds(methods.size(), kInfinity);
-    for (int round = 0; round < kRounds; ++round) {
-      for (size_t i = 0; i < methods.size(); ++i) {
-        if (round > 0 && seconds[i] > 2 * std::ranges::min(seconds)) continue;
-        const double now = training ? measure_training_s(methods[i], part, src, weight)
-                                    : measure_inference_s(methods[i], part, src, weight, prepared);
-        seconds[i] = std::min(seconds[i], now);
-      }
-    }
-    double shortest = kInfinity;
+    const std::vector<double> seconds = shortest_of_rounds(methods.size(), [&](size_t i) {
+      return training ? measure_training_s(methods[i], part, src, weight)
+                      : measure_inference_s(methods[i], part, src, weight, prepared);
+    });
+    double shortest = std::numeric_limits<double>::infinity();
     for (size_t i = 0; i < methods.size(); ++i) {
       measured_s_[key][name_of(methods[i])] = seconds[i];
       if (seconds[i] < kMargin * shortest) best = methods[i], shortest = seconds[i];
@@ -178,9 +181,10 @@ kernels::Type KernelChoice::muon_products() {
   if (word_ != "auto" || !multiplies_bf16(kernels::instruction_set_in_use())) return Type::kFp32;
   std::string& chosen = chosen_[kMuon];
   if (chosen != kFp32 && chosen != kBf16) {
-    const double fp32_s = measure_muon_s(Type::kFp32), bf16_s = measure_muon_s(Type::kBf16);
-    measured_s_[kMuon] = {{kFp32, fp32_s}, {kBf16, bf16_s}};
-    chosen = bf16_s < kMargin * fp32_s ? kBf16 : kFp32;
+    const std::vector<double> seconds = shortest_of_rounds(
+        2, [](size_t i) { return measure_muon_s(i == 0 ? Type::kFp32 : Type::kBf16); });
+    measured_s_[kMuon] = {{kFp32, seconds[0]}, {kBf16, seconds[1]}};
+    chosen = seconds[1] < kMargin * seconds[0] ? kBf16 : kFp32;
   }
   return chosen == kBf16 ? Type::kBf16 : Type::kFp32;
 }
