@@ -12,7 +12,7 @@
 #include <vector>
 
 #include "base/clock.h"
-#include "kernels/conv3x3.h"
+#include "kernels/instruction_set.h"
 #include "kernels/pieces.h"
 
 namespace {

@@ -12,7 +12,7 @@
 #include "base/clock.h"
 #include "base/process.h"
 #include "data/batches.h"
-#include "kernels/conv3x3.h"
+#include "kernels/instruction_set.h"
 #include "model/device.h"
 #include "model/model.h"
 #include "train/optimizer.h"

@@ -6,6 +6,7 @@
 #include <string>
 #include <tuple>
 
+#include "kernels/instruction_set.h"
 #include "kernels/maps_for_test.h"
 
 namespace skipway::kernels {

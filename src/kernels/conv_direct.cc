@@ -8,6 +8,7 @@
 #include <type_traits>
 #include <utility>
 
+#include "kernels/instruction_set.h"
 #include "kernels/pieces.h"
 
 #undef HWY_TARGET_INCLUDE
@@ -75,21 +76,15 @@ struct Bands {
 };
 
 // Scratch memory in words of four bytes.
-struct DirectLayout {
+struct DirectLayout : ScratchOffsets {
   int64_t groups;
   int64_t weights, sums, copies, copy_words;     // two sums and a copy a thread
   int64_t src, grad, rows, row_words, operands;  // of the weights' gradient: both maps
-  int64_t words = 0;
 
   DirectLayout(const ConvShape& s, Type type, Pass pass, int threads)
       : groups(ceil_div(s.n, kGroup)) {
     const Way way = pass == Pass::kForward ? Way::forward(s) : Way::to_source(s);
     const int64_t out_pixels = s.out_h() * s.out_w(), parts = parts_of(type);
-    const auto take = [this](int64_t count) {
-      const int64_t begin = words;
-      words += ceil_div(count, 16) * 16;
-      return begin;
-    };
     copy_words = Bands(way, parts).copied_rows * way.from_w * kPairs * way.from_c * parts;
     row_words = s.out_w() * kPairs * s.k * parts;
     weights = take(s.k * way.taps() * s.c / 2 * parts);
@@ -142,13 +137,13 @@ class SumOfProducts {
 
 // A row of a group of images, [pixel][c / 32][part][image][32 channels] in bf16: zeros where
 // there is no image.
-template <class Op, class T, class Source>
-void copy_by_image(const Source& source, const T* map, const Way& way, int64_t n, int64_t group,
-                   int64_t row, Bf16* to) {
+template <class Op, class Source>
+void copy_by_image(const Source& source, const Way& way, int64_t n, int64_t group, int64_t row,
+                   Bf16* to) {
   const int64_t step = static_cast<int64_t>(lanes()), c = way.from_c;
   for (int64_t i = 0; i < kGroup; ++i) {
     const int64_t image = group * kGroup + i;
-    const T* from = map + (image * way.from_h + row) * way.from_w * c;
+    const auto* from = source.map + (image * way.from_h + row) * way.from_w * c;
     for (int64_t pixel = 0; pixel < way.from_w; ++pixel, from += c)
       for (int64_t channel = 0; channel < c; channel += step) {
         const V v = image < n ? source.at(from + channel, channel) : hn::Zero(D());
@@ -161,15 +156,16 @@ void copy_by_image(const Source& source, const T* map, const Way& way, int64_t n
 
 // A row of a group of images, [c / 32][pixel][part][pair of images][32 channels] in words; `plane`:
 // words from 32 channels to the next.
-template <class Op, class T, class Source>
-void copy_by_pair(const Source& source, const T* map, int64_t n, int64_t height, int64_t width,
-                  int64_t c, int64_t group, int64_t row, float* to, int64_t plane) {
+template <class Op, class Source>
+void copy_by_pair(const Source& source, int64_t n, int64_t height, int64_t width, int64_t c,
+                  int64_t group, int64_t row, float* to, int64_t plane) {
   const int64_t step = static_cast<int64_t>(lanes());
   for (int64_t pair = 0; pair < kPairs; ++pair) {
     const int64_t image = group * kGroup + 2 * pair;
     const auto value = [&](int64_t of_image, int64_t pixel, int64_t channel) HWY_ATTR {
       if (of_image >= n) return hn::Zero(D());
-      return source.at(map + ((of_image * height + row) * width + pixel) * c + channel, channel);
+      return source.at(source.map + ((of_image * height + row) * width + pixel) * c + channel,
+                       channel);
     };
     for (int64_t pixel = 0; pixel < width; ++pixel)
       for (int64_t channel = 0; channel < c; channel += step)
@@ -224,9 +220,9 @@ void direct_prepare_back(const ConvShape& s, const float* weights, float* to,
 }
 
 // One thread's bands. `ending` takes the results.
-template <class Op, class T, class Source, class Ending>
-void direct_bands(const Way& way, int64_t n, const Source& source, const T* map,
-                  const float* weights, Share units, float* copy, const Ending& ending) {
+template <class Op, class Source, class Ending>
+void direct_bands(const Way& way, int64_t n, const Source& source, const float* weights,
+                  Share units, float* copy, const Ending& ending) {
   constexpr size_t kVectors = kOutputs / hn::MaxLanes(D());
   const SumOfProducts<Op> sum{};
   const Bands bands(way, Op::kParts);
@@ -248,7 +244,7 @@ void direct_bands(const Way& way, int64_t n, const Source& source, const T* map,
     for (int64_t row = group == copied_group ? std::max(begin, copied_end) : begin; row < end;
          ++row)
       copy_by_image<Op>(
-          source, map, way, n, group, row,
+          source, way, n, group, row,
           reinterpret_cast<Bf16*>(copy + row % bands.copied_rows * way.from_w * of_each));
     copied_group = group, copied_end = end;
     const int64_t images = std::min(kGroup, n - group * kGroup);
@@ -277,7 +273,7 @@ void direct_bands(const Way& way, int64_t n, const Source& source, const T* map,
             for (int64_t image = 0; image < images; ++image) {
               const int64_t pixel = ((group * kGroup + image) * way.to_h + y) * way.to_w + x;
               const int64_t offset = pixel * way.to_c + channel + first;
-              if (begins_line<T>(first)) of_vector.prefetch(offset + way.to_c);
+              if (begins_line<typename Source::Map>(first)) of_vector.prefetch(offset + way.to_c);
               of_vector.put(offset, load(results + image * kOutputs + first));
             }
             endings[i] = of_vector;
@@ -305,7 +301,7 @@ void direct_forward_pass(const ConvShape& s, const ForwardArguments& a, float* s
     const Share units(at.groups * Bands(way, Op::kParts).count, thread, threads.count);
     write_result<T>(a, s.k, sums + thread * 2 * s.k, [&](const auto& result) {
       const auto run = [&](const auto& source) {
-        direct_bands<Op>(way, s.n, source, source.src, weights, units,
+        direct_bands<Op>(way, s.n, source, weights, units,
                          scratch + at.copies + thread * at.copy_words, result);
       };
       a.src_scale != nullptr ? run(Source<T, true>(a)) : run(Source<T, false>(a));
@@ -325,7 +321,7 @@ void direct_source_gradient(const ConvShape& s, const BackwardArguments& a,
   threads.run([&](int thread) {
     const Share units(at.groups * Bands(way, Op::kParts).count, thread, threads.count);
     write_source_gradient<T>(a, s.c, sums + thread * 2 * s.c, [&](const auto& grad_src) {
-      direct_bands<Op>(way, s.n, gradient, gradient.grad, scratch + at.weights, units,
+      direct_bands<Op>(way, s.n, gradient, scratch + at.weights, units,
                        scratch + at.copies + thread * at.copy_words, grad_src);
     });
   });
@@ -349,15 +345,14 @@ void direct_weights_gradient(const ConvShape& s, const BackwardArguments& a,
     const auto copy_source = [&](const auto& source) {
       const Share rows(at.groups * s.h, thread, threads.count);
       for (int64_t row = rows.begin; row < rows.end; ++row)
-        copy_by_pair<Op>(source, source.src, s.n, s.h, s.w, s.c, row / s.h, row % s.h,
-                         src + row * src_row, src_plane);
+        copy_by_pair<Op>(source, s.n, s.h, s.w, s.c, row / s.h, row % s.h, src + row * src_row,
+                         src_plane);
     };
     a.src_scale != nullptr ? copy_source(Source<T, true>(a)) : copy_source(Source<T, false>(a));
     float* pairs = scratch + at.rows + thread * at.row_words;
     const Share rows(at.groups * out_h, thread, threads.count);
     for (int64_t row = rows.begin; row < rows.end; ++row) {
-      copy_by_pair<Op>(gradient, gradient.grad, s.n, out_h, out_w, s.k, row / out_h, row % out_h,
-                       pairs, grad_row);
+      copy_by_pair<Op>(gradient, s.n, out_h, out_w, s.k, row / out_h, row % out_h, pairs, grad_row);
       for (int64_t block = 0; block < s.k / 32; ++block)
         for (int64_t i = 0; i < grad_row; i += kBlock)
           for (const int64_t half : {0, 16})
@@ -407,30 +402,30 @@ void direct_backward_pass(const ConvShape& s, const BackwardArguments& a, float*
 }
 
 template <class Pass>
-void with_pairs([[maybe_unused]] Numbers numbers, bool dot, const Pass& pass) {
+void with_pairs([[maybe_unused]] Numbers numbers, const Pass& pass) {
 #if HWY_TARGET == HWY_AVX3
   if (numbers.products == Type::kBf16x2) return pass(Types<float, TwoPartsByDot>());
 #endif
-  dot ? pass(Types<Bf16, Dot>()) : pass(Types<Bf16, PairByFma>());
+  dot_in_use() ? pass(Types<Bf16, Dot>()) : pass(Types<Bf16, PairByFma>());
 }
 
-void run_direct_forward(const ConvShape& s, Numbers numbers, bool dot, const ForwardArguments& a,
+void run_direct_forward(const ConvShape& s, Numbers numbers, const ForwardArguments& a,
                         float* scratch, const Threads& threads) {
-  with_pairs(numbers, dot, [&]<class T, class Op>(Types<T, Op>) {
+  with_pairs(numbers, [&]<class T, class Op>(Types<T, Op>) {
     direct_forward_pass<T, Op>(s, a, scratch, threads);
   });
 }
 
-void run_direct_prepare(const ConvShape& s, Numbers numbers, bool dot, const float* weights,
-                        float* to, const Threads& threads) {
-  with_pairs(numbers, dot, [&]<class T, class Op>(Types<T, Op>) {
+void run_direct_prepare(const ConvShape& s, Numbers numbers, const float* weights, float* to,
+                        const Threads& threads) {
+  with_pairs(numbers, [&]<class T, class Op>(Types<T, Op>) {
     direct_prepare_pass<Op>(s, weights, to, threads);
   });
 }
 
-void run_direct_backward(const ConvShape& s, Numbers numbers, bool dot, const BackwardArguments& a,
+void run_direct_backward(const ConvShape& s, Numbers numbers, const BackwardArguments& a,
                          float* scratch, const Threads& threads) {
-  with_pairs(numbers, dot, [&]<class T, class Op>(Types<T, Op>) {
+  with_pairs(numbers, [&]<class T, class Op>(Types<T, Op>) {
     direct_backward_pass<T, Op>(s, a, scratch, threads);
   });
 }
@@ -454,8 +449,6 @@ std::string direct_refusal(const ConvShape& s) {
   return "";
 }
 
-bool direct_takes_fp32() { return tiles_in_use(); }
-
 size_t direct_workspace_bytes(const ConvShape& shape, Numbers numbers, Pass pass, int threads) {
   return static_cast<size_t>(DirectLayout(shape, numbers.products, pass, threads).words) *
          sizeof(float);
@@ -464,7 +457,7 @@ size_t direct_workspace_bytes(const ConvShape& shape, Numbers numbers, Pass pass
 void direct_forward(const ConvShape& shape, Numbers numbers, const ForwardArguments& arguments,
                     void* workspace, const Threads& threads) {
   HWY_DYNAMIC_DISPATCH(run_direct_forward)
-  (shape, numbers, dot_in_use(), arguments, static_cast<float*>(workspace), threads);
+  (shape, numbers, arguments, static_cast<float*>(workspace), threads);
 }
 
 size_t direct_prepared_bytes(const ConvShape& shape, Numbers numbers) {
@@ -476,13 +469,13 @@ size_t direct_prepared_bytes(const ConvShape& shape, Numbers numbers) {
 void direct_prepare(const ConvShape& shape, Numbers numbers, const float* weights, void* prepared,
                     const Threads& threads) {
   HWY_DYNAMIC_DISPATCH(run_direct_prepare)
-  (shape, numbers, dot_in_use(), weights, static_cast<float*>(prepared), threads);
+  (shape, numbers, weights, static_cast<float*>(prepared), threads);
 }
 
 void direct_backward(const ConvShape& shape, Numbers numbers, const BackwardArguments& arguments,
                      void* workspace, const Threads& threads) {
   HWY_DYNAMIC_DISPATCH(run_direct_backward)
-  (shape, numbers, dot_in_use(), arguments, static_cast<float*>(workspace), threads);
+  (shape, numbers, arguments, static_cast<float*>(workspace), threads);
 }
 
 }  // namespace skipway::kernels

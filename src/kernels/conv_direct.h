@@ -5,7 +5,7 @@
 #pragma once
 #include <string>
 
-#include "kernels/conv3x3.h"
+#include "kernels/conv.h"
 
 namespace skipway::kernels {
 
@@ -15,14 +15,12 @@ constexpr int64_t kImagesOfGroup = 32;
 /// Why a shape is not for these kernels, or nothing: a window of at most 3x3, channels in multiples
 /// of 32.
 std::string direct_refusal(const ConvShape& shape);
-/// Whether fp32 maps can be convolved too, as sums of two bf16: where tile registers are in use.
-bool direct_takes_fp32();
 
 /// Bytes of scratch memory, aligned to 64.
 size_t direct_workspace_bytes(const ConvShape& shape, Numbers numbers, Pass pass, int threads);
 
-/// As forward(), prepare() and backward() of conv3x3.h, with weights [k,size,size,c]: of maps and
-/// products in bf16, or of fp32 maps and products in kBf16x2, where direct_takes_fp32(). Relative
+/// As the passes of conv_winograd.h, with weights [k,size,size,c]: of maps and
+/// products in bf16, or of fp32 maps and products in kBf16x2, where tiles_in_use(). Relative
 /// L2 error: 1 % in bf16, of the roundings of operands and result; 1e-5 in fp32, half of it where
 /// many values are summed.
 void direct_forward(const ConvShape& shape, Numbers numbers, const ForwardArguments& arguments,

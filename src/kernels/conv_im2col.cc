@@ -52,32 +52,26 @@ struct Im2colLayout {
     count = ceil_div(s.n, images);
     depth = im2col_depth(s), columns = im2col_columns(s);
     const int64_t pixels = images * pixels_of_image;
-    int64_t used = 0;
-    const auto take = [&used](int64_t words) {
-      const int64_t begin = used;
-      used += ceil_div(words, 16) * 16;
-      return begin;
-    };
-    weights = take(s.k * columns / per_word);
-    sums = take(threads * 2 * (back ? s.c : s.k) * 2);  // doubles
-    const int64_t shared = used;
-    used = 0;
+    ScratchOffsets shared, own;
+    weights = shared.take(s.k * columns / per_word);
+    sums = shared.take(threads * 2 * (back ? s.c : s.k) * 2);  // doubles
     // Back, the inputs lie in whole panels, of which the last may be wider than its columns; and
     // the gradients of the inputs in fp32, whatever the operands.
-    matrix = take(back ? pixels * ceil_div(columns, kPanel) * kPanel : pixels * columns / per_word);
-    dst = take(pixels * s.k / (back ? per_word : 1));
-    dst_pairs = back && per_word == 2 ? take(ceil_div(pixels, 2) * s.k) : dst;
+    matrix =
+        own.take(back ? pixels * ceil_div(columns, kPanel) * kPanel : pixels * columns / per_word);
+    dst = own.take(pixels * s.k / (back ? per_word : 1));
+    dst_pairs = back && per_word == 2 ? own.take(ceil_div(pixels, 2) * s.k) : dst;
     // An image of few channels with its padding, else the sums of its gradient.
     const bool few = has_few_channels(s);
-    image = take(few    ? (s.h + 2 * s.padding) * (s.w + 2 * s.padding) * s.c + 16
-                 : back ? s.h * s.w * s.c
-                        : 0);
-    inputs = take(few ? columns + 16 : 0);
-    grad_weights = back ? take(s.k * columns) : 0;
-    thread_words = used;
+    image = own.take(few    ? (s.h + 2 * s.padding) * (s.w + 2 * s.padding) * s.c + 16
+                     : back ? s.h * s.w * s.c
+                            : 0);
+    inputs = own.take(few ? columns + 16 : 0);
+    grad_weights = back ? own.take(s.k * columns) : 0;
+    thread_words = own.words;
     for (int64_t* offset : {&matrix, &dst, &dst_pairs, &image, &inputs, &grad_weights})
-      *offset += shared;
-    total_words = shared + threads * thread_words;
+      *offset += shared.words;
+    total_words = shared.words + threads * thread_words;
   }
 };
 
@@ -133,7 +127,7 @@ void copy_inputs(ConvShape s, Source<T, kNormalise> source, int64_t first_image,
   for_each_tap(
       s, first_image, images, [&](int64_t row, int64_t from, int64_t tap, bool inside) HWY_ATTR {
         for (int64_t c = 0; c < s.c; c += step)
-          put(row, tap * s.c + c, inside ? source.at(source.src + from + c, c) : hn::Zero(D()));
+          put(row, tap * s.c + c, inside ? source.at(source.map + from + c, c) : hn::Zero(D()));
       });
 }
 
@@ -185,7 +179,7 @@ template <class Op, class T, bool kBatchNorm>
 void copy_gradient(const Gradient<T, kBatchNorm>& gradient, int64_t k, int64_t first_pixel,
                    int64_t pixels, float* rows, float* pairs) {
   const int64_t step = static_cast<int64_t>(lanes());
-  const T* grad = gradient.grad + first_pixel * k;
+  const T* grad = gradient.map + first_pixel * k;
   for (int64_t pixel = 0; pixel < pixels; pixel += Op::kPerWord)
     for (int64_t c = 0; c < k; c += step) {
       const auto take = [&](int64_t of_pixel) HWY_ATTR {
@@ -407,16 +401,16 @@ void im2col_backward_pass(const ConvShape& s, const BackwardArguments& a, float*
   });
 }
 
-void run_im2col_forward(const ConvShape& s, Numbers numbers, bool dot, const ForwardArguments& a,
+void run_im2col_forward(const ConvShape& s, Numbers numbers, const ForwardArguments& a,
                         float* scratch, const Threads& threads) {
-  with_types(numbers, dot, [&]<class T, class Op>(Types<T, Op>) {
+  with_types(numbers, [&]<class T, class Op>(Types<T, Op>) {
     im2col_forward_pass<T, Op>(s, a, scratch, threads);
   });
 }
 
-void run_im2col_backward(const ConvShape& s, Numbers numbers, bool dot, const BackwardArguments& a,
+void run_im2col_backward(const ConvShape& s, Numbers numbers, const BackwardArguments& a,
                          float* scratch, const Threads& threads) {
-  with_types(numbers, dot, [&]<class T, class Op>(Types<T, Op>) {
+  with_types(numbers, [&]<class T, class Op>(Types<T, Op>) {
     im2col_backward_pass<T, Op>(s, a, scratch, threads);
   });
 }
@@ -441,7 +435,7 @@ size_t im2col_workspace_bytes(const ConvShape& shape, Numbers numbers, Pass pass
 void im2col_forward(const ConvShape& shape, Numbers numbers, const ForwardArguments& arguments,
                     void* workspace, const Threads& threads) {
   HWY_DYNAMIC_DISPATCH(run_im2col_forward)
-  (shape, numbers, dot_in_use(), arguments, static_cast<float*>(workspace), threads);
+  (shape, numbers, arguments, static_cast<float*>(workspace), threads);
 }
 
 size_t im2col_prepared_bytes(const ConvShape& shape, Numbers numbers) {
@@ -458,7 +452,7 @@ void im2col_prepare(const ConvShape& shape, Numbers numbers, const float* weight
 void im2col_backward(const ConvShape& shape, Numbers numbers, const BackwardArguments& arguments,
                      void* workspace, const Threads& threads) {
   HWY_DYNAMIC_DISPATCH(run_im2col_backward)
-  (shape, numbers, dot_in_use(), arguments, static_cast<float*>(workspace), threads);
+  (shape, numbers, arguments, static_cast<float*>(workspace), threads);
 }
 
 }  // namespace skipway::kernels

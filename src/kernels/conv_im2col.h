@@ -2,14 +2,14 @@
 // their inputs beside each other (im2col). For what Winograd cannot do: 1x1, the stem.
 // No LibTorch in here.
 #pragma once
-#include "kernels/conv3x3.h"
+#include "kernels/conv.h"
 
 namespace skipway::kernels {
 
 /// Bytes of scratch memory, aligned to 64.
 size_t im2col_workspace_bytes(const ConvShape& shape, Numbers numbers, Pass pass, int threads);
 
-/// As forward(), prepare() and backward() of conv3x3.h, with weights [k,size,size,c]; k a multiple
+/// As the passes of conv_winograd.h, with weights [k,size,size,c]; k a multiple
 /// of 16. Where c is none, there is no BatchNorm before it and no gradient of src. Prepared weights
 /// have the type of the maps, also where products are fp32. Relative L2 error: 1e-6 in fp32, 0.4 %
 /// with bf16 maps alone, 1 % with bf16 products.

@@ -9,6 +9,7 @@
 
 #include "kernels/conv_direct.h"
 #include "kernels/conv_im2col.h"
+#include "kernels/instruction_set.h"
 #include "kernels/maps_for_test.h"
 #include "kernels/pieces.h"
 #include "kernels/reference.h"
@@ -248,7 +249,7 @@ std::vector<std::string> sets_that_take_fp32() {
   std::vector<std::string> sets = instruction_sets();
   std::erase_if(sets, [](const std::string& set) {
     use_instruction_set(set);
-    return !direct_takes_fp32();
+    return !tiles_in_use();
   });
   use_instruction_set(instruction_sets().front());
   return sets;

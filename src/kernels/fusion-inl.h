@@ -7,7 +7,8 @@
 #define SKIPWAY_KERNELS_FUSION_INL_H
 #endif
 
-#include "kernels/conv3x3.h"
+#include "kernels/conv.h"
+#include "kernels/pieces.h"
 #include "kernels/simd-inl.h"
 
 HWY_BEFORE_NAMESPACE();
@@ -17,12 +18,13 @@ namespace HWY_NAMESPACE {
 // The source of a convolution; with kNormalise, behind a BatchNorm and ReLU.
 template <class T, bool kNormalise>
 struct Source {
-  const T* src;
+  using Map = T;
+  const T* map;
   const float *scale, *shift;
 
   template <class Arguments>
   explicit Source(const Arguments& a)
-      : src(static_cast<const T*>(a.src)), scale(a.src_scale), shift(a.src_shift) {}
+      : map(static_cast<const T*>(a.src)), scale(a.src_scale), shift(a.src_shift) {}
 
   HWY_INLINE V at(const T* from, int64_t channel) const {
     const V value = load(from);
@@ -34,11 +36,12 @@ struct Source {
 // The gradient of a convolution's result; with kBatchNorm, through the BatchNorm behind it.
 template <class T, bool kBatchNorm>
 struct Gradient {
-  const T *grad, *dst;
+  using Map = T;
+  const T *map, *dst;
   const float *by_grad, *by_dst, *constant;
 
   explicit Gradient(const BackwardArguments& a)
-      : grad(static_cast<const T*>(a.grad_dst)),
+      : map(static_cast<const T*>(a.grad_dst)),
         dst(static_cast<const T*>(a.dst)),
         by_grad(a.by_grad),
         by_dst(a.by_dst),
@@ -49,7 +52,7 @@ struct Gradient {
     if constexpr (!kBatchNorm) return value;
     return hn::MulAdd(
         load(by_grad + channel), value,
-        hn::MulAdd(load(by_dst + channel), load(dst + (from - grad)), load(constant + channel)));
+        hn::MulAdd(load(by_dst + channel), load(dst + (from - map)), load(constant + channel)));
   }
 };
 
@@ -58,7 +61,7 @@ struct Gradient {
 // the line's old content.
 template <class T>
 constexpr bool begins_line(int64_t channel) {
-  return channel * static_cast<int64_t>(sizeof(T)) % 64 == 0;
+  return channel * static_cast<int64_t>(sizeof(T)) % kLineBytes == 0;
 }
 
 // Takes a convolution's result, a vector of channels at a time: open(channel), put() for some

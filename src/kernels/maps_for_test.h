@@ -11,7 +11,7 @@
 #include <vector>
 
 #include "kernels/bf16.h"
-#include "kernels/conv3x3.h"
+#include "kernels/conv.h"
 
 namespace skipway::kernels {
 

@@ -2,7 +2,7 @@
 #pragma once
 #include <cstdint>
 
-#include "kernels/conv3x3.h"
+#include "kernels/types.h"
 
 namespace skipway::kernels {
 

@@ -27,18 +27,12 @@ constexpr int64_t kMuonRows = 16;    // that are turned round together
 constexpr double kSmallest = 1e-12;  // norm: a zero momentum is not divided by zero
 
 // Scratch memory of a thread in words of four bytes.
-struct MuonLayout {
+struct MuonLayout : ScratchOffsets {
   int64_t some_rows, turned, panels, tile;          // momentum
   int64_t gram, square, polynomial, product, half;  // [rows,rows]
   int64_t halves;                                   // four matrices of bf16
-  int64_t words = 0;
 
   MuonLayout(int64_t rows, int64_t columns) {
-    const auto take = [this](int64_t count) {
-      const int64_t begin = words;
-      words += ceil_div(count, 16) * 16;
-      return begin;
-    };
     some_rows = take(kMuonRows * columns);
     turned = take(rows * columns);
     panels = take(rows * columns);
@@ -122,25 +116,17 @@ class SymmetricProduct {
     // Of the left side whole rows, of the right one panels, two rows in a word.
     float *high_left = space_, *low_left = high_left + words;
     float *high_right = low_left + words, *low_right = high_right + words;
-    HWY_ALIGN Bf16 high[2 * hn::MaxLanes(D())];
     for (int64_t panel = 0; panel < size_; panel += kPanel) {
       const int64_t width = panel_width(size_, panel);
       for (int64_t row = 0; row < size_; row += 2)
         for (int64_t i = 0; i < width; i += step) {
-          const int64_t upper = panel * size_ + row * width + i, lower = upper + width;
-          for (const int64_t below : {0, 1}) {
-            const V value = load(left + upper + below * width);
-            const int64_t to = (row + below) * size_ + panel + i;
-            Op::store(value, high);
-            Op::store(value, reinterpret_cast<Bf16*>(high_left) + to);
-            Op::store(hn::Sub(value, load(high)), reinterpret_cast<Bf16*>(low_left) + to);
-          }
-          const V first = load(right + upper), second = load(right + lower);
-          const int64_t to = panel * depth + row / 2 * width + i;
-          Op::store(first, high), Op::store(second, high + step);
-          Op::store_pair(first, second, high_right + to);
-          Op::store_pair(hn::Sub(first, load(high)), hn::Sub(second, load(high + step)),
-                         low_right + to);
+          const int64_t upper = panel * size_ + row * width + i;
+          for (const int64_t below : {0, 1})
+            TwoPartsByDot::store(
+                load(left + upper + below * width),
+                reinterpret_cast<Bf16*>(high_left) + (row + below) * size_ + panel + i, words);
+          TwoPartsByDot::store_pair(load(right + upper), load(right + upper + width),
+                                    high_right + panel * depth + row / 2 * width + i, words);
         }
     }
     const Multiply<Op> multiply;
@@ -296,9 +282,8 @@ void muon_matrix(const MuonMatrix& m, const MuonRates& rates, float* scratch) {
   }
 }
 
-void run_muon_matrix(const MuonMatrix& m, const MuonRates& rates, Type products, bool dot,
-                     float* scratch) {
-  with_types({products, products}, dot,
+void run_muon_matrix(const MuonMatrix& m, const MuonRates& rates, Type products, float* scratch) {
+  with_types({products, products},
              [&]<class T, class Op>(Types<T, Op>) { muon_matrix<Op>(m, rates, scratch); });
 }
 
@@ -347,12 +332,11 @@ void muon_step(const std::vector<MuonMatrix>& matrices, const MuonRates& rates, 
     *least += work_of(m);
     of_thread[static_cast<size_t>(least - work.begin())].push_back(m);
   }
-  const bool dot = dot_in_use();
   const int64_t words = words_of_thread(matrices);
   threads.run([&](int thread) {
     float* scratch = static_cast<float*>(workspace) + thread * words;
     for (const MuonMatrix& m : of_thread[static_cast<size_t>(thread)])
-      HWY_DYNAMIC_DISPATCH(run_muon_matrix)(m, rates, products, dot, scratch);
+      HWY_DYNAMIC_DISPATCH(run_muon_matrix)(m, rates, products, scratch);
   });
 }
 

@@ -1,4 +1,4 @@
-// Muon's step (Keller Jordan, 2024; train/muon.h says what it is for) on one matrix of filters,
+// Muon's step (Keller Jordan, 2024; train/muon.h says what it is for) on matrices of filters,
 // in two passes over memory: for CPUs, where the step would otherwise cost as much as the backward
 // pass of small images. No LibTorch in here.
 #pragma once
@@ -6,7 +6,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "kernels/conv3x3.h"
+#include "kernels/types.h"
 
 namespace skipway::kernels {
 

@@ -3,14 +3,9 @@
 #include <algorithm>
 #include <cstdint>
 
-#include "kernels/conv3x3.h"
+#include "kernels/types.h"
 
 namespace skipway::kernels {
-
-/// Whether the instruction set in use has vdpbf16ps, the dot product of pairs of bf16.
-bool dot_in_use();
-/// Whether it has tdpbf16ps too, the product of tiles of them.
-bool tiles_in_use();
 
 /// Rows of a tile register, and words of a row.
 constexpr int64_t kTileSide = 16;
@@ -22,6 +17,9 @@ struct TileLayout {
 };
 alignas(64) inline constexpr TileLayout kTileLayout;
 
+/// Of a line of the caches.
+constexpr int64_t kLineBytes = 64;
+
 /// Columns of a matrix that lie together, row by row: four vectors of AVX-512.
 constexpr int64_t kPanel = 64;
 
@@ -32,6 +30,16 @@ constexpr int64_t values_of_word(Type operands) { return 4 / bytes_of(operands);
 
 /// Words that are added up to one of operands.
 constexpr int64_t parts_of(Type operands) { return operands == Type::kBf16x2 ? 2 : 1; }
+
+/// Offsets of pieces of scratch memory, in words of four bytes; each begins a line of the cache.
+struct ScratchOffsets {
+  int64_t words = 0;  // taken
+  int64_t take(int64_t count) {
+    const int64_t begin = words;
+    words += ceil_div(count, 16) * 16;
+    return begin;
+  }
+};
 
 /// What one of `threads` threads does of `count` equal pieces.
 struct Share {

@@ -10,7 +10,8 @@
 #include <algorithm>
 #include <type_traits>
 
-#include "kernels/conv3x3.h"
+#include "kernels/conv.h"
+#include "kernels/instruction_set.h"
 #include "kernels/pieces.h"
 #include "kernels/simd-inl.h"
 #include "kernels/tiles-inl.h"
@@ -102,12 +103,12 @@ template <class T, class Op>
 struct Types {};
 
 template <class Pass>
-void with_types(Numbers numbers, bool dot, const Pass& pass) {
+void with_types(Numbers numbers, const Pass& pass) {
   if (numbers.maps == Type::kFp32)
     pass(Types<float, Fma>());
   else if (numbers.products == Type::kFp32)
     pass(Types<Bf16, Fma>());
-  else if (dot)
+  else if (dot_in_use())
     pass(Types<Bf16, Dot>());
   else
     pass(Types<Bf16, PairByFma>());
@@ -130,9 +131,8 @@ struct Product {
 // 128 words of 64 columns are 32 KiB: the part of B that stays in the first-level cache while the
 // rows pass over it.
 constexpr int64_t kDepthPart = 128;
-constexpr size_t kLineBytes = 64;  // of the caches
 
-// kRows * kVectors sums live in registers: 24 of 32 (AVX-512), 12 of 16 (AVX2). Two vectors of B
+// kRows * kVectors sums live in registers: 24 of 32 (AVX-512), 12 of 16 (AVX2). kVectors of B
 // and one of A are in flight. Eight sums hide the latency of four cycles at two a cycle. Each step
 // of the depth also brings kLines lines of `ahead` into the second-level cache.
 template <class Op, int kRows, int kVectors, int kLines = 0>

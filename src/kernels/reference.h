@@ -1,7 +1,7 @@
 // Convolutions as they are defined: direct sums in float64, slow and plain. What the other kernels
 // are held to, and `--kernel reference`. No LibTorch in here.
 #pragma once
-#include "kernels/conv_im2col.h"
+#include "kernels/conv.h"
 
 namespace skipway::kernels {
 

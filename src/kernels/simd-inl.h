@@ -86,6 +86,42 @@ HWY_INLINE void transpose_4x4(const float* from, int64_t from_row, float* to, in
 #endif
 }
 
+// The same of 16x16 values.
+#if HWY_TARGET == HWY_AVX3
+inline void transpose_16x16(const float* from, int64_t from_row, float* to, int64_t to_row) {
+  __m512 a[16], b[16];
+  for (int i = 0; i < 16; ++i) a[i] = _mm512_loadu_ps(from + i * from_row);
+  for (int i = 0; i < 16; i += 2) {
+    b[i] = _mm512_unpacklo_ps(a[i], a[i + 1]);
+    b[i + 1] = _mm512_unpackhi_ps(a[i], a[i + 1]);
+  }
+  for (int i = 0; i < 16; i += 4)
+    for (int j = 0; j < 2; ++j) {
+      const __m512d low = _mm512_castps_pd(b[i + j]), high = _mm512_castps_pd(b[i + j + 2]);
+      a[i + 2 * j] = _mm512_castpd_ps(_mm512_unpacklo_pd(low, high));
+      a[i + 2 * j + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(low, high));
+    }
+  // Quarters of a vector: a[i + j] has columns j, j + 4, j + 8 and j + 12 of four rows.
+  for (int i = 0; i < 16; i += 8)
+    for (int j = 0; j < 4; ++j) {
+      b[i + j] = _mm512_shuffle_f32x4(a[i + j], a[i + j + 4], 0x88);
+      b[i + j + 4] = _mm512_shuffle_f32x4(a[i + j], a[i + j + 4], 0xDD);
+    }
+  for (int j = 0; j < 4; ++j) {
+    _mm512_storeu_ps(to + j * to_row, _mm512_shuffle_f32x4(b[j], b[j + 8], 0x88));
+    _mm512_storeu_ps(to + (j + 4) * to_row, _mm512_shuffle_f32x4(b[j + 4], b[j + 12], 0x88));
+    _mm512_storeu_ps(to + (j + 8) * to_row, _mm512_shuffle_f32x4(b[j], b[j + 8], 0xDD));
+    _mm512_storeu_ps(to + (j + 12) * to_row, _mm512_shuffle_f32x4(b[j + 4], b[j + 12], 0xDD));
+  }
+}
+#else
+inline void transpose_16x16(const float* from, int64_t from_row, float* to, int64_t to_row) {
+  for (int64_t i = 0; i < 16; i += 4)
+    for (int64_t j = 0; j < 16; j += 4)
+      transpose_4x4(from + i * from_row + j, from_row, to + j * to_row + i, to_row);
+}
+#endif
+
 // Adds each lane to a double of its own: what many pixels left in a register goes to sums of many.
 HWY_INLINE void add_to(double* sums, V v) {
   HWY_ALIGN float values[16];

@@ -9,6 +9,7 @@
 
 #include <type_traits>
 
+#include "kernels/instruction_set.h"
 #include "kernels/pieces.h"
 #include "kernels/simd-inl.h"
 
@@ -161,40 +162,6 @@ void sum_of_tiles(const Operands* all, int64_t count, int64_t blocks, const floa
   for_each_sum<2, 2>(c, c_row, [&](auto tile, float* at) HWY_ATTR { store_tile<tile>(at, c_row); });
 }
 
-// to[j][i] = from[i][j] of 16x16 words.
-inline void transpose_16x16(const float* from, int64_t from_row, float* to, int64_t to_row) {
-  __m512 a[16], b[16];
-  for (int i = 0; i < 16; ++i) a[i] = _mm512_loadu_ps(from + i * from_row);
-  for (int i = 0; i < 16; i += 2) {
-    b[i] = _mm512_unpacklo_ps(a[i], a[i + 1]);
-    b[i + 1] = _mm512_unpackhi_ps(a[i], a[i + 1]);
-  }
-  for (int i = 0; i < 16; i += 4)
-    for (int j = 0; j < 2; ++j) {
-      const __m512d low = _mm512_castps_pd(b[i + j]), high = _mm512_castps_pd(b[i + j + 2]);
-      a[i + 2 * j] = _mm512_castpd_ps(_mm512_unpacklo_pd(low, high));
-      a[i + 2 * j + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(low, high));
-    }
-  // Quarters of a vector: a[i + j] has columns j, j + 4, j + 8 and j + 12 of four rows.
-  for (int i = 0; i < 16; i += 8)
-    for (int j = 0; j < 4; ++j) {
-      b[i + j] = _mm512_shuffle_f32x4(a[i + j], a[i + j + 4], 0x88);
-      b[i + j + 4] = _mm512_shuffle_f32x4(a[i + j], a[i + j + 4], 0xDD);
-    }
-  for (int j = 0; j < 4; ++j) {
-    _mm512_storeu_ps(to + j * to_row, _mm512_shuffle_f32x4(b[j], b[j + 8], 0x88));
-    _mm512_storeu_ps(to + (j + 4) * to_row, _mm512_shuffle_f32x4(b[j + 4], b[j + 12], 0x88));
-    _mm512_storeu_ps(to + (j + 8) * to_row, _mm512_shuffle_f32x4(b[j], b[j + 8], 0xDD));
-    _mm512_storeu_ps(to + (j + 12) * to_row, _mm512_shuffle_f32x4(b[j + 4], b[j + 12], 0xDD));
-  }
-}
-
-#else
-inline void transpose_16x16(const float* from, int64_t from_row, float* to, int64_t to_row) {
-  for (int64_t i = 0; i < 16; i += 4)
-    for (int64_t j = 0; j < 16; j += 4)
-      transpose_4x4(from + i * from_row + j, from_row, to + j * to_row + i, to_row);
-}
 #endif
 }  // namespace HWY_NAMESPACE
 }  // namespace skipway::kernels

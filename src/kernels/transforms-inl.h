@@ -3,7 +3,7 @@
 //
 // A pair shares its arithmetic: the polynomial that vanishes at all other points has an even and an
 // odd part, which are added for a and subtracted for -a. scripts/winograd_points.py has the
-// matrices. The points had the smallest error of a grid.
+// matrices, docs/kernels.md says how the points were chosen.
 #if defined(SKIPWAY_KERNELS_TRANSFORMS_INL_H) == defined(HWY_TARGET_TOGGLE)
 #ifdef SKIPWAY_KERNELS_TRANSFORMS_INL_H
 #undef SKIPWAY_KERNELS_TRANSFORMS_INL_H

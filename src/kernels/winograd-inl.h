@@ -59,7 +59,6 @@ struct Place {
 // The patches that a forward pass reads.
 template <class S, class T, bool kNormalise>
 struct Patches : Source<T, kNormalise> {
-  using Map = T;
   using Transform = typename S::ToPoints;
   static constexpr bool kShaped = false;
   static constexpr int64_t kTile = S::kTile;
@@ -69,7 +68,7 @@ struct Patches : Source<T, kNormalise> {
   Patches(const Arguments& a, int64_t c) : Source<T, kNormalise>(a), channels(c) {}
 
   HWY_INLINE Window<T> window(const ConvShape& s, const Place& at) const {
-    return {this->src,           s.h,      s.w, channels, at.image, s.stride * at.y - 1,
+    return {this->map,           s.h,      s.w, channels, at.image, s.stride * at.y - 1,
             s.stride * at.x - 1, S::kPatch};
   }
 };
@@ -77,7 +76,6 @@ struct Patches : Source<T, kNormalise> {
 // The tiles of a gradient.
 template <class S, class T, bool kBatchNorm>
 struct GradientTiles : Gradient<T, kBatchNorm> {
-  using Map = T;
   using Transform = typename S::ToPointsAdjoint;
   static constexpr bool kShaped = S::kTiling.points() == S::kTiling.weight_points();
   static constexpr int64_t kTile = S::kTile;
@@ -91,7 +89,7 @@ struct GradientTiles : Gradient<T, kBatchNorm> {
   }
 
   HWY_INLINE Window<T> window(const ConvShape& s, const Place& at) const {
-    return {this->grad, s.out_h(), s.out_w(), channels, at.image, at.y, at.x, S::kTile};
+    return {this->map, s.out_h(), s.out_w(), channels, at.image, at.y, at.x, S::kTile};
   }
 };
 
@@ -206,7 +204,7 @@ template <class S, class Op>
 void weights_to_points(const ConvShape& s, const float* weights, int64_t plane, float* to,
                        Share c_groups) {
   const int64_t step = static_cast<int64_t>(lanes());
-  // Turned round before the transform, where there are 9 values and not 36.
+  // Turned round before the transform, where there are 9 values and not one a point.
   HWY_ALIGN float turned[kWidest][9][kPanel];  // [c][tap][k]
   for (int64_t panel = 0; panel < s.k; panel += kPanel) {
     const int64_t width = std::min(kPanel, s.k - panel);
@@ -431,7 +429,7 @@ void grad_weights_from_points(const ConvShape& s, const float* from, int64_t pla
   }
 }
 
-// The weights of a forward pass, in words of [36 points][c * k].
+// The weights of a forward pass, in words of [point][c * k].
 template <class S, class Op>
 void prepare_pass(const ConvShape& s, const float* weights, float* to, const Threads& threads) {
   const int64_t plane = weights_plane_of(s, Op::kOperands);
@@ -572,21 +570,21 @@ void backward_pass(const ConvShape& s, const BackwardArguments& a, float* scratc
 template <class S>
 const SchemePasses& scheme_passes() {
   static const SchemePasses passes = {
-      [](const ConvShape& s, Numbers numbers, bool dot, const ForwardArguments& a, float* scratch,
+      [](const ConvShape& s, Numbers numbers, const ForwardArguments& a, float* scratch,
          const Threads& threads) {
-        with_types(numbers, dot, [&]<class T, class Op>(Types<T, Op>) {
+        with_types(numbers, [&]<class T, class Op>(Types<T, Op>) {
           forward_pass<S, T, Op>(s, a, scratch, threads);
         });
       },
-      [](const ConvShape& s, Numbers numbers, bool dot, const float* weights, float* to,
+      [](const ConvShape& s, Numbers numbers, const float* weights, float* to,
          const Threads& threads) {
-        with_types(numbers, dot, [&]<class T, class Op>(Types<T, Op>) {
+        with_types(numbers, [&]<class T, class Op>(Types<T, Op>) {
           prepare_pass<S, Op>(s, weights, to, threads);
         });
       },
-      [](const ConvShape& s, Numbers numbers, bool dot, const BackwardArguments& a, float* scratch,
+      [](const ConvShape& s, Numbers numbers, const BackwardArguments& a, float* scratch,
          const Threads& threads) {
-        with_types(numbers, dot, [&]<class T, class Op>(Types<T, Op>) {
+        with_types(numbers, [&]<class T, class Op>(Types<T, Op>) {
           backward_pass<S, T, Op>(s, a, scratch, threads);
         });
       }};

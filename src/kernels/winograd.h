@@ -5,7 +5,8 @@
 
 #include <algorithm>
 
-#include "kernels/conv3x3.h"
+#include "kernels/conv.h"
+#include "kernels/instruction_set.h"
 #include "kernels/pieces.h"
 
 namespace skipway::kernels {
@@ -173,12 +174,6 @@ struct Workspace {
     const Tiling tiling = tiling_of(s);
     const int64_t points = tiling.points(), weight_points = tiling.weight_points();
     const int64_t per_word = values_of_word(operands);
-    int64_t used = 0;
-    const auto take = [&used](bool wanted, int64_t words) {
-      const int64_t begin = used;
-      used += wanted ? ceil_div(words, kWidest) * kWidest : 0;
-      return begin;
-    };
     const bool forward = sweep == Sweep::kForward;
     const bool source = to_source(sweep), of_weights = to_weights(sweep);
     const int64_t result_channels = forward ? s.k : s.c;
@@ -190,32 +185,34 @@ struct Workspace {
         (blocks.shared ? std::min(shared_rows(operands), s.k) : s.k) * s.c + kPlanePadding;
     thread_grad_weights = weight_points * grad_weights_plane;
     strip_words = (tiling.patch - tiling.step) * s.w * kWidest;
-    weights = take(forward || source, weight_points * weights_plane);
-    sums = take(forward || source, threads * 2 * result_channels * 2);  // doubles
-    strips = take(source, threads * strip_words);
-    const int64_t of_all = used;
-    used = 0;
-    products = take(forward || source, points * product_plane);
+    ScratchOffsets of_all, of_team;
+    weights = of_all.take(forward || source ? weight_points * weights_plane : 0);
+    sums = of_all.take(forward || source ? threads * 2 * result_channels * 2 : 0);  // doubles
+    strips = of_all.take(source ? threads * strip_words : 0);
+    products = of_team.take(forward || source ? points * product_plane : 0);
     // Of both gradients, patches are read when the products have become the source's.
-    src =
-        sweep == Sweep::kBothGradients ? products : take(forward || of_weights, points * src_plane);
-    dst = take(source || (of_weights && per_word == 1), points * dst_plane);
-    dst_pairs = per_word == 1 ? dst : take(of_weights, points * dst_plane);
-    grad_weights = take(of_weights, thread_grad_weights * (blocks.shared ? threads : 1));
-    team_words = used;
-    for (int64_t* offset : {&src, &dst, &dst_pairs, &products, &grad_weights}) *offset += of_all;
-    total_words = of_all + blocks.teams * team_words;
+    src = sweep == Sweep::kBothGradients
+              ? products
+              : of_team.take(forward || of_weights ? points * src_plane : 0);
+    dst = of_team.take(source || (of_weights && per_word == 1) ? points * dst_plane : 0);
+    dst_pairs = per_word == 1 ? dst : of_team.take(of_weights ? points * dst_plane : 0);
+    grad_weights =
+        of_team.take(of_weights ? thread_grad_weights * (blocks.shared ? threads : 1) : 0);
+    team_words = of_team.words;
+    for (int64_t* offset : {&src, &dst, &dst_pairs, &products, &grad_weights})
+      *offset += of_all.words;
+    total_words = of_all.words + blocks.teams * team_words;
   }
 };
 
-// forward(), prepare() and backward() of one scheme. `dot`: vdpbf16ps may be used.
+// winograd_forward(), winograd_prepare() and winograd_backward() of one scheme.
 struct SchemePasses {
-  void (*forward)(const ConvShape& shape, Numbers numbers, bool dot,
-                  const ForwardArguments& arguments, float* scratch, const Threads& threads);
-  void (*prepare)(const ConvShape& shape, Numbers numbers, bool dot, const float* weights,
-                  float* to, const Threads& threads);
-  void (*backward)(const ConvShape& shape, Numbers numbers, bool dot,
-                   const BackwardArguments& arguments, float* scratch, const Threads& threads);
+  void (*forward)(const ConvShape& shape, Numbers numbers, const ForwardArguments& arguments,
+                  float* scratch, const Threads& threads);
+  void (*prepare)(const ConvShape& shape, Numbers numbers, const float* weights, float* to,
+                  const Threads& threads);
+  void (*backward)(const ConvShape& shape, Numbers numbers, const BackwardArguments& arguments,
+                   float* scratch, const Threads& threads);
 };
 
 // With the instruction set in use. A file each, so that they are compiled side by side.

@@ -1,4 +1,5 @@
-// The networks, on src/kernels through conv3x3.h and norm_gelu.h, or out of LibTorch's operators.
+// The networks, on src/kernels through conv_chain.h and norm_gelu.h, or out of LibTorch's
+// operators.
 #include "model/airbench.h"
 
 #include <ATen/ATen.h>
@@ -12,7 +13,7 @@
 #include <utility>
 
 #include "base/error.h"
-#include "model/conv3x3.h"
+#include "model/conv_chain.h"
 #include "model/initialiser.h"
 
 namespace skipway {
@@ -120,9 +121,7 @@ at::Tensor Airbench::forward(const at::Tensor& images, bool training) {
   };
   const auto activate = [&](const at::Tensor& src, bool pool, const BatchNorm& norm) {
     if (own) return norm_gelu(src, pool, norm, training);
-    return at::gelu(apply_batch_norm(pool ? at::max_pool2d(src, 2) : src, norm.weight, norm.bias,
-                                     norm.running_mean, norm.running_var, training, norm.momentum,
-                                     norm.eps));
+    return at::gelu(apply_batch_norm(pool ? at::max_pool2d(src, 2) : src, norm, training));
   };
   const auto more_channels = [own](const at::Tensor& t, int64_t dim) {
     if (!own) return t;

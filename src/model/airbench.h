@@ -1,7 +1,6 @@
 // The networks of Keller Jordan's airbench (arXiv:2404.00498). The eight-layer one of 94 reaches 94
 // % on the original CIFAR-10 in ten epochs, for a fifth of ResNet-18's work an image.
 #pragma once
-#include <array>
 #include <string>
 #include <vector>
 

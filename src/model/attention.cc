@@ -13,7 +13,6 @@ namespace {
 constexpr int64_t kReduction = 16;   // of channels, in se and cbam
 constexpr int64_t kSeMultiple = 8;   // se has as many hidden channels, or twice, …
 constexpr int64_t kSpatialSize = 7;  // of cbam's filter [pixels]
-constexpr double kBatchNormEps = 1e-5;
 
 int64_t hidden_channels(const std::string& kind, int64_t channels) {
   const int64_t multiple = kind == "se" ? kSeMultiple : 1;
@@ -61,10 +60,10 @@ Attention::Attention(const std::string& kind, int64_t channels, const std::strin
 
   const std::string conv = name + ".spatial.conv.conv", bn = name + ".spatial.conv.bn";
   spatial_weight_ = add_parameter(conv + ".weight", init.conv(1, 2, kSpatialSize));
-  gamma_ = add_parameter(bn + ".weight", at::ones({1}));
-  beta_ = add_parameter(bn + ".bias", at::zeros({1}));
-  running_mean_ = add_buffer(bn + ".running_mean", at::zeros({1}));
-  running_var_ = add_buffer(bn + ".running_var", at::ones({1}));
+  norm_.weight = add_parameter(bn + ".weight", at::ones({1}));
+  norm_.bias = add_parameter(bn + ".bias", at::zeros({1}));
+  norm_.running_mean = add_buffer(bn + ".running_mean", at::zeros({1}));
+  norm_.running_var = add_buffer(bn + ".running_var", at::ones({1}));
   num_batches_tracked_ = add_buffer(bn + ".num_batches_tracked", at::zeros({}, at::kLong));
 }
 
@@ -96,8 +95,7 @@ at::Tensor Attention::pixel_gate(const at::Tensor& src, bool training) {
   if (training) num_batches_tracked_.add_(1);
   return apply_batch_norm(at::conv2d(maps, spatial_weight_, /*bias=*/{}, /*stride=*/1,
                                      /*padding=*/kSpatialSize / 2),
-                          gamma_, beta_, running_mean_, running_var_, training, momentum_,
-                          kBatchNormEps)
+                          norm_, training)
       .sigmoid();
 }
 

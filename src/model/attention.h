@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "model/batch_statistics.h"
 #include "model/initialiser.h"
 #include "model/model.h"
 
@@ -36,7 +37,7 @@ class Attention {
   /// Shapes: src [n,c,h,w] -> a new map like it. Means, gates and the 7x7 convolution are in the
   /// parameters' type; autocast counts for nothing. `training`: as Model::forward.
   at::Tensor forward(const at::Tensor& src, bool training);
-  void set_batch_norm_momentum(double momentum) { momentum_ = momentum; }
+  void set_batch_norm_momentum(double momentum) { norm_.momentum = momentum; }
 
  private:
   at::Tensor channel_gate(const at::Tensor& src) const;
@@ -46,8 +47,8 @@ class Attention {
   at::Tensor fc1_weight_, fc1_bias_, fc2_weight_, fc2_bias_;  // se and cbam; biases of se alone
   at::Tensor neighbours_;                                     // eca, [1,1,k]
   at::Tensor spatial_weight_;                                 // cbam, [1,2,7,7]
-  at::Tensor gamma_, beta_, running_mean_, running_var_, num_batches_tracked_;  // cbam, [1]
-  double momentum_ = 0.1;
+  BatchNorm norm_;                                            // cbam, of one channel
+  at::Tensor num_batches_tracked_;
 };
 
 /// What one attention adds to model_cost(), on maps of side x side; nothing for "none".

@@ -1,5 +1,6 @@
 #include "model/batch_statistics.h"
 
+#include <ATen/ops/batch_norm.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
 
@@ -7,6 +8,13 @@
 #include <cmath>
 
 namespace skipway {
+
+at::Tensor apply_batch_norm(const at::Tensor& src, const BatchNorm& norm, bool training) {
+  const bool moves = !training || src.numel() > src.size(1);
+  return at::batch_norm(src, norm.weight, norm.bias, moves ? norm.running_mean : at::Tensor(),
+                        moves ? norm.running_var : at::Tensor(), training, norm.momentum, norm.eps,
+                        /*cudnn_enabled=*/true);
+}
 
 BatchStatistics batch_statistics(const BatchNorm& norm, int64_t pixels, const TwoSums& sums) {
   const int64_t channels = norm.weight.size(0);

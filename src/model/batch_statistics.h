@@ -1,5 +1,5 @@
-// The arithmetic of BatchNorm on whole channels, between the kernels' sums over pixels and what
-// they apply to pixels.
+// BatchNorm: LibTorch's, and its arithmetic on whole channels, between the kernels' sums over
+// pixels and what they apply to pixels.
 #pragma once
 #include <ATen/core/Tensor.h>
 
@@ -9,10 +9,14 @@
 namespace skipway {
 
 struct BatchNorm {
-  at::Tensor weight, bias;               // [c], fp32
-  at::Tensor running_mean, running_var;  // [c], fp32
+  at::Tensor weight, bias;               // [c], fp32 for the kernels
+  at::Tensor running_mean, running_var;  // the same
   double momentum = 0.1, eps = 1e-5;
 };
+
+/// at::batch_norm, but a batch with one value of each channel leaves the running statistics as they
+/// are in training: it has no variance, of which LibTorch would make NaN.
+at::Tensor apply_batch_norm(const at::Tensor& src, const BatchNorm& norm, bool training);
 
 /// What a BatchNorm does to a map, [c] each: scale * map + shift. Null: nothing.
 struct ScaleShift {

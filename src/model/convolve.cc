@@ -8,9 +8,10 @@
 #include "kernels/batch_norm.h"
 #include "kernels/conv_direct.h"
 #include "kernels/conv_im2col.h"
+#include "kernels/conv_winograd.h"
 #include "kernels/reference.h"
-#include "model/device.h"
 #include "model/maps.h"
+#include "model/threads.h"
 
 namespace skipway {
 namespace {
@@ -32,8 +33,9 @@ struct Passes {
                    const kernels::Threads&);
 };
 
-const Passes kWinogradPasses = {kernels::workspace_bytes, kernels::forward, kernels::prepared_bytes,
-                                kernels::prepare, kernels::backward};
+const Passes kWinogradPasses = {kernels::winograd_workspace_bytes, kernels::winograd_forward,
+                                kernels::winograd_prepared_bytes, kernels::winograd_prepare,
+                                kernels::winograd_backward};
 const Passes kIm2colPasses = {kernels::im2col_workspace_bytes, kernels::im2col_forward,
                               kernels::im2col_prepared_bytes, kernels::im2col_prepare,
                               kernels::im2col_backward};

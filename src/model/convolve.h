@@ -6,7 +6,7 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "kernels/conv3x3.h"
+#include "kernels/conv.h"
 #include "model/batch_statistics.h"
 
 namespace skipway {
@@ -49,7 +49,7 @@ at::Tensor convolve_backward(ConvMethod method, const kernels::ConvShape& s, con
                              const BackwardCoefficients* coefficients, at::Tensor grad_src,
                              bool add, TwoSums* sums);
 
-/// Weights and bias as inference takes them, with many images.
+/// Weights and bias as inference takes them.
 struct PreparedConv {
   at::ScalarType type;  // of the maps
   ConvMethod method;

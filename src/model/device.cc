@@ -11,7 +11,8 @@
 #include <fstream>
 
 #include "base/error.h"
-#include "model/conv3x3.h"
+#include "kernels/instruction_set.h"
+#include "model/conv_chain.h"
 
 namespace skipway {
 namespace {
@@ -49,15 +50,6 @@ std::string processor_name() {
 }
 
 }  // namespace
-
-kernels::Threads all_threads() {
-  const int count = at::get_num_threads();
-  return {count, [count](const std::function<void(int)>& task) {
-            at::parallel_for(0, count, 1, [&](int64_t begin, int64_t end) {
-              for (int64_t thread = begin; thread < end; ++thread) task(static_cast<int>(thread));
-            });
-          }};
-}
 
 at::Device resolve_device(const std::string& name) {
   if (name == "cpu") return at::kCPU;

@@ -5,12 +5,7 @@
 
 #include <string>
 
-#include "kernels/conv3x3.h"
-
 namespace skipway {
-
-/// LibTorch's pool, for the kernels.
-kernels::Threads all_threads();
 
 /// "auto", "cpu", "cuda", "cuda:1". Opens libtorch_cuda.so when there is an NVIDIA driver and it is
 /// beside libtorch_cpu.so; auto falls back to the CPU. Call it before anything else asks ATen about

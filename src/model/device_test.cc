@@ -11,6 +11,7 @@
 #include <filesystem>
 
 #include "base/for_test.h"
+#include "kernels/instruction_set.h"
 
 namespace skipway {
 namespace {

@@ -5,12 +5,15 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <functional>
 #include <limits>
 #include <optional>
 
 #include "base/clock.h"
 #include "base/log.h"
 #include "kernels/conv_direct.h"
+#include "kernels/conv_winograd.h"
+#include "kernels/instruction_set.h"
 #include "kernels/muon.h"
 #include "model/maps.h"
 
@@ -20,17 +23,12 @@ namespace {
 using kernels::ConvShape;
 using kernels::Type;
 
-bool multiplies_bf16(const std::string& instruction_set) {
-  return instruction_set.ends_with("_bf16");
-}
-
 std::vector<ConvMethod> candidates(const ConvShape& s, Type type, const std::string& word) {
   if (word == "torch") return {ConvMethod::kTorch};
   if (word == "reference") return {ConvMethod::kReference};
   std::vector<ConvMethod> methods;
-  const bool is_3x3 = kernels::refusal(s).empty();
-  const std::string set = kernels::instruction_set_in_use();
-  const bool in_bf16 = word == "auto" && type == Type::kBf16 && multiplies_bf16(set);
+  const bool is_3x3 = kernels::winograd_refusal(s).empty();
+  const bool in_bf16 = word == "auto" && type == Type::kBf16 && kernels::dot_in_use();
   if (is_3x3) methods.push_back(ConvMethod::kWinograd);
   if (word == "winograd" && is_3x3) return methods;
   if (is_3x3 && in_bf16) methods.push_back(ConvMethod::kWinogradBf16);
@@ -40,7 +38,7 @@ std::vector<ConvMethod> candidates(const ConvShape& s, Type type, const std::str
     if (in_bf16) methods.push_back(ConvMethod::kIm2colBf16);
   }
   // Elsewhere four times the products are not to be had.
-  if (word == "auto" && set == "amx_bf16" && kernels::direct_refusal(s).empty()) {
+  if (word == "auto" && kernels::tiles_in_use() && kernels::direct_refusal(s).empty()) {
     methods.push_back(in_bf16 ? ConvMethod::kDirectBf16 : ConvMethod::kDirectBf16x2);
     if (is_3x3 && !in_bf16) methods.push_back(ConvMethod::kDirectBf16x2Winograd);
   }
@@ -50,52 +48,45 @@ std::vector<ConvMethod> candidates(const ConvShape& s, Type type, const std::str
   return methods;
 }
 
-// The shortest of so many runs, after one that touches memory for the first time.
-template <class Run>
-double shortest_s(int runs, const Run& run) {
-  run();
-  double shortest = std::numeric_limits<double>::infinity();
-  for (int i = 0; i < runs; ++i) {
-    const Stopwatch watch;
-    run();
-    shortest = std::min(shortest, watch.seconds());
-  }
-  return shortest;
-}
-constexpr int kRuns = 2, kShortRuns = 4;  // the short ones, of inference, are disturbed more
+using Run = std::function<void()>;
 
-// The shortest of what measure(i) gives for each of so many candidates, in two rounds: what
-// disturbs one of them for a while should not choose. The second leaves out what is far behind.
-template <class Measure>
-std::vector<double> shortest_of_rounds(size_t count, const Measure& measure) {
-  std::vector<double> seconds(count, std::numeric_limits<double>::infinity());
-  for (int round = 0; round < 2; ++round)
-    for (size_t i = 0; i < count; ++i)
-      if (round == 0 || seconds[i] <= 2 * std::ranges::min(seconds))
-        seconds[i] = std::min(seconds[i], measure(i));
+// Of each of so many runs its shortest time [s], after one that touches memory for the first time
+// and lets oneDNN compile; in rounds over all of them, so that what disturbs one for a while does
+// not choose. What is far behind in the first round is not in the next.
+std::vector<double> shortest_s(const std::vector<Run>& runs, int rounds) {
+  std::vector<double> seconds(runs.size(), std::numeric_limits<double>::infinity());
+  for (int round = 0; round < rounds; ++round)
+    for (size_t i = 0; i < runs.size(); ++i) {
+      if (round == 0)
+        runs[i]();
+      else if (seconds[i] > 2 * std::ranges::min(seconds))
+        continue;
+      const Stopwatch watch;
+      runs[i]();
+      seconds[i] = std::min(seconds[i], watch.seconds());
+    }
   return seconds;
 }
+constexpr int kRounds = 3, kShortRounds = 8;  // the short ones, of inference, are disturbed more
 
-double measure_inference_s(ConvMethod method, const ConvShape& s, const at::Tensor& src,
-                           const at::Tensor& weight, bool prepared) {
-  const auto conv = [&] { return prepare(s, src.scalar_type(), method, weight, at::zeros({s.k})); };
-  const PreparedConv once = conv();
-  return shortest_s(kShortRuns,
-                    [&] { infer(prepared ? once : conv(), s, src, {}, /*relu=*/true); });
+Run inference_run(ConvMethod method, const ConvShape& s, const at::Tensor& src,
+                  const at::Tensor& weight, bool prepared) {
+  const auto conv = [=] { return prepare(s, src.scalar_type(), method, weight, at::zeros({s.k})); };
+  return [=, once = conv()] { infer(prepared ? once : conv(), s, src, {}, /*relu=*/true); };
 }
 
-double measure_training_s(ConvMethod method, const ConvShape& s, const at::Tensor& src,
-                          const at::Tensor& weight) {
+Run training_run(ConvMethod method, const ConvShape& s, const at::Tensor& src,
+                 const at::Tensor& weight) {
   const auto k = static_cast<size_t>(s.k);
-  TwoSums sums(s.k);
   const BackwardCoefficients coefficients{std::vector<float>(k, 1), std::vector<float>(k),
                                           std::vector<float>(k)};
-  const at::Tensor grad_src = s.c % 16 == 0 ? new_map(src, src.sizes()) : at::Tensor();
-  return shortest_s(kRuns, [&] {
+  return [=] {
+    TwoSums sums(s.k);
     const at::Tensor dst = convolve(method, s, src, {}, weight, &sums);
+    const at::Tensor grad_src = s.c % 16 == 0 ? new_map(src, src.sizes()) : at::Tensor();
     convolve_backward(method, s, src, {}, weight, dst, dst, &coefficients, grad_src, false,
                       nullptr);
-  });
+  };
 }
 
 // Muon's step in KernelChoice::chosen(): the type of its products.
@@ -106,17 +97,19 @@ const char* const kBf16 = "bf16";
 // same machine should take the same kernels.
 constexpr double kMargin = 0.85;
 
-double measure_muon_s(Type products) {
-  constexpr int64_t kRows = 256, kColumns = 2304;  // of ResNet-18's third stage
-  at::Tensor filters = varied_map(kRows, kColumns, 1, 1), momentum = filters.clone();
-  const at::Tensor gradient = filters.clone();
-  const std::vector<kernels::MuonMatrix> matrices = {
-      {kRows, kColumns, filters.mutable_data_ptr<float>(), gradient.const_data_ptr<float>(),
-       momentum.mutable_data_ptr<float>()}};
-  const at::Tensor memory =
-      at::empty({static_cast<int64_t>(kernels::muon_workspace_bytes(matrices, 1))}, at::kByte);
-  return shortest_s(
-      kRuns, [&] { kernels::muon_step(matrices, {}, products, memory.mutable_data_ptr(), {}); });
+// Of one matrix of ResNet-18's third stage.
+Run muon_run(Type products) {
+  constexpr int64_t kRows = 256, kColumns = 2304;
+  const at::Tensor filters = varied_map(kRows, kColumns, 1, 1), momentum = filters.clone(),
+                   gradient = filters.clone();
+  return [=] {
+    const std::vector<kernels::MuonMatrix> matrices = {
+        {kRows, kColumns, filters.mutable_data_ptr<float>(), gradient.const_data_ptr<float>(),
+         momentum.mutable_data_ptr<float>()}};
+    const at::Tensor memory =
+        at::empty({static_cast<int64_t>(kernels::muon_workspace_bytes(matrices, 1))}, at::kByte);
+    kernels::muon_step(matrices, {}, products, memory.mutable_data_ptr(), {});
+  };
 }
 
 }  // namespace
@@ -161,10 +154,11 @@ ConvMethod KernelChoice::method(const ConvShape& s, Type type, bool training, bo
     part.n = std::min(std::max(kPixels / (s.h * s.w), kernels::kImagesOfGroup), s.n);
     const at::Tensor src = as_map(varied_map(part.n, s.c, s.h, s.w), map_type);
     const at::Tensor weight = varied_map(s.k, s.c, s.size, s.size);
-    const std::vector<double> seconds = shortest_of_rounds(methods.size(), [&](size_t i) {
-      return training ? measure_training_s(methods[i], part, src, weight)
-                      : measure_inference_s(methods[i], part, src, weight, prepared);
-    });
+    std::vector<Run> runs;
+    for (const ConvMethod method : methods)
+      runs.push_back(training ? training_run(method, part, src, weight)
+                              : inference_run(method, part, src, weight, prepared));
+    const std::vector<double> seconds = shortest_s(runs, training ? kRounds : kShortRounds);
     double shortest = std::numeric_limits<double>::infinity();
     for (size_t i = 0; i < methods.size(); ++i) {
       measured_s_[key][name_of(methods[i])] = seconds[i];
@@ -173,16 +167,16 @@ ConvMethod KernelChoice::method(const ConvShape& s, Type type, bool training, bo
   }
   chosen_[key] = name_of(best);
   if (best == ConvMethod::kTorch && methods.size() == 1 && word_ != "torch")
-    log_info("kernel: LibTorch's for {}: {}", key, kernels::refusal(s));
+    log_info("kernel: LibTorch's for {}: {}", key, kernels::winograd_refusal(s));
   return best;
 }
 
 kernels::Type KernelChoice::muon_products() {
-  if (word_ != "auto" || !multiplies_bf16(kernels::instruction_set_in_use())) return Type::kFp32;
+  if (word_ != "auto" || !kernels::dot_in_use()) return Type::kFp32;
   std::string& chosen = chosen_[kMuon];
   if (chosen != kFp32 && chosen != kBf16) {
-    const std::vector<double> seconds = shortest_of_rounds(
-        2, [](size_t i) { return measure_muon_s(i == 0 ? Type::kFp32 : Type::kBf16); });
+    const std::vector<double> seconds =
+        shortest_s({muon_run(Type::kFp32), muon_run(Type::kBf16)}, kRounds);
     measured_s_[kMuon] = {{kFp32, seconds[0]}, {kBf16, seconds[1]}};
     chosen = seconds[1] < kMargin * seconds[0] ? kBf16 : kFp32;
   }
@@ -199,7 +193,7 @@ std::string KernelChoice::in_use() const {
   const bool in_bf16 = std::any_of(chosen_.begin(), chosen_.end(), [](const auto& entry) {
     return entry.second.find("-bf16") != std::string::npos;
   });
-  if (best == "winograd" && multiplies_bf16(set) && !in_bf16) set = "avx512";
+  if (best == "winograd" && kernels::dot_in_use() && !in_bf16) set = "avx512";
   return best + "/" + set;
 }
 

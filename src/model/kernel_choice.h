@@ -14,19 +14,19 @@ namespace skipway {
 /// that a resumed run computes as the first did.
 class KernelChoice {
  public:
-  /// The words that `--kernel` takes: auto measures all but the reference, and takes a later one of
-  /// ConvMethod, or for few images one that reads more weights, for a gain of 15 % only; winograd
-  /// takes Skipway's own, with products in fp32, torch LibTorch's, and reference the slow sums that
-  /// the others are held to, all three without measuring, so that two runs have the same bits. What
-  /// LibTorch's makes its neighbours in a block do themselves, normalising and adding up, is not
-  /// measured.
+  /// The words that `--kernel` takes: auto measures those that may be fast on this machine, and
+  /// takes a later one of ConvMethod, or for few images one that reads more weights, for a gain of
+  /// 15 % only; winograd takes Skipway's own, with products in fp32, torch LibTorch's, and
+  /// reference the slow sums that the others are held to, all three without measuring, so that two
+  /// runs have the same bits. What LibTorch's makes its neighbours in a block do themselves,
+  /// normalising and adding up, is not measured.
   static const std::vector<std::string>& words();
 
   explicit KernelChoice(std::string word) : word_(std::move(word)) {}
   const std::string& word() const { return word_; }
 
   /// Measures at the first call with a shape and type, some tenths of a second. The number of
-  /// images counts only where inference has few, which each process measures for itself.
+  /// images counts only where inference has few, which is measured apart.
   /// `training`: forward and backward pass, else forward alone; where training has chosen already,
   /// inference takes the same. `prepared`: inference has weights from prepare(), else it prepares
   /// them in each pass.

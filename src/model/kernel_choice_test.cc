@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "base/log.h"
+#include "kernels/instruction_set.h"
 
 namespace skipway {
 namespace {

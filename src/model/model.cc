@@ -143,15 +143,6 @@ ModelSpec spec_from_metadata(const std::map<std::string, std::string>& metadata,
   return spec;
 }
 
-at::Tensor apply_batch_norm(const at::Tensor& src, const at::Tensor& gamma, const at::Tensor& beta,
-                            const at::Tensor& running_mean, const at::Tensor& running_var,
-                            bool training, double momentum, double eps) {
-  const bool moves = !training || src.numel() > src.size(1);
-  return at::batch_norm(src, gamma, beta, moves ? running_mean : at::Tensor(),
-                        moves ? running_var : at::Tensor(), training, momentum, eps,
-                        /*cudnn_enabled=*/true);
-}
-
 at::Tensor Model::add_parameter(const std::string& name, at::Tensor values) {
   // Written into the layout, not converted to it: a 1x1 convolution's weights would keep their
   // strides, and its gradient would then have others.

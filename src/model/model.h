@@ -6,7 +6,6 @@
 #include <cstdint>
 #include <map>
 #include <memory>
-#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -16,9 +15,8 @@
 
 namespace skipway {
 
-/// Of an image's side [pixels], and of a standard deviation: a 256th of the smallest step of an
-/// 8-bit image; less would only blow up rounding.
-constexpr int64_t kMaxImageSize = 1 << 14;
+/// Of a standard deviation: a 256th of the smallest step of an 8-bit image; less would only blow up
+/// rounding.
 constexpr double kLeastStd = 1. / (255 * 256);
 
 /// Everything that must be known beside the weights to use a model on an image.
@@ -102,12 +100,6 @@ class Model {
   NamedTensors parameters_;
   NamedTensors state_;  // both, in the order in which they were added
 };
-
-/// at::batch_norm, but a batch with one value of each channel leaves the running statistics as they
-/// are in training: it has no variance, of which LibTorch would make NaN.
-at::Tensor apply_batch_norm(const at::Tensor& src, const at::Tensor& gamma, const at::Tensor& beta,
-                            const at::Tensor& running_mean, const at::Tensor& running_var,
-                            bool training, double momentum, double eps);
 
 /// The model that `spec.name` names, with new weights: a function of `seed` alone. Errors: kUsage
 /// for an unknown name or stem, or sizes below one.

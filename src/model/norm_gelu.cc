@@ -9,8 +9,8 @@
 
 #include "kernels/batch_norm.h"
 #include "kernels/max_pool.h"
-#include "model/device.h"
 #include "model/maps.h"
+#include "model/threads.h"
 
 namespace skipway {
 namespace {

@@ -40,9 +40,7 @@ BatchNorm copy_of(const BatchNorm& norm) {
 }
 
 at::Tensor expected_of(const at::Tensor& src, bool pool, const BatchNorm& norm, bool training) {
-  return at::gelu(apply_batch_norm(pool ? at::max_pool2d(src, 2) : src, norm.weight, norm.bias,
-                                   norm.running_mean, norm.running_var, training, norm.momentum,
-                                   norm.eps));
+  return at::gelu(apply_batch_norm(pool ? at::max_pool2d(src, 2) : src, norm, training));
 }
 
 // Type of the map, with or without a pool.

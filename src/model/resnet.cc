@@ -126,10 +126,10 @@ ResNet::ResNet(const ModelSpec& spec, uint64_t seed, at::Device device) : Model(
     unit.weight = add_parameter(conv + ".weight", init.conv(shape.out, shape.in, shape.kernel));
     unit.stride = shape.stride;
     unit.padding = shape.padding;
-    unit.gamma = add_parameter(bn + ".weight", at::ones({shape.out}));
-    unit.beta = add_parameter(bn + ".bias", at::zeros({shape.out}));
-    unit.running_mean = add_buffer(bn + ".running_mean", at::zeros({shape.out}));
-    unit.running_var = add_buffer(bn + ".running_var", at::ones({shape.out}));
+    unit.norm.weight = add_parameter(bn + ".weight", at::ones({shape.out}));
+    unit.norm.bias = add_parameter(bn + ".bias", at::zeros({shape.out}));
+    unit.norm.running_mean = add_buffer(bn + ".running_mean", at::zeros({shape.out}));
+    unit.norm.running_var = add_buffer(bn + ".running_var", at::ones({shape.out}));
     unit.num_batches_tracked = add_buffer(bn + ".num_batches_tracked", at::zeros({}, at::kLong));
     return unit;
   };
@@ -178,9 +178,8 @@ at::Tensor ResNet::apply(ConvChain& chain, const at::Tensor& src, bool training)
     return conv_chain(chain, src, training, kernels_);
 
   const auto conv_bn = [&](const ConvBnUnit& unit, const at::Tensor& x) {
-    const at::Tensor products = at::conv2d(x, unit.weight, /*bias=*/{}, unit.stride, unit.padding);
-    return apply_batch_norm(products, unit.gamma, unit.beta, unit.running_mean, unit.running_var,
-                            training, unit.momentum, unit.eps);
+    return apply_batch_norm(at::conv2d(x, unit.weight, /*bias=*/{}, unit.stride, unit.padding),
+                            unit.norm, training);
   };
   at::Tensor residual = chain.residual ? src : at::Tensor();
   if (chain.downsample) residual = conv_bn(*chain.downsample, src);
@@ -238,8 +237,8 @@ at::Tensor ResNet::forward(const at::Tensor& images, bool training) {
 
 void ResNet::set_batch_norm_momentum(double momentum) {
   const auto set = [&](ConvChain& chain) {
-    for (ConvBnUnit& unit : chain.units) unit.momentum = momentum;
-    if (chain.downsample) chain.downsample->momentum = momentum;
+    for (ConvBnUnit& unit : chain.units) unit.norm.momentum = momentum;
+    if (chain.downsample) chain.downsample->norm.momentum = momentum;
   };
   set(stem_);
   for (Block& block : blocks_) {
@@ -263,7 +262,7 @@ void ResNet::set_frozen(bool backbone, bool batch_norm) {
 
 std::vector<at::Tensor> ResNet::last_gammas() const {
   std::vector<at::Tensor> gammas;
-  for (const Block& block : blocks_) gammas.push_back(block.chain.units.back().gamma);
+  for (const Block& block : blocks_) gammas.push_back(block.chain.units.back().norm.weight);
   return gammas;
 }
 

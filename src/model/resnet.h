@@ -5,7 +5,7 @@
 #include <vector>
 
 #include "model/attention.h"
-#include "model/conv3x3.h"
+#include "model/conv_chain.h"
 #include "model/model.h"
 
 namespace skipway {

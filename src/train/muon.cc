@@ -7,7 +7,7 @@
 
 #include <cmath>
 
-#include "model/device.h"
+#include "model/threads.h"
 
 namespace skipway {
 namespace {

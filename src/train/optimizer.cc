@@ -99,7 +99,7 @@ at::Tensor Optimizer::clip_gradients() {
 void Optimizer::step(double lr, const at::Tensor& skip, kernels::Type muon_products) {
   at::NoGradGuard no_grad;
   for (Group& group : groups_) {
-    // Neither step counts its changes, and folded weights (model/conv3x3.cc) ask for the count.
+    // Neither step counts its changes, and folded weights (model/conv_chain.cc) ask for the count.
     for (const at::Tensor& parameter : group.parameters)
       if (parameter.grad().defined()) parameter.unsafeGetTensorImpl()->bump_version();
     if (group.muon)

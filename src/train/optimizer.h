@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "base/tensors.h"
-#include "kernels/conv3x3.h"
+#include "kernels/types.h"
 
 namespace skipway {
 

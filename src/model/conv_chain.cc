@@ -1,6 +1,6 @@
 // Whole blocks as one operation of autograd. Single convolutions are in convolve.h, BatchNorm's
 // arithmetic in batch_statistics.h, the loops over pixels in src/kernels.
-#include "model/conv3x3.h"
+#include "model/conv_chain.h"
 
 #include <ATen/ATen.h>
 #include <ATen/autocast_mode.h>
@@ -14,8 +14,8 @@
 
 #include "base/clock.h"
 #include "kernels/batch_norm.h"
-#include "model/device.h"
 #include "model/maps.h"
+#include "model/threads.h"
 
 namespace skipway {
 
@@ -32,16 +32,12 @@ using kernels::Type;
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
-BatchNorm norm_of(const ConvBnUnit& unit) {
-  return {unit.gamma, unit.beta, unit.running_mean, unit.running_var, unit.momentum, unit.eps};
-}
-
 // Which values of its tensors a unit has: LibTorch counts the changes that its own operations make,
 // the optimizer those of its steps. A training pass drops what is folded.
 std::vector<int64_t> versions(const ConvBnUnit& unit) {
   std::vector<int64_t> all;
-  for (const at::Tensor* tensor :
-       {&unit.weight, &unit.gamma, &unit.beta, &unit.running_mean, &unit.running_var})
+  for (const at::Tensor* tensor : {&unit.weight, &unit.norm.weight, &unit.norm.bias,
+                                   &unit.norm.running_mean, &unit.norm.running_var})
     all.push_back(tensor->_version());
   return all;
 }
@@ -52,12 +48,13 @@ const PreparedConv& folded(ConvBnUnit& unit, const ConvShape& shape, at::ScalarT
   if (unit.folded == nullptr || unit.folded->versions != now || unit.folded->conv.type != type ||
       unit.folded->conv.method != method ||
       unit.folded->conv.bytes != prepared_bytes(shape, type, method)) {
-    const at::Tensor scale = unit.gamma / (unit.running_var + unit.eps).sqrt();
+    const BatchNorm& norm = unit.norm;
+    const at::Tensor scale = norm.weight / (norm.running_var + norm.eps).sqrt();
     const at::Tensor weights =
         (unit.weight * scale.view({-1, 1, 1, 1})).contiguous(at::MemoryFormat::ChannelsLast);
     unit.folded = std::make_shared<const FoldedConv>(
         FoldedConv{std::move(now),
-                   prepare(shape, type, method, weights, unit.beta - unit.running_mean * scale)});
+                   prepare(shape, type, method, weights, norm.bias - norm.running_mean * scale)});
   }
   return unit.folded->conv;
 }
@@ -101,7 +98,7 @@ struct ConvChainFunction : torch::autograd::Function<ConvChainFunction> {
     std::vector<UnitRecord> records;
     const auto run = [&](const ConvBnUnit& unit, const at::Tensor& from, const UnitRecord* before) {
       UnitRecord r;
-      r.weight = unit.weight, r.gamma = unit.gamma;
+      r.weight = unit.weight, r.gamma = unit.norm.weight;
       r.stride = unit.stride, r.padding = unit.padding;
       r.src = from;
       r.method = kernels.method(r.shape(), type_of(from), true);
@@ -112,10 +109,10 @@ struct ConvChainFunction : torch::autograd::Function<ConvChainFunction> {
                            before->scale_shift().shift, {}, /*relu=*/true, r.src.mutable_data_ptr(),
                            all_threads());
       }
-      TwoSums sums(unit.gamma.size(0));
+      TwoSums sums(unit.norm.weight.size(0));
       r.dst = convolve(r.method, r.shape(), r.src,
                        r.normalises_src ? before->scale_shift() : ScaleShift{}, r.weight, &sums);
-      r.statistics = batch_statistics(norm_of(unit), r.pixels().pixels, sums);
+      r.statistics = batch_statistics(unit.norm, r.pixels().pixels, sums);
       records.push_back(r);
     };
     for (const ConvBnUnit& unit : chain.units) {
@@ -293,7 +290,7 @@ at::Tensor conv_chain_in(at::ScalarType type, ConvChain& chain, const at::Tensor
   if (!training) return infer(chain, map, kernels);
   std::vector<at::Tensor> tensors = {map};
   const auto take = [&](ConvBnUnit& unit) {
-    tensors.insert(tensors.end(), {unit.weight, unit.gamma, unit.beta});
+    tensors.insert(tensors.end(), {unit.weight, unit.norm.weight, unit.norm.bias});
     unit.folded.reset();  // the weights are about to change
   };
   for (ConvBnUnit& unit : chain.units) take(unit);
@@ -308,8 +305,8 @@ bool bf16_is_faster(const std::string& word) {
   ConvBnUnit unit;
   unit.weight = varied_map(kChannels, kChannels, 3, 3).requires_grad_(true);
   unit.padding = 1;
-  unit.gamma = at::ones({kChannels}), unit.beta = at::zeros({kChannels});
-  unit.running_mean = at::zeros({kChannels}), unit.running_var = at::ones({kChannels});
+  unit.norm = {at::ones({kChannels}), at::zeros({kChannels}), at::zeros({kChannels}),
+               at::ones({kChannels})};
   ConvChain block{{unit, unit}, /*residual=*/true, std::nullopt};
   const auto shortest_s = [&](at::ScalarType type) {
     const at::Tensor src = as_map(varied_map(kImages, kChannels, kSide, kSide), type);

@@ -1,4 +1,4 @@
-#include "model/conv3x3.h"
+#include "model/conv_chain.h"
 
 #include <ATen/ATen.h>
 #include <ATen/core/grad_mode.h>
@@ -10,6 +10,7 @@
 
 #include "base/for_test.h"
 #include "base/tensors.h"
+#include "kernels/instruction_set.h"
 #include "model/device.h"
 
 namespace skipway {
@@ -30,9 +31,9 @@ ConvBnUnit make_unit(int64_t in, int64_t out, int64_t size, int64_t stride) {
                     std::sqrt(static_cast<double>(in * size * size)));
   unit.weight.set_requires_grad(true);
   unit.stride = stride, unit.padding = size / 2;
-  unit.gamma = (at::rand({out}) + .5).set_requires_grad(true);
-  unit.beta = at::randn({out}).set_requires_grad(true);
-  unit.running_mean = at::zeros({out}), unit.running_var = at::ones({out});
+  unit.norm.weight = (at::rand({out}) + .5).set_requires_grad(true);
+  unit.norm.bias = at::randn({out}).set_requires_grad(true);
+  unit.norm.running_mean = at::zeros({out}), unit.norm.running_var = at::ones({out});
   return unit;
 }
 
@@ -55,9 +56,10 @@ ConvChain make_chain(const Block& block) {
 // The chain in LibTorch's operations.
 at::Tensor by_libtorch(const ConvChain& chain, const at::Tensor& src, bool training) {
   const auto conv_bn = [training](const ConvBnUnit& unit, const at::Tensor& x) {
-    return at::batch_norm(at::conv2d(x, unit.weight, {}, unit.stride, unit.padding), unit.gamma,
-                          unit.beta, unit.running_mean, unit.running_var, training, unit.momentum,
-                          unit.eps, false);
+    const BatchNorm& norm = unit.norm;
+    return at::batch_norm(at::conv2d(x, unit.weight, {}, unit.stride, unit.padding), norm.weight,
+                          norm.bias, norm.running_mean, norm.running_var, training, norm.momentum,
+                          norm.eps, false);
   };
   at::Tensor x = src;
   for (const ConvBnUnit& unit : chain.units) {
@@ -90,10 +92,10 @@ Result run(const Block& block, const std::function<at::Tensor(ConvChain&, const 
   result.gradients.emplace_back("src", src.grad());
   const auto take = [&](const std::string& name, const ConvBnUnit& unit) {
     result.gradients.emplace_back(name + ".weight", unit.weight.grad());
-    result.gradients.emplace_back(name + ".gamma", unit.gamma.grad());
-    result.gradients.emplace_back(name + ".beta", unit.beta.grad());
-    result.statistics.emplace_back(name + ".mean", unit.running_mean);
-    result.statistics.emplace_back(name + ".var", unit.running_var);
+    result.gradients.emplace_back(name + ".gamma", unit.norm.weight.grad());
+    result.gradients.emplace_back(name + ".beta", unit.norm.bias.grad());
+    result.statistics.emplace_back(name + ".mean", unit.norm.running_mean);
+    result.statistics.emplace_back(name + ".var", unit.norm.running_var);
   };
   for (size_t i = 0; i < chain.units.size(); ++i) take(std::to_string(i), chain.units[i]);
   if (chain.downsample) take("downsample", *chain.downsample);
@@ -314,7 +316,7 @@ TEST(ConvChain, NanInTheWeightsShowsInResultsAndStatistics) {
     for (const bool training : {false, true})
       EXPECT_TRUE(conv_chain(chain, src, training, kernels).isnan().all().item<bool>())
           << word << ", " << training;
-    EXPECT_TRUE(std::isnan(chain.units[0].running_var[0].item<float>())) << word;
+    EXPECT_TRUE(std::isnan(chain.units[0].norm.running_var[0].item<float>())) << word;
   }
 }
 

@@ -1,6 +1,6 @@
 // The convolutions of stride 2, for each instruction set.
 #undef HWY_TARGET_INCLUDE
-#define HWY_TARGET_INCLUDE "kernels/conv3x3_stride2.cc"
+#define HWY_TARGET_INCLUDE "kernels/conv_winograd_stride2.cc"
 #include <hwy/foreach_target.h>  // includes this file once for each instruction set
 #include <hwy/highway.h>
 

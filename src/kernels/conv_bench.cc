@@ -11,8 +11,9 @@
 #include <thread>
 #include <vector>
 
-#include "kernels/conv3x3.h"
 #include "kernels/conv_direct.h"
+#include "kernels/conv_winograd.h"
+#include "kernels/instruction_set.h"
 
 namespace {
 
@@ -65,7 +66,7 @@ int main(int argc, char** argv) {
                                                  {"direct", {Type::kBf16, Type::kBf16}},
                                                  {"direct x2", {Type::kFp32, Type::kBf16x2}}};
   for (const auto& of_all : all) {
-    if (of_all.second.products == Type::kBf16x2 && !direct_takes_fp32()) continue;
+    if (of_all.second.products == Type::kBf16x2 && !tiles_in_use()) continue;
     const char* word = of_all.first;
     const Numbers numbers = of_all.second;
     const bool direct = std::string(word).starts_with("direct");
@@ -95,19 +96,19 @@ int main(int argc, char** argv) {
       f.sum = sums.data(), f.sum_of_squares = sums.data() + s.k;
       const auto bytes_of_pass = [&](Pass pass) {
         return direct ? direct_workspace_bytes(s, numbers, pass, count)
-                      : workspace_bytes(s, numbers, pass, count);
+                      : winograd_workspace_bytes(s, numbers, pass, count);
       };
       const auto scratch =
           memory(std::max(bytes_of_pass(Pass::kForward), bytes_of_pass(Pass::kBackward)));
       show("forward", 1, times_ms(repeats, [&] {
              direct ? direct_forward(s, numbers, f, scratch.get(), threads)
-                    : forward(s, numbers, f, scratch.get(), threads);
+                    : winograd_forward(s, numbers, f, scratch.get(), threads);
            }));
       BackwardArguments b;
       b.src = src.get(), b.weights = f.weights, b.grad_dst = dst.get(), b.grad_src = grad_src.get();
       const auto run = [&] {
         direct ? direct_backward(s, numbers, b, scratch.get(), threads)
-               : backward(s, numbers, b, scratch.get(), threads);
+               : winograd_backward(s, numbers, b, scratch.get(), threads);
       };
       const auto data = times_ms(repeats, run);
       show("data", 1, data), total -= data.front() * layers;

@@ -11,6 +11,7 @@
 #include <utility>
 #include <vector>
 
+#include "model/batch_statistics.h"
 #include "model/kernel_choice.h"
 
 namespace skipway {
@@ -20,10 +21,8 @@ struct FoldedConv;
 struct ConvBnUnit {
   at::Tensor weight;  // [k,c,r,r], fp32, channels_last
   int64_t stride = 1, padding = 0;
-  at::Tensor gamma, beta;                // [k], fp32
-  at::Tensor running_mean, running_var;  // [k], fp32
-  at::Tensor num_batches_tracked;        // int64, kept for torchvision; nothing here reads it
-  double eps = 1e-5, momentum = 0.1;
+  BatchNorm norm;
+  at::Tensor num_batches_tracked;            // int64, kept for torchvision; nothing here reads it
   std::shared_ptr<const FoldedConv> folded;  // of the last inference; nobody else reads it
 };
 

@@ -1,5 +1,4 @@
-// The choice between instruction sets and between schemes.
-#include "kernels/conv3x3.h"
+#include "kernels/instruction_set.h"
 
 #include <cpuid.h>
 #include <hwy/targets.h>
@@ -8,8 +7,6 @@
 
 #include <algorithm>
 #include <atomic>
-
-#include "kernels/winograd.h"
 
 namespace skipway::kernels {
 namespace {
@@ -61,20 +58,7 @@ const std::vector<Set>& sets() {
 std::atomic<size_t> in_use{0};  // of sets()
 const Set& set_in_use() { return sets()[in_use]; }
 
-const SchemePasses& passes_of(const ConvShape& s) {
-  if (s.stride == 2) return passes_of_stride2();
-  return tile_of(s) == 2 ? passes_of_tile2() : passes_of_tile4();
-}
-
 }  // namespace
-
-std::string refusal(const ConvShape& s) {
-  if (s.c % 16 != 0 || s.k % 16 != 0) return "channels that are no multiple of 16";
-  if (s.size != 3 || s.padding != 1) return "no 3x3 window with a padding of 1";
-  if (s.stride != 1 && s.stride != 2) return "a stride other than 1 and 2";
-  if (s.n < 1 || s.h < 1 || s.w < 1) return "an empty map";
-  return "";
-}
 
 std::vector<std::string> instruction_sets() {
   std::vector<std::string> names;
@@ -95,45 +79,6 @@ bool use_instruction_set(const std::string& name) {
   // The tables choose anew at the next call.
   hwy::GetChosenTarget().Update(hwy::SupportedTargets());
   return true;
-}
-
-size_t workspace_bytes(const ConvShape& shape, Numbers numbers, Pass pass, int threads) {
-  const auto words = [&](Sweep sweep) {
-    return Workspace(shape, numbers.operands(), sweep, threads).total_words;
-  };
-  int64_t most = 0;
-  if (pass == Pass::kForward) {
-    most = words(Sweep::kForward);
-  } else {  // whichever gradients are asked for
-    most = std::max(words(Sweep::kSourceGradient), words(Sweep::kWeightsGradient));
-    if (gradients_go_together(shape, numbers.operands()))
-      most = std::max(most, words(Sweep::kBothGradients));
-  }
-  return static_cast<size_t>(most) * sizeof(float);
-}
-
-void forward(const ConvShape& shape, Numbers numbers, const ForwardArguments& arguments,
-             void* workspace, const Threads& threads) {
-  passes_of(shape).forward(shape, numbers, dot_in_use(), arguments, static_cast<float*>(workspace),
-                           threads);
-}
-
-size_t prepared_bytes(const ConvShape& shape, Numbers numbers) {
-  return static_cast<size_t>(tiling_of(shape).weight_points() *
-                             weights_plane_of(shape, numbers.operands())) *
-         sizeof(float);
-}
-
-void prepare(const ConvShape& shape, Numbers numbers, const float* weights, void* prepared,
-             const Threads& threads) {
-  passes_of(shape).prepare(shape, numbers, dot_in_use(), weights, static_cast<float*>(prepared),
-                           threads);
-}
-
-void backward(const ConvShape& shape, Numbers numbers, const BackwardArguments& arguments,
-              void* workspace, const Threads& threads) {
-  passes_of(shape).backward(shape, numbers, dot_in_use(), arguments, static_cast<float*>(workspace),
-                            threads);
 }
 
 }  // namespace skipway::kernels

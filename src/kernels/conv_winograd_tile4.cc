@@ -1,6 +1,6 @@
 // F(4x4,3x3) at stride 1, for each instruction set.
 #undef HWY_TARGET_INCLUDE
-#define HWY_TARGET_INCLUDE "kernels/conv3x3_tile4.cc"
+#define HWY_TARGET_INCLUDE "kernels/conv_winograd_tile4.cc"
 #include <hwy/foreach_target.h>  // includes this file once for each instruction set
 #include <hwy/highway.h>
 

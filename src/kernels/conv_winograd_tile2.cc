@@ -1,6 +1,6 @@
 // F(2x2,3x3) at stride 1, for each instruction set.
 #undef HWY_TARGET_INCLUDE
-#define HWY_TARGET_INCLUDE "kernels/conv3x3_tile2.cc"
+#define HWY_TARGET_INCLUDE "kernels/conv_winograd_tile2.cc"
 #include <hwy/foreach_target.h>  // includes this file once for each instruction set
 #include <hwy/highway.h>
 

@@ -1,4 +1,4 @@
-#include "kernels/conv3x3.h"
+#include "kernels/conv_winograd.h"
 
 #include <gtest/gtest.h>
 
@@ -9,6 +9,7 @@
 #include <tuple>
 #include <vector>
 
+#include "kernels/instruction_set.h"
 #include "kernels/maps_for_test.h"
 #include "kernels/reference.h"
 
@@ -24,8 +25,8 @@ double tolerance(Numbers numbers) {
   return numbers.maps == Type::kBf16 ? 1e-2 : 1e-5;
 }
 
-// Of a pass alone on the given shape, as conv3x3.h promises it: interpolation points a little worse
-// would show where tiles fill the map, and weights each rounded for itself (docs/kernels.md).
+// Of a pass alone on the given shape, as conv_winograd.h promises it: interpolation points a little
+// worse would show where tiles fill the map, and weights each rounded for itself (docs/kernels.md).
 double tolerance(Numbers numbers, const ConvShape& s) {
   const int64_t least_results = s.n * s.out_h() * s.out_w() * std::min(s.c, s.k);
   if (numbers.products == Type::kFp32)
@@ -34,7 +35,7 @@ double tolerance(Numbers numbers, const ConvShape& s) {
 }
 
 Scratch scratch_of(const ConvShape& s, Numbers numbers, Pass pass, int threads) {
-  return Scratch(workspace_bytes(s, numbers, pass, threads));
+  return Scratch(winograd_workspace_bytes(s, numbers, pass, threads));
 }
 
 struct Case {
@@ -84,11 +85,11 @@ class Conv3x3 : public testing::TestWithParam<Case> {
 
   void run_forward(const ForwardArguments& a) const {
     Scratch scratch = scratch_of(s, numbers, Pass::kForward, threads.count);
-    forward(s, numbers, a, scratch.data(), threads);
+    winograd_forward(s, numbers, a, scratch.data(), threads);
   }
   void run_backward(const BackwardArguments& a) const {
     Scratch scratch = scratch_of(s, numbers, Pass::kBackward, threads.count);
-    backward(s, numbers, a, scratch.data(), threads);
+    winograd_backward(s, numbers, a, scratch.data(), threads);
   }
 
   const ConvShape s = GetParam().shape;
@@ -135,8 +136,8 @@ TEST_P(Conv3x3, InferenceAddsBiasAndResidualAndRectifies) {
   ForwardArguments a;
   a.src = src.data(), a.weights = weights.data(), a.dst = dst.data();
   a.bias = bias.data(), a.residual = residual.data(), a.relu = true;
-  std::vector<float> prepared(prepared_bytes(s, numbers) / sizeof(float));
-  prepare(s, numbers, weights.data(), prepared.data(), threads);
+  std::vector<float> prepared(winograd_prepared_bytes(s, numbers) / sizeof(float));
+  winograd_prepare(s, numbers, weights.data(), prepared.data(), threads);
   a.weights = nullptr, a.prepared = prepared.data();
   run_forward(a);
   a.weights = weights.data();
@@ -287,8 +288,8 @@ TEST(Conv3x3Threads, AnyNumberGivesTheDirectSum) {
         const Threads threads = these_threads(count);
         Scratch of_forward = scratch_of(s, numbers, Pass::kForward, count),
                 of_backward = scratch_of(s, numbers, Pass::kBackward, count);
-        forward(s, numbers, f, of_forward.data(), threads);
-        backward(s, numbers, b, of_backward.data(), threads);
+        winograd_forward(s, numbers, f, of_forward.data(), threads);
+        winograd_backward(s, numbers, b, of_backward.data(), threads);
         EXPECT_LT(relative_error(dst.values_now(), want), tolerance(numbers))
             << count << " threads";
         EXPECT_LT(relative_error(grad_src.values_now(), want_src), tolerance(numbers))
@@ -317,7 +318,7 @@ TEST(Conv3x3Nan, PassesEveryRelu) {
         a.src_scale = scale.data(), a.src_shift = zero.data();
         const auto count_nan = [&](bool reference) {
           reference ? reference_forward(s, numbers.maps, a, {})
-                    : forward(s, numbers, a, scratch.data(), {});
+                    : winograd_forward(s, numbers, a, scratch.data(), {});
           const std::vector<float> got = dst.values_now();
           return std::count_if(got.begin(), got.end(), [](float v) { return std::isnan(v); });
         };
@@ -361,7 +362,7 @@ TEST(Conv3x3Nan, LetsTheGradientPass) {
         a.weights = weights.data(), a.grad_dst = grad_dst.data(), a.grad_src = grad_src.data();
         a.sum = sum.data(), a.sum_with_src = with_src.data();
         reference ? reference_backward(s, Type::kFp32, a, {})
-                  : backward(s, {}, a, scratch.data(), {});
+                  : winograd_backward(s, {}, a, scratch.data(), {});
         return grad_src;
       };
       for (const bool reference : {false, true}) {
@@ -376,12 +377,12 @@ TEST(Conv3x3Nan, LetsTheGradientPass) {
 }
 
 TEST(Conv3x3Refusal, NamesTheReason) {
-  EXPECT_EQ(refusal({2, 8, 8, 64, 64}), "");
-  EXPECT_NE(refusal({2, 8, 8, 3, 64}), "");
-  EXPECT_NE(refusal({2, 8, 8, 64, 20}), "");
-  EXPECT_NE(refusal({0, 8, 8, 64, 64}), "");
-  EXPECT_NE(refusal({2, 8, 8, 64, 64, 1, 1, 0}), "");
-  EXPECT_NE(refusal({2, 8, 8, 64, 64, 3, 3, 1}), "");
+  EXPECT_EQ(winograd_refusal({2, 8, 8, 64, 64}), "");
+  EXPECT_NE(winograd_refusal({2, 8, 8, 3, 64}), "");
+  EXPECT_NE(winograd_refusal({2, 8, 8, 64, 20}), "");
+  EXPECT_NE(winograd_refusal({0, 8, 8, 64, 64}), "");
+  EXPECT_NE(winograd_refusal({2, 8, 8, 64, 64, 1, 1, 0}), "");
+  EXPECT_NE(winograd_refusal({2, 8, 8, 64, 64, 3, 3, 1}), "");
   EXPECT_FALSE(use_instruction_set("z80"));
 }
 
