@@ -1,6 +1,7 @@
 // `plan` and `lr-find` as a person or a script runs them, on a data set of a few images.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <signal.h>
 
 #include <filesystem>
 #include <nlohmann/json.hpp>
@@ -137,6 +138,13 @@ TEST_F(E2ePlan, MinutesBecomeEpochsInWords) {
   ASSERT_EQ(result.exit_code, 0) << result.err;
   EXPECT_THAT(result.out, testing::ContainsRegex(
                               "[1-9][0-9.]* epochs, [1-9][0-9]* steps; [01]:[0-9][0-9] in all, "));
+}
+
+TEST_F(E2ePlan, AnInterruptHasItsExitCode) {
+  options_.terminal_columns = 80;
+  options_.signal_at_text = "measuring";
+  options_.signal = SIGINT;
+  EXPECT_EQ(run({"plan", "--alone", "--epochs", "100"}).exit_code, 130);
 }
 
 TEST_F(E2ePlan, MinutesTooFewForAStepAreAnError) {

@@ -221,7 +221,8 @@ void visit(ConfigType& c, Visitor&& visitor) {
           "cutmix: the share is drawn from Beta(alpha, alpha), alpha in [0.05, 4]");
   visitor("mean", c.mean, "mean of red,green,blue in [0, 1]; auto: of the training images");
   visitor("std", c.std, "standard deviation of red,green,blue; auto: of the training images");
-  visitor("test_every", c.test_every, "epochs between evaluations; 0: at the end only");
+  visitor("test_every", c.test_every,
+          "epochs between evaluations; 0: at the end only, 1 with plateau");
   visitor("eval_batch", c.eval_batch,
           "images in an evaluation batch; 0: by the image size, 500 up to 32 pixels");
   visitor(

@@ -35,13 +35,15 @@ struct Evaluation {
   std::vector<std::vector<int64_t>> confusion;  // [label][prediction], without tta
 };
 
-/// Logits of uint8 images by the model in evaluation mode. Shapes: uint8 [n,h,w,3] -> fp32
-/// [n,classes] on the CPU.
+/// Logits of uint8 images by the model in evaluation mode, with tta the average of all views.
+/// Shapes: uint8 [n,h,w,3] -> fp32 [n,classes] on the CPU. Errors: kMemory.
 at::Tensor predict_logits(Model& model, const at::Tensor& images, const EvaluateOptions& options);
 
+/// Of the images seen until it was cancelled, if it was; n may be 0 then. Errors: kData for a split
+/// without images, kMemory.
 Evaluation evaluate(Model& model, const Split& split, const EvaluateOptions& options);
 
-/// Wilson score interval at 95 % for `correct` of `n`. Source: Wilson, JASA 22 (1927).
+/// Wilson score interval at 95 % of a share `accuracy` of `n`. Source: Wilson, JASA 22 (1927).
 std::array<double, 2> interval95(double accuracy, int64_t n);
 
 }  // namespace skipway

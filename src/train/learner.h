@@ -52,10 +52,10 @@ class Learner {
   double share_of_full_step() const {
     return batches.mean_images_per_step() / static_cast<double>(batches.images_per_step());
   }
-  /// Seconds of an average step of `stage`: settled() of full ones, which together take `enough_s`
-  /// (> 0) or a step more, after one that chooses kernels; or that one, when it takes over
-  /// `most_s`. Weights, statistics and the optimizer's state are afterwards what they were. Once
-  /// `cancelled`, no further step is made.
+  /// Seconds of an average step of `stage`: settled() of full ones, after one that chooses kernels;
+  /// or that one, when it takes over `most_s`. Those together take `enough_s` (> 0), and are three
+  /// or more unless that took five times as long; or a step more. Weights, statistics and the
+  /// optimizer's state are afterwards what they were. Once `cancelled`, no further step is made.
   double measure_step_s(const Stage& stage, int64_t step, double most_s, double enough_s,
                         const std::function<bool()>& cancelled = {});
   /// Seconds to evaluate on one view of `split`, from one batch.

@@ -179,7 +179,9 @@ TrainResult Trainer::run() {
   }
   while (!stop_signal()) {
     if (epoch_is_unrecorded()) {
-      end_epoch(evaluate_if_due(), /*tta=*/false);
+      const auto evaluation = evaluate_if_due();
+      // It may have been cut short; a resumed run does it again.
+      if (!(evaluation && stop_signal())) end_epoch(evaluation, /*tta=*/false);
     } else if (!finished()) {
       train_steps();
     } else {
@@ -446,7 +448,7 @@ void Trainer::measure_evaluation_again() {
              at_once = static_cast<double>(evaluate_options(config_, learner_, false).batch),
              batch = std::min(at_once, images);
   const double measuring_s =
-      2 * batch / images * reserve_s / static_cast<double>(views_of(config_));
+      3 * batch / images * reserve_s / static_cast<double>(views_of(config_));
   if (measuring_s > kMostForMeasuring * (left_s - reserve_s)) return;
   const double test_s = measure_test_s(config_, learner_, evaluation_split_);
   take_views(affordable_views(config_, test_s, 60 * config_.minutes - run_wall_s()));
@@ -526,8 +528,6 @@ Evaluation Trainer::evaluate_now(bool tta) {
 }
 
 void Trainer::end_epoch(std::optional<Evaluation> evaluation, bool tta) {
-  if (evaluation && stop_signal())
-    return;  // it may have been cut short; a resumed run does it again
   StepReport step = step_report();
   if (step.images_per_s == 0)
     step.images_per_s = images_per_s();  // too few steps to leave some out
