@@ -9,6 +9,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <fstream>
+#include <random>
 #include <vector>
 
 #include "base/error.h"
@@ -76,13 +77,16 @@ std::string read_file(const fs::path& path) {
   return bytes;
 }
 
+fs::path temporary_name(const fs::path& path) {
+  return fmt::format("{}.tmp{:08x}", path.string(), std::random_device()());
+}
+
 void write_file_atomic(const fs::path& path, std::span<const std::string_view> pieces) {
   std::error_code code;
   if (fs::exists(path, code) && !fs::is_regular_file(path, code))
     fail(ErrorKind::kDisk, "files", "expected a file, got a folder or a device at {}",
          path.string());
-  // The process id keeps two programs that write the same name from sharing one temporary file.
-  TemporaryFile file(path.string() + ".tmp" + std::to_string(getpid()));
+  TemporaryFile file(temporary_name(path));
   for (std::string_view piece : pieces) file.write_all(piece);
   file.rename_to(path);
 }
@@ -113,7 +117,7 @@ void rename_to_new(const fs::path& from, const fs::path& to) {
   if (renameat2(AT_FDCWD, from.c_str(), AT_FDCWD, to.c_str(), RENAME_NOREPLACE) == 0) return;
   // EINVAL: a file system that cannot.
   if (errno == EINVAL && !fs::exists(to) && std::rename(from.c_str(), to.c_str()) == 0) return;
-  fail(ErrorKind::kDisk, "file", "could not give {} its name: {}", to.string(),
+  fail(ErrorKind::kDisk, "files", "could not give {} its name: {}", to.string(),
        std::strerror(errno));
 }
 
@@ -130,7 +134,7 @@ std::string shell_quoted(std::string_view text) {
 fs::path expand_user(const std::string& path) {
   if (path != "~" && !path.starts_with("~/")) return path;
   const char* home = std::getenv("HOME");
-  return fs::path(home ? home : "/") / (path.size() > 2 ? path.substr(2) : "");
+  return fs::path(home && *home ? home : "/") / (path.size() > 2 ? path.substr(2) : "");
 }
 
 fs::path data_directory() {

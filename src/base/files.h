@@ -16,6 +16,10 @@ namespace fs = std::filesystem;
 /// The whole file. Errors: kData when it does not exist or cannot be read.
 std::string read_file(const fs::path& path);
 
+/// A name beside `path` that no other program writes to, "x.tmp1a2b3c4d": not by the process id,
+/// which two containers may share.
+fs::path temporary_name(const fs::path& path);
+
 /// Writes beside `path` and renames, after fsync: a reader sees the old file or the new one, never
 /// a part. Errors: kDisk, with the path and the system's reason; the temporary file is removed.
 void write_file_atomic(const fs::path& path, std::string_view bytes);

@@ -1,8 +1,9 @@
-// Two small types that modules side by side share.
+// Small types, and a bound, that modules side by side share.
 #pragma once
 #include <ATen/core/Tensor.h>
 
 #include <array>
+#include <cstdint>
 #include <string>
 #include <utility>
 #include <vector>
@@ -11,6 +12,9 @@ namespace skipway {
 
 /// Tensors by name, in order.
 using NamedTensors = std::vector<std::pair<std::string, at::Tensor>>;
+
+/// Of an image's side [pixels].
+constexpr int64_t kMaxImageSize = 1 << 14;
 
 /// Per-channel mean and standard deviation of images in [0, 1].
 struct Normalisation {

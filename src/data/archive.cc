@@ -8,6 +8,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <climits>
 #include <cstring>
 #include <exception>
 #include <map>
@@ -249,6 +250,7 @@ FileTree read_archive(const fs::path& path, int64_t available_bytes) {
     const char* link = archive_entry_hardlink(entry);
     const bool is_file = link || archive_entry_filetype(entry) == AE_IFREG;
     const fs::path name = entry_path(entry);
+    if (name.native().size() > PATH_MAX) reader.fail_reading("a name longer than any path");
     const bool hidden = is_hidden(name);
     if (archive_entry_filetype(entry) == AE_IFLNK && !link && !hidden) ++symbolic_links;
     if (name.empty() || !(is_file || archive_entry_filetype(entry) == AE_IFDIR)) continue;
@@ -269,7 +271,8 @@ FileTree read_archive(const fs::path& path, int64_t available_bytes) {
       continue;
     }
     fs::path folder = is_file ? name.parent_path() : name;
-    for (; !folder.empty(); folder = folder.parent_path()) folders.insert(folder.string());
+    for (; !folder.empty() && folders.insert(folder.string()).second; folder = folder.parent_path())
+      reader.count(folder.native().size());
   }
   reader.finish();
   if (symbolic_links > 0)

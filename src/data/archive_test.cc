@@ -99,11 +99,21 @@ TEST(Archive, MoreThanMemoryHoldsIsAnErrorAndLinksCount) {
   const TemporaryFolder folder;
   const fs::path path = folder.path() / "a.tar.gz";
   write_tar(path, {{"a/1", std::string(1000, 'x'), ""}, {"a/2", "", "a/1"}, {"a/3", "", "a/2"}});
-  EXPECT_EQ(read_archive(path, 3001).files.size(), 3u);
+  EXPECT_EQ(read_archive(path, 3002).files.size(), 3u);  // and the folder's name
   for (const int64_t available : {500, 1500, 3000})
     EXPECT_THAT(message_of(ErrorKind::kMemory, [&] { read_archive(path, available); }),
                 HasSubstr(path.string()))
         << available;
+}
+
+// Each of its folders would have a name nearly as long.
+TEST(Archive, ANameOfMoreThanAPathIsAnError) {
+  const TemporaryFolder folder;
+  const fs::path path = folder.path() / "a.tar.gz";
+  std::string deep;
+  for (int i = 0; i < 100'000; ++i) deep += "a/";
+  write_tar(path, {{deep + "1", "one", ""}});
+  EXPECT_THAT(message_of(ErrorKind::kData, [&] { read_archive(path); }), HasSubstr(path.string()));
 }
 
 TEST(Archive, SymbolicLinksAreLeftOutAloud) {

@@ -39,8 +39,6 @@ constexpr size_t kMaxPairs = 200'000;
 
 constexpr double kImbalanceNote = 1.5;
 constexpr double kImbalanceWarning = 3;
-constexpr double kMeanTolerance = 0.05;  // of [0, 1]: a fifth of the usual std of photos
-constexpr double kStdTolerance = 1.25;   // as a factor
 
 constexpr int kThumbWidth = 9, kThumbHeight = 8;
 using Thumbnail = std::array<uint8_t, kThumbWidth * kThumbHeight>;
@@ -424,13 +422,8 @@ void check_statistics(const Dataset& dataset, const Normalisation& configured,
   const Split& split = dataset.train.size() > 0 ? dataset.train : dataset.test;
   if (split.size() == 0) return;
   const Normalisation own = channel_statistics(split.images);
-  bool far = false, flat = false;
-  for (size_t c = 0; c < 3; ++c) {
-    flat |= own.std[c] < 1.0 / 255;
-    const double ratio = own.std[c] / configured.std[c];
-    far |= std::abs(own.mean[c] - configured.mean[c]) > kMeanTolerance || ratio > kStdTolerance ||
-           ratio < 1 / kStdTolerance;
-  }
+  const bool far = !normalisation_fits(configured, own);
+  const bool flat = std::ranges::min(own.std) < 1.0 / 255;
   const auto text = [](const std::array<double, 3>& v) {
     return fmt::format("{:.4f},{:.4f},{:.4f}", v[0], v[1], v[2]);
   };

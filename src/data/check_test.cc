@@ -195,7 +195,7 @@ TEST(Check, ImbalanceIsNotedFromOneAndAHalfAndWarnedOfFromThree) {
 TEST(Check, ANormalisationOfOtherDataIsAWarning) {
   const Dataset dataset = random_dataset();
   Normalisation other = channel_statistics(dataset.train.images);
-  other.mean[1] += 0.1;
+  other.mean[1] += 0.2;
   auto found = with_code(check_dataset(dataset, other), "statistics");
   ASSERT_EQ(found.size(), 1U);
   EXPECT_EQ(found[0].level, FindingLevel::kWarning);

@@ -163,9 +163,7 @@ Dataset decode_tree(const FileTree& tree, const Source& source) {
 size_t bytes_of(const Split& split) { return split.images.defined() ? split.images.nbytes() : 0; }
 
 std::string cache_variant(const Source& source, int64_t image_size) {
-  // To be raised where other images, classes or parts come out of the same files.
-  constexpr int kReader = 2;
-  return fmt::format("reader={} image_size={} coarse={}", kReader, image_size, source.coarse);
+  return fmt::format("image_size={} coarse={}", image_size, source.coarse);
 }
 
 // key_of(variant) is that of the source.
@@ -304,8 +302,9 @@ void log_gaps(const Dataset& dataset) {
   }
 }
 
-Dataset load_path(const fs::path& path, const std::string& name, const LoadOptions& options) {
-  const Source source{path, name == kCoarseName, options};
+Dataset load_path(const fs::path& path, const std::string& name, const LoadOptions& options,
+                  bool coarse = false) {
+  const Source source{path, coarse, options};
   Dataset dataset = read_file_or_folder(source);
   dataset.name = name;
   dataset.source = path.string();
@@ -334,7 +333,7 @@ Dataset load_known(const KnownDataset& known, const LoadOptions& options) {
     const fs::path folder = fetch_known(known, options);
     path = find_local(known).value_or(folder);
   }
-  return load_path(*path, known.name, options);
+  return load_path(*path, known.name, options, known.name == kCoarseName);
 }
 
 const KnownDataset& known_dataset(std::string_view name) {
@@ -352,13 +351,14 @@ Dataset load_auto(const LoadOptions& options) {
   } catch (const Error& error) {
     if (error.kind() == ErrorKind::kUsage || error.kind() == ErrorKind::kDisk) throw;
     reason = error.what();
+    reason.resize(reason.find('\n') == std::string::npos ? reason.size() : reason.find('\n'));
   }
   if (reason.empty()) return load_known(cifar, options);
 
   const auto fashion = find_local(known_dataset("fashion-mnist"));
   if (!fashion) {
     fail(ErrorKind::kData, "data",
-         "expected CIFAR-10, got none below {} and no download: {}; put cifar-10-binary.tar.gz "
+         "expected CIFAR-10, got none below {} and no download ({}); put cifar-10-binary.tar.gz "
          "there, give --data FOLDER, or install Debian's dataset-fashion-mnist",
          data_directory().string(), reason);
   }
@@ -372,10 +372,11 @@ Dataset load_auto(const LoadOptions& options) {
 }  // namespace
 
 Dataset load_dataset(const std::string& spec, const LoadOptions& options) {
-  if (!(options.test_fraction >= 0 && options.test_fraction < 1) || options.image_size < 0) {
+  if (!(options.test_fraction >= 0 && options.test_fraction < 1) || options.image_size < 0 ||
+      options.image_size > kMaxImageSize) {
     fail(ErrorKind::kUsage, "data",
-         "expected a test fraction in [0, 1) and an image size of at least 0, got {} and {}",
-         options.test_fraction, options.image_size);
+         "expected a test fraction in [0, 1) and an image size of 0 to {}, got {} and {}",
+         kMaxImageSize, options.test_fraction, options.image_size);
   }
   if (spec == "auto") return load_auto(options);
   if (const KnownDataset* known = find_known_dataset(spec)) return load_known(*known, options);

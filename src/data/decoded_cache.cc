@@ -21,7 +21,8 @@
 namespace skipway {
 namespace {
 
-constexpr std::string_view kMagic = "skipway.decoded/1\n";
+// To be raised where other images, classes or parts come out of the same files, too.
+constexpr std::string_view kMagic = "skipway.decoded/2\n";
 constexpr size_t kHashBytes = 64;
 
 struct Header {

@@ -407,11 +407,11 @@ void fetch_file(const KnownFile& file, const fs::path& target, const FetchOption
     log_warning("{}: {}", url, reason);
     tried += fmt::format("\n  {}: {}", url, reason);
   }
-  fail(
-      ErrorKind::kData, "fetch",
-      "could not download {}; tried:{}\nTo put it there by hand: get {} ({} {}) elsewhere and save "
-      "it as {}. SKIPWAY_MIRROR=URL names a mirror of your own.",
-      file.name, tried, file.name, name_of(file.hash_kind), file.hash, target.string());
+  fail(ErrorKind::kData, "fetch",
+       "could not download {} from any of {} addresses:{}\nTo put it there by hand: get {} ({} {}) "
+       "elsewhere and save it as {}. SKIPWAY_MIRROR=URL names a mirror of your own.",
+       file.name, urls.size(), tried, file.name, name_of(file.hash_kind), file.hash,
+       target.string());
 }
 
 fs::path fetch_dataset(const KnownDataset& dataset, const FetchOptions& options) {

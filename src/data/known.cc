@@ -141,9 +141,11 @@ std::optional<fs::path> find_local(const KnownDataset& dataset) {
 std::vector<fs::path> find_cut_short(const KnownDataset& dataset) {
   const fs::path data = data_directory();
   std::vector<fs::path> found;
+  const bool is_archive = !dataset.unpacked_folder.empty();  // may lie beside the folders, too
   for (const KnownFile& file : dataset.files)
-    for (const fs::path& path : {data / dataset.folder / file.name, data / file.name})
-      if (is_file(path) && !is_whole(path, file)) found.push_back(path);
+    for (const fs::path& folder : {data / dataset.folder, is_archive ? data : fs::path()})
+      if (!folder.empty() && is_file(folder / file.name) && !is_whole(folder / file.name, file))
+        found.push_back(folder / file.name);
   return found;
 }
 

@@ -30,6 +30,7 @@ static_assert(std::endian::native == std::endian::little,
 constexpr std::string_view kMetadataKey = "__metadata__";
 constexpr uint64_t kMaxHeaderBytes = 100'000'000;  // the format's own limit
 constexpr uint64_t kAlignment = 8;
+constexpr size_t kMaxNames = 20'000;  // nlohmann looks for each among all; a ResNet-152 has 1,000
 
 constexpr std::pair<at::ScalarType, std::string_view> kTypes[] = {
     {at::kDouble, "F64"}, {at::kFloat, "F32"}, {at::kHalf, "F16"},  {at::kBFloat16, "BF16"},
@@ -54,6 +55,8 @@ Json parse_header(const std::string& text, const Complaint& complain) {
     if (event == Json::parse_event_t::key) {
       const auto& key = parsed.get_ref<const std::string&>();
       if (!keys.back().insert(key).second) complain("expected unique keys, got \"{}\" twice", key);
+      if (keys.back().size() > kMaxNames)
+        complain("expected at most {} names, got more", kMaxNames);
     }
     return true;
   };

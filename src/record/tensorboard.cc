@@ -93,6 +93,9 @@ TensorBoardWriter::TensorBoardWriter(const fs::path& folder) {
   do path_ = folder / fmt::format("{}.{}", stem, n++);
   while (fs::exists(path_));
   file_.open(path_, std::ios::binary);
+  if (!file_)
+    fail(ErrorKind::kDisk, "tensorboard", "could not create {}: {}", path_.string(),
+         std::strerror(errno));
   write_event(event(bytes_field(3, "brain.Event:2")));
   flush();
 }

@@ -8,6 +8,7 @@
 #include <fmt/ranges.h>
 #include <zlib.h>
 
+#include <algorithm>
 #include <bit>
 #include <cstring>
 #include <map>
@@ -42,6 +43,13 @@ constexpr const char* kRebuild = "torch._utils._rebuild_tensor_v2";
 constexpr const char* kRebuildOld = "torch._utils._rebuild_tensor";
 constexpr const char* kRebuildParameter = "torch._utils._rebuild_parameter";
 constexpr const char* kParameter = "torch.nn.parameter.Parameter";
+constexpr std::string_view kTensorMakers[] = {kRebuild, kRebuildOld, kRebuildParameter, kParameter};
+// What stands beside tensors in a checkpoint and torch.load takes with its defaults: a MultiStepLR
+// has a Counter, an optimizer may have a type.
+constexpr std::string_view kOthers[] = {
+    "collections.Counter", "torch.Size",    "torch.device", "torch.float16", "torch.bfloat16",
+    "torch.float32",       "torch.float64", "torch.uint8",  "torch.int8",    "torch.int16",
+    "torch.int32",         "torch.int64",   "torch.bool"};
 
 constexpr int kMaxDepth = 4;  // of dicts in dicts; checkpoints have two
 constexpr int64_t kMaxVisits = 1'000'000;
@@ -51,7 +59,8 @@ constexpr auto kOldMagic = static_cast<int64_t>(0xa86a20f9469cfc6c);
 
 const std::set<std::string>& known_globals() {
   static const std::set<std::string> names = [] {
-    std::set<std::string> all = {kRebuild, kRebuildOld, kRebuildParameter, kParameter};
+    std::set<std::string> all(std::begin(kTensorMakers), std::end(kTensorMakers));
+    all.insert(std::begin(kOthers), std::end(kOthers));
     for (const auto& [type, name] : kStorages) {
       all.insert(fmt::format("torch.{}", name));
       all.insert(fmt::format("torch.cuda.{}", name));
@@ -89,7 +98,7 @@ class TensorBuilder {
     // A long key stands once in the file, and in the name of each value behind it.
     if ((name_bytes_ += name.size()) > kMaxNameBytes)
       complain_("expected names of at most {} bytes in nested dicts, got more", kMaxNameBytes);
-    if (value.kind == Kind::kCall) {
+    if (value.kind == Kind::kCall && makes_tensor(value)) {
       if (!names_.insert(name).second) complain_("expected unique keys, got \"{}\" twice", name);
       tensors_.emplace_back(name, tensor(value, name, 0));
     }
@@ -100,6 +109,10 @@ class TensorBuilder {
       const std::string text = key.kind == Kind::kInt ? fmt::format("{}", key.integer) : key.text;
       walk(*value.items[i + 1], name.empty() ? text : name + "." + text, depth + 1);
     }
+  }
+
+  static bool makes_tensor(const PickleValue& call) {
+    return std::ranges::find(kTensorMakers, call.items[0]->text) != std::end(kTensorMakers);
   }
 
   at::Tensor tensor(const PickleValue& call, const std::string& name, int depth) const {
