@@ -124,6 +124,7 @@ TEST_F(E2eCommandLine, WrongFlagsAndValuesAreUsageErrors) {
                          {{"train", "--schedule", "sine"}, "cosine"},
                          {{"train", "--device", "tpu"}, "tpu"},
                          {{"train", "surplus"}, "surplus"},
+                         {{"data", "show", "x", "--image-size", "4000000000"}, "image size"},
                          {{"eval"}, "run"},
                          {{"eval", "nowhere"}, "nowhere"},
                          {{"eval", "nowhere", "--fail-under", "85"}, "fail-under"},
@@ -143,6 +144,7 @@ TEST_F(E2eCommandLine, WrongPathsAreDataErrors) {
   for (const std::vector<std::string>& args :
        std::vector<std::vector<std::string>>{{"train", "--data", "/no/such/folder"},
                                              {"train", "--config", "absent.toml"},
+                                             {"train", "--data", "data"},  // a command, too
                                              {"data", "check", "/no/such/folder"}}) {
     const ProgramResult result = run(args);
     EXPECT_EQ(result.exit_code, 3) << result.err;

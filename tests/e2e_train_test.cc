@@ -205,7 +205,7 @@ TEST_F(E2eTrain, ARunThatLivesIsNotResumedAndOneThatWasKilledIs) {
     plain.working_directory = options_.working_directory;
     second = run_program({"resume", "runs/001", "--json"}, plain);
   };
-  EXPECT_EQ(train({}, "100000").exit_code, 128 + SIGKILL);
+  EXPECT_EQ(train({}, "100000").exit_code, -SIGKILL);
   EXPECT_EQ(second.exit_code, 9);
   EXPECT_EQ(json::parse(second.out).at("error").at("kind"), "disk");
   EXPECT_THAT(second.err, HasSubstr("another process trains in this folder"));
@@ -287,6 +287,9 @@ TEST_F(E2eTrain, AFinishedRunGivesItsResultAgain) {
   EXPECT_THAT(run({"resume", "runs/001"}).out, HasSubstr("on 12 images"));
   EXPECT_EQ(read_file(folder_ / "runs/001/metrics.jsonl"), metrics);
   EXPECT_EQ(read_file(folder_ / "runs/001/model.safetensors"), model);
+
+  std::filesystem::rename(folder_ / "runs/001", folder_ / "moved");
+  EXPECT_EQ(json::parse(run({"resume", "moved", "--json"}).out).at("run"), "moved");
 }
 
 TEST_F(E2eTrain, AFolderThatIsTakenIsSaidBeforeTheDataAreRead) {

@@ -135,6 +135,15 @@ TEST_F(E2eTrained, PredictGoesOnPastFilesThatAreNoImages) {
   EXPECT_EQ(json::parse(nothing.out).at("ok"), false);
 }
 
+TEST_F(E2eTrained, AFileMayBeCalledLikeACommand) {
+  std::filesystem::copy_file(image_path(0), folder_ / "data");
+  const json object = json::parse(run({"predict", "run", "data", "train", "--json"}).out);
+  ASSERT_EQ(object.at("predictions").size(), 1u);
+  EXPECT_EQ(object.at("predictions")[0].at("file"), "data");
+  ASSERT_EQ(object.at("failed").size(), 1u);
+  EXPECT_EQ(object.at("failed")[0].at("file"), "train");
+}
+
 TEST_F(E2eTrained, PredictGoesOnPastPathsThatCannotBeRead) {
   const std::string too_long(300, 'n');
   std::filesystem::create_directories(folder_ / "mixed");

@@ -8,6 +8,7 @@
 
 #include <limits>
 #include <nlohmann/json.hpp>
+#include <set>
 
 #include "base/files.h"
 #include "base/for_test.h"
@@ -88,6 +89,13 @@ TEST_F(E2eWeights, ImportMakesARunAndSaysWhatItAssumed) {
   const ProgramResult eval = run({"eval", "given", "--data", "photos", "--json"});
   EXPECT_EQ(eval.exit_code, 0) << eval.err;
   EXPECT_EQ(json::parse(eval.out).at("n"), 12);
+  for (const auto& [name, accuracy] : json::parse(eval.out).at("per_class").items())
+    EXPECT_THAT((std::set<std::string>{"a", "b", "c"}), testing::Contains(name));
+
+  const ProgramResult mean = import({"--out", "mean", "--mean", "0.1,0.2,0.3", "--json"});
+  ASSERT_EQ(mean.exit_code, 0) << mean.err;
+  EXPECT_EQ(json::parse(mean.out).at("mean"), (json{0.1, 0.2, 0.3}));
+  EXPECT_EQ(json::parse(mean.out).at("std"), (json{0.2023, 0.1994, 0.2010}));
 }
 
 TEST_F(E2eWeights, WhatIsThereIsNotOverwritten) {

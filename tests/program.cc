@@ -141,7 +141,7 @@ ProgramResult run_program(const std::vector<std::string>& args, const ProgramOpt
   }
   close(child.out);
   if (child.err >= 0) close(child.err);
-  result.exit_code = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+  result.exit_code = WIFEXITED(status) ? WEXITSTATUS(status) : -WTERMSIG(status);
   return result;
 }
 

@@ -28,7 +28,7 @@ struct ProgramOptions {
 };
 
 struct ProgramResult {
-  int exit_code = -1;  // 128 + signal when a signal ended it
+  int exit_code = -1;  // -signal when a signal ended it
   std::string out;     // stdout; of a terminal, all that it was sent
   std::string err;     // stderr; empty with a terminal
 };

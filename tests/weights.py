@@ -74,7 +74,10 @@ def write_files(folder):
     state = some_tensors()
     torch.save(state, path("new.pth"))
     torch.save(state, path("old.pth"), _use_new_zipfile_serialization=False)
-    torch.save({"epoch": 3, "lr": 0.1, "state_dict": state}, path("wrapped.pth"))
+    others = {"epoch": 3, "lr": 0.1, "size": torch.Size([2, 3]), "type": torch.float16, "device": torch.device("cpu")}
+    optimizer = torch.optim.SGD([state["parameter"]], lr=0.1)
+    others["scheduler"] = torch.optim.lr_scheduler.MultiStepLR(optimizer, [1, 2]).state_dict()  # has a Counter
+    torch.save({**others, "state_dict": state}, path("wrapped.pth"))
     torch.save(torch.nn.BatchNorm2d(4).state_dict(), path("metadata.pth"))
     torch.save(state, path("müll.pth"))
     torch.save({"a": OldParameter(torch.arange(3.0))}, path("parameter.pth"), _use_new_zipfile_serialization=False)

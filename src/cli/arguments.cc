@@ -349,6 +349,10 @@ Arguments lay_down(std::vector<Layer> layers) {
       arguments.origins[setting.key] = setting.origin;
     }
   }
+  if (arguments.config.schedule == "plateau" && arguments.origins["test_every"] == "default") {
+    arguments.config.test_every = 1;  // it goes by the evaluations during the run
+    arguments.origins["test_every"] = "--schedule plateau";
+  }
   if (arguments.config.deterministic) {  // measuring may choose otherwise the next time
     const auto settle = [&](const char* key, std::string& word, const char* fixed) {
       if (word != "auto") return;
@@ -445,8 +449,8 @@ std::function<Arguments()> add_arguments(CLI::App& command,
       ->type_name("FILE")
       ->multi_option_policy(CLI::MultiOptionPolicy::TakeLast)
       ->group("Run");
-  command.add_flag("--json", flags->json, "one JSON object on stdout at the end")->group("Output");
-  command.add_flag("--quiet", flags->quiet, "only warnings and errors on stderr")->group("Output");
+  add_json_flag(command, flags->json)->group("Output");
+  add_quiet_flag(command, flags->quiet)->group("Output");
 
   return [flags, working_directory] {
     std::vector<Layer> layers;
@@ -470,20 +474,11 @@ std::function<Arguments()> add_arguments(CLI::App& command,
   };
 }
 
-Arguments parse_arguments(const std::vector<std::string>& args,
-                          const std::filesystem::path& working_directory) {
-  CLI::App command("Train a model", "skipway train");
-  command.formatter(help_formatter());
-  const auto finish = add_arguments(command, working_directory);
-  try {
-    command.parse(
-        std::vector<std::string>(args.rbegin(), args.rend()));  // CLI11 takes them reversed
-  } catch (const CLI::CallForHelp&) {
-    throw CLI::CallForHelp(command.help(), CLI::ExitCodes::Success);
-  } catch (const CLI::ParseError& error) {
-    throw usage_error(command, error);
-  }
-  return finish();
+CLI::Option* add_json_flag(CLI::App& command, bool& json) {
+  return command.add_flag("--json", json, "one JSON object on stdout at the end");
+}
+CLI::Option* add_quiet_flag(CLI::App& command, bool& quiet) {
+  return command.add_flag("--quiet", quiet, "only warnings and errors on stderr");
 }
 
 std::vector<std::pair<std::string, std::string>> toml_values(const Config& config) {
@@ -548,6 +543,12 @@ Error usage_error(const CLI::App& command, const CLI::ParseError& error) {
     message =
         fmt::format("expected a known {}, got '{}'{}", name.starts_with('-') ? "flag" : "argument",
                     name, did_you_mean(name, known));
+  }
+  for (const CLI::Option* option : command.get_options()) {
+    const char* variable = std::getenv(option->get_envname().c_str());
+    if (variable != nullptr && option->results() == std::vector<std::string>{variable} &&
+        message.starts_with(option->get_name() + ":"))
+      message += fmt::format(" (it comes from {})", option->get_envname());
   }
   return Error(ErrorKind::kUsage,
                fmt::format("[arguments] {}; see {} --help", message, full_name(command)));

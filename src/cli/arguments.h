@@ -35,11 +35,9 @@ struct Arguments {
 std::function<Arguments()> add_arguments(CLI::App& command,
                                          const std::filesystem::path& working_directory = ".");
 
-/// The same for a list of arguments without the program's and the command's name.
-/// Errors: also CLI::CallForHelp, whose what() is the help text; every other CLI::ParseError is
-/// turned into kUsage.
-Arguments parse_arguments(const std::vector<std::string>& args,
-                          const std::filesystem::path& working_directory = ".");
+/// --json and --quiet, as every command has them.
+CLI::Option* add_json_flag(CLI::App& command, bool& json);
+CLI::Option* add_quiet_flag(CLI::App& command, bool& quiet);
 
 /// One `key = value  # origin` a line, exact for every value. A run keeps it without run_dir, so
 /// that `train --config RUN/config.toml` writes another folder.

@@ -37,7 +37,14 @@ class ArgumentsTest : public testing::Test {
     variables_.push_back(name);
   }
   Arguments parse(const std::vector<std::string>& args) {
-    return parse_arguments(args, folder_.path());
+    CLI::App command;
+    const auto finish = add_arguments(command, folder_.path());
+    try {  // CLI11 takes them reversed
+      command.parse(std::vector<std::string>(args.rbegin(), args.rend()));
+    } catch (const CLI::ParseError& error) {
+      throw usage_error(command, error);
+    }
+    return finish();
   }
   std::string usage_message(const std::vector<std::string>& args) {
     const Error error = error_of([&] { parse(args); });
@@ -121,6 +128,15 @@ TEST_F(ArgumentsTest, DeterministicLeavesNothingToBeMeasured) {
   EXPECT_EQ(parse({"--deterministic", "--precision", "bf16"}).config.precision, "bf16");
 }
 
+TEST_F(ArgumentsTest, APlateauIsEvaluatedEveryEpochUnlessSaidOtherwise) {
+  const Arguments plain = parse({"--schedule", "plateau"});
+  EXPECT_EQ(plain.config.test_every, 1);
+  EXPECT_EQ(plain.origins.at("test_every"), "--schedule plateau");
+  EXPECT_EQ(parse({"--schedule", "plateau", "--test-every", "3"}).config.test_every, 3);
+  EXPECT_EQ(parse({"--schedule", "plateau", "--recipe", "article"}).config.test_every, 10);
+  EXPECT_THROW(parse({"--schedule", "plateau", "--test-every", "0"}), Error);
+}
+
 TEST_F(ArgumentsTest, TheLastOfARepeatedFlagCounts) {
   EXPECT_EQ(parse({"--batch", "32", "--batch=64"}).config.batch, 64);
 }
@@ -171,8 +187,6 @@ TEST_F(ArgumentsTest, AMissingConfigFileIsADataError) {
   EXPECT_EQ(error.kind(), ErrorKind::kData);
   EXPECT_THAT(error.what(), HasSubstr("absent.toml"));
 }
-
-TEST_F(ArgumentsTest, HelpIsLeftToTheCaller) { EXPECT_THROW(parse({"--help"}), CLI::CallForHelp); }
 
 // No field has its default, and numbers and text are such as are easily spoilt on the way.
 Config unusual_config() {

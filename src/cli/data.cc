@@ -288,8 +288,8 @@ int show(const ShowFlags& flags) {
 // ---- flags ----
 
 void add_common_flags(CLI::App& command, CommonFlags& flags) {
-  command.add_flag("--json", flags.json, "one JSON object on stdout");
-  command.add_flag("--quiet", flags.quiet, "no progress");
+  add_json_flag(command, flags.json);
+  add_quiet_flag(command, flags.quiet);
 }
 
 // Flags of `train`, with their names, defaults and help from the one place that has them.

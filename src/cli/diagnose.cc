@@ -82,7 +82,7 @@ void add_diagnose(CLI::App& program, Run& chosen) {
   CLI::App* command =
       program.add_subcommand("diagnose", "Why a run came out as it did: symptom, evidence, fix");
   command->add_option("run", options->run, "folder of the run")->required();
-  command->add_flag("--json", options->json, "print one JSON object on stdout");
+  add_json_flag(*command, options->json);
   command->callback([options, &chosen] {
     chosen = [options] { return run_diagnose(options->run, options->json); };
   });

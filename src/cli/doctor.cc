@@ -18,10 +18,12 @@
 #include "base/error.h"
 #include "base/files.h"
 #include "base/process.h"
+#include "cli/arguments.h"
 #include "cli/commands.h"
 #include "cli/terminal.h"
 #include "cli/trained_model.h"
 #include "data/known.h"
+#include "kernels/instruction_set.h"
 #include "model/device.h"
 #include "model/resnet.h"
 #include "record/run_folder.h"
@@ -73,16 +75,7 @@ Check check_instructions() {
   return {"instructions", State::kOk, set, ""};
 }
 
-Check check_cores() {
-  const int64_t cores = usable_cores();
-  const int threads = at::get_num_threads();
-  Check check{"cores", State::kOk, fmt::format("{}, {} threads", cores, threads), ""};
-  if (threads < cores) {
-    check.state = State::kWarning;
-    check.fix = fmt::format("--threads {}, or unset OMP_NUM_THREADS", cores);
-  }
-  return check;
-}
+Check check_cores() { return {"cores", State::kOk, fmt::format("{}", usable_cores()), ""}; }
 
 // The default run (ResNet-18, 32 pixels, batch 128, CIFAR-10 in memory) takes some 1.3 GB.
 Check check_memory() {
@@ -97,7 +90,8 @@ Check check_memory() {
 
 // The nearest folder above that exists: where the missing ones would be made.
 fs::path existing_part(fs::path path) {
-  for (path = fs::absolute(path); !fs::exists(path) && path != path.root_path();)
+  std::error_code error;  // what cannot be looked at is as if it were missing
+  for (path = fs::absolute(path); !fs::exists(path, error) && path != path.root_path();)
     path = path.parent_path();
   return path;
 }
@@ -210,8 +204,8 @@ void print_as_json(const std::vector<Check>& checks, bool ok) {
 }
 
 int doctor(const std::string& device, const std::string& kernel, bool json) {
-  const std::string word = kernel_word(kernel);
-  const std::vector<Check> checks = examine(device, word.empty() ? "auto" : word);
+  at::set_num_threads(static_cast<int>(usable_cores()));  // as training does
+  const std::vector<Check> checks = examine(device, kernel);
   const bool ok = std::none_of(checks.begin(), checks.end(),
                                [](const Check& check) { return check.state == State::kFailure; });
   if (json)
@@ -225,14 +219,14 @@ int doctor(const std::string& device, const std::string& kernel, bool json) {
 
 void add_doctor(CLI::App& program, Run& chosen) {
   struct Flags {
-    std::string device = "auto", kernel;
+    std::string device = "auto", kernel = "auto";
     bool json = false;
   };
   auto flags = std::make_shared<Flags>();
   CLI::App* command = program.add_subcommand("doctor", "Is this machine ready to train?");
-  command->add_option("--device", flags->device, "auto, cpu or cuda:N")->capture_default_str();
+  add_device_flag(*command, flags->device);
   add_kernel_flag(*command, flags->kernel);
-  command->add_flag("--json", flags->json, "one JSON object on stdout");
+  add_json_flag(*command, flags->json);
   command->callback([flags, &chosen] {
     chosen = [flags] { return doctor(flags->device, flags->kernel, flags->json); };
   });

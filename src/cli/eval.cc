@@ -114,14 +114,15 @@ struct ClassAccuracy {
 };
 
 // Classes without images are left out.
-std::vector<ClassAccuracy> accuracy_per_class(const Evaluation& evaluation, const ModelSpec& spec) {
+std::vector<ClassAccuracy> accuracy_per_class(const Evaluation& evaluation,
+                                              const std::vector<std::string>& names) {
   std::vector<ClassAccuracy> classes;
   for (size_t label = 0; label < evaluation.confusion.size(); ++label) {
     int64_t n = 0;
     for (const int64_t count : evaluation.confusion[label]) n += count;
     if (n > 0)
       classes.push_back(
-          {class_name(spec, static_cast<int64_t>(label)), n,
+          {names.at(label), n,
            static_cast<double>(evaluation.confusion[label][label]) / static_cast<double>(n)});
   }
   return classes;
@@ -178,7 +179,8 @@ int eval(const EvalFlags& flags) {
 
   const double accuracy = flags.tta ? evaluation.accuracy_tta : evaluation.accuracy;
   const bool passed = !flags.fail_under || accuracy >= *flags.fail_under;
-  const std::vector<ClassAccuracy> classes = accuracy_per_class(evaluation, spec);
+  const std::vector<ClassAccuracy> classes =
+      accuracy_per_class(evaluation, spec.classes.empty() ? dataset.classes : spec.classes);
   if (flags.model.json)
     print_as_json(evaluation, classes, dataset, flags.tta, passed);
   else

@@ -1,6 +1,5 @@
 // `export`: a run's weights for other programs, read back before they get their name.
 #include <ATen/ATen.h>
-#include <unistd.h>
 
 #include <cstring>
 #include <filesystem>
@@ -10,6 +9,7 @@
 
 #include "base/error.h"
 #include "base/files.h"
+#include "cli/arguments.h"
 #include "cli/commands.h"
 #include "cli/terminal.h"
 #include "record/safetensors.h"
@@ -60,7 +60,7 @@ int export_weights(const ExportFlags& flags) {
   const std::string name = model->spec().name + "." + flags.to;
   const fs::path out = flags.out.empty() ? run.path() / name : expand_user(flags.out);
   require_new_file(out, "export", "--out", "give another name, or remove it first");
-  const fs::path part = fmt::format("{}.tmp{}", out.string(), getpid());
+  const fs::path part = temporary_name(out);
   std::error_code ignored;
   try {
     write_weights(part, *model, flags.to);
@@ -101,8 +101,8 @@ void add_export(CLI::App& program, Run& chosen) {
       ->required();
   command->add_option("--out", flags->out, "file to write; without it, RUN/<model>.<format>")
       ->type_name("FILE");
-  command->add_flag("--json", flags->json, "one JSON object on stdout");
-  command->add_flag("--quiet", flags->quiet, "only warnings and errors on stderr");
+  add_json_flag(*command, flags->json);
+  add_quiet_flag(*command, flags->quiet);
   command->callback([flags, &chosen] { chosen = [flags] { return export_weights(*flags); }; });
 }
 

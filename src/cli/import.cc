@@ -2,11 +2,13 @@
 // holds is read and checked in train/pretrained.h.
 #include <fmt/ranges.h>
 
+#include <array>
 #include <memory>
 #include <optional>
 #include <string>
 
 #include "base/error.h"
+#include "cli/arguments.h"
 #include "cli/commands.h"
 #include "cli/data_loading.h"
 #include "cli/terminal.h"
@@ -42,10 +44,14 @@ ModelSpec spec_of(const Pretrained& weights, const ImportFlags& flags) {
     spec.num_classes = flags.classes;
     spec.classes.clear();
   }
+  if (flags.mean == "auto" && flags.std == "auto") return spec;
+  const auto or_own = [](const std::string& given, const std::array<double, 3>& own) {
+    return given == "auto" ? fmt::format("{}", fmt::join(own, ",")) : given;
+  };
   Config config;
-  config.mean = flags.mean;
-  config.std = flags.std;
-  if (const auto given = validated_normalisation(config)) spec.normalisation = *given;
+  config.mean = or_own(flags.mean, spec.normalisation.mean);
+  config.std = or_own(flags.std, spec.normalisation.std);
+  spec.normalisation = *validated_normalisation(config);
   return spec;
 }
 
@@ -85,18 +91,21 @@ int import_weights(const ImportFlags& flags) {
                 {"weights_sha256", sha256}});
     return 0;
   }
-  const bool given = flags.mean != "auto";
+  const bool has_mean = flags.mean != "auto", has_std = flags.std != "auto";
+  const std::string origin =
+      weights.spec ? "as they came with the weights"
+                   : fmt::format("{}'s, which go with the {} stem; --mean and --std give others",
+                                 spec.stem == "cifar" ? "CIFAR" : "ImageNet", spec.stem);
   print_result(fmt::format("{}: {}, {} stem{}, {} classes, images of {} x {}", run.path().string(),
                            spec.name, spec.stem,
                            spec.attention == "none" ? "" : ", attention " + spec.attention,
                            spec.num_classes, spec.image_size, spec.image_size));
-  print_result(fmt::format(
-      "mean {:.4g}, std {:.4g}: {}", fmt::join(spec.normalisation.mean, ","),
-      fmt::join(spec.normalisation.std, ","),
-      given          ? "as given"
-      : weights.spec ? "as they came with the weights"
-                     : fmt::format("{}'s, which go with the {} stem; --mean and --std give others",
-                                   spec.stem == "cifar" ? "CIFAR" : "ImageNet", spec.stem)));
+  print_result(fmt::format("mean {:.4g}, std {:.4g}: {}", fmt::join(spec.normalisation.mean, ","),
+                           fmt::join(spec.normalisation.std, ","),
+                           has_mean && has_std ? "as given"
+                           : has_mean          ? "the mean as given, else " + origin
+                           : has_std           ? "the std as given, else " + origin
+                                               : origin));
   return 0;
 }
 
@@ -133,8 +142,8 @@ void add_import(CLI::App& program, Run& chosen) {
       ->type_name("N")
       ->check(CLI::Range(1, 1 << 14).description(""));
   command->add_option("--out", flags->out, "folder to make")->type_name("DIR")->required();
-  command->add_flag("--json", flags->json, "one JSON object on stdout");
-  command->add_flag("--quiet", flags->quiet, "only warnings and errors on stderr");
+  add_json_flag(*command, flags->json);
+  add_quiet_flag(*command, flags->quiet);
   command->callback([flags, &chosen] { chosen = [flags] { return import_weights(*flags); }; });
 }
 

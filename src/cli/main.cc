@@ -4,6 +4,7 @@
 #include <torch/version.h>
 #include <unistd.h>
 
+#include <array>
 #include <clocale>
 #include <csignal>
 #include <optional>
@@ -28,31 +29,14 @@ constexpr std::string_view kExamples =
     "  skipway predict runs/001 cat.jpg --top 3\n"
     "\n"
     "Exit codes: 0 done, 1 bug, 2 usage, 3 data, 4 environment or device, 5 memory, 6 diverged,\n"
-    "7 weights do not fit, 8 a check failed, 9 disk or permission, 129, 130, 143 stopped, state "
-    "saved.";
+    "7 weights or checkpoint do not fit, 8 a check failed, 9 disk or permission, 129, 130, 143\n"
+    "stopped by a signal (train and resume save their state first).";
 
 std::string_view kind_name(ErrorKind kind) {
-  switch (kind) {
-    case ErrorKind::kInternal:
-      return "internal";
-    case ErrorKind::kUsage:
-      return "usage";
-    case ErrorKind::kData:
-      return "data";
-    case ErrorKind::kDevice:
-      return "device";
-    case ErrorKind::kMemory:
-      return "memory";
-    case ErrorKind::kDiverged:
-      return "diverged";
-    case ErrorKind::kCheckpoint:
-      return "checkpoint";
-    case ErrorKind::kCheck:
-      return "check";
-    case ErrorKind::kDisk:
-      return "disk";
-  }
-  return "internal";
+  static constexpr std::array<std::string_view, 9> kNames = {
+      // by exit code, from 1
+      "internal", "usage", "data", "device", "memory", "diverged", "checkpoint", "check", "disk"};
+  return kNames.at(static_cast<size_t>(kind) - 1);
 }
 
 const CLI::App& deepest_command(const CLI::App& app) {
@@ -61,10 +45,10 @@ const CLI::App& deepest_command(const CLI::App& app) {
 }
 
 // What holds for every command at any depth. A command that only has others shows its help when
-// none is given.
+// none is given. What follows one and has the name of another is a file or a folder.
 void prepare(CLI::App& command) {
   command.footer("");
-  command.require_subcommand(0);
+  command.require_subcommand(0, 1);
   for (CLI::App* subcommand : command.get_subcommands({})) prepare(*subcommand);
 }
 
@@ -82,6 +66,7 @@ void add_commands(CLI::App& program, Run& chosen) {
   add_models(program, chosen);
   add_doctor(program, chosen);
   add_config(program, chosen);
+  program.require_subcommand(0, 1);
   for (CLI::App* command : program.get_subcommands({})) {
     prepare(*command);
     const std::string& name = command->get_name();
@@ -141,15 +126,6 @@ void report(const Error& error, const CLI::App& program, bool json) {
   }
 }
 
-int run_chosen(const Run& chosen) {
-  try {
-    return chosen();
-  } catch (const CLI::CallForHelp& help) {  // of a command that parses its own arguments
-    print_result(trimmed(help.what()));
-    return 0;
-  }
-}
-
 // Whether a switch is on in arguments that may be wrong elsewhere: the last one counts, and
 // "--json=true" is one too. A value that is none is for the parser to refuse.
 bool is_on(const std::vector<std::string>& args, const std::string& name) {
@@ -178,7 +154,7 @@ int run(const std::vector<std::string>& args) {
   try {
     add_commands(program, chosen);
     const std::optional<int> done = parse(program, args, chosen);
-    return done ? *done : run_chosen(chosen);
+    return done ? *done : chosen();
   } catch (...) {
     const Error error = current_error();
     report(error, program, is_on(args, "--json"));
@@ -195,6 +171,14 @@ void open_closed_streams() {
       open("/dev/null", stream == STDERR_FILENO ? O_WRONLY : O_RDONLY);
 }
 
+// Ctrl-C, SIGTERM and a hang-up of the terminal end the program with the code that a shell makes
+// of them. What is ignored stays so. `train` and `resume` have handlers of their own, which save.
+void exit_on_signals() {
+  for (const int signal : {SIGINT, SIGTERM, SIGHUP})
+    if (std::signal(signal, [](int number) { _exit(128 + number); }) == SIG_IGN)
+      std::signal(signal, SIG_IGN);
+}
+
 }  // namespace
 }  // namespace skipway
 
@@ -203,5 +187,6 @@ int main(int argc, char** argv) {
   std::setlocale(LC_CTYPE, "C.UTF-8");  // libarchive gives no name that the locale cannot spell
   // A reader of the output that goes away must not end a training run.
   std::signal(SIGPIPE, SIG_IGN);
+  skipway::exit_on_signals();
   return skipway::run({argv + 1, argv + argc});
 }

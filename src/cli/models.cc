@@ -6,6 +6,7 @@
 #include <string>
 #include <utility>
 
+#include "cli/arguments.h"
 #include "cli/commands.h"
 #include "cli/terminal.h"
 #include "model/airbench.h"
@@ -101,7 +102,7 @@ void add_models(CLI::App& program, Run& chosen) {
                    "none, se, eca or cbam in each residual block")
       ->check(CLI::IsMember(attention_names()))
       ->capture_default_str();
-  command->add_flag("--json", options->json, "One JSON object on stdout");
+  add_json_flag(*command, options->json);
   command->callback([options, &chosen] { chosen = [options] { return run_models(*options); }; });
 }
 

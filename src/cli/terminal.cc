@@ -52,7 +52,7 @@ void write_stdout(std::string_view line) {
   const bool shares_terminal = is_terminal && !status().line.empty();
   if (shares_terminal) write_stderr(kEraseLine);
   // styled() looks at stderr alone.
-  const std::string text = (is_terminal ? std::string(line) : without_style(line)) + '\n';
+  const std::string text = (is_terminal ? printable(line) : without_style(line)) + '\n';
   if (std::fwrite(text.data(), 1, text.size(), stdout) != text.size() || std::fflush(stdout) != 0)
     fail(ErrorKind::kDisk, "terminal", "expected to write to standard output, got '{}'",
          std::strerror(errno));
@@ -103,7 +103,7 @@ int terminal_columns() {
 void print_line(std::string_view line) {
   std::lock_guard lock(status().mutex);
   const std::string_view erase = status().line.empty() ? std::string_view() : kEraseLine;
-  write_stderr(fmt::format("{}{}\n{}", erase, line, status().line));
+  write_stderr(fmt::format("{}{}\n{}", erase, printable(line), status().line));
 }
 
 void print_result(std::string_view line) { write_stdout(line); }
@@ -117,7 +117,7 @@ void show_status(std::string_view line) {
   if (!is_interactive()) return;
   std::lock_guard lock(status().mutex);
   // The last column stays free: a character there makes some terminals begin a new line.
-  status().line = cut(line, terminal_columns() - 1);
+  status().line = cut(printable(line), terminal_columns() - 1);
   write_stderr(fmt::format("{}{}", kEraseLine, status().line));
 }
 
@@ -145,6 +145,22 @@ std::string styled(std::string_view text, std::string_view style) {
     for (const auto& [name, code] : kCodes)
       if (name == style) return fmt::format("\x1b[{}m{}\x1b[0m", code, text);
   return std::string(text);
+}
+
+std::string printable(std::string_view text) {
+  std::string kept;
+  for (size_t i = 0; i < text.size(); ++i) {
+    const auto byte = static_cast<unsigned char>(text[i]);
+    if (text.substr(i, 2) == "\x1b[") {
+      const size_t end = text.find_first_not_of("0123456789;", i + 2);
+      if (end == std::string_view::npos || text[end] != 'm') continue;
+      kept += text.substr(i, end + 1 - i);
+      i = end;
+    } else if ((byte >= 0x20 && byte != 0x7f) || byte == '\n' || byte == '\t') {
+      kept += text[i];
+    }
+  }
+  return kept;
 }
 
 std::string without_style(std::string_view text) {

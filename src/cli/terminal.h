@@ -31,6 +31,9 @@ std::string with_bar(std::string_view before, double share, std::string_view aft
 
 /// `text` in bold, dim, green, yellow or red when has_colour().
 std::string styled(std::string_view text, std::string_view style);
+/// `text` without control characters but for line breaks, tabs and what styled() put in: names in
+/// files from elsewhere must not command the terminal.
+std::string printable(std::string_view text);
 /// `text` without what styled() put in.
 std::string without_style(std::string_view text);
 

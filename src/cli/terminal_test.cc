@@ -25,6 +25,14 @@ TEST(Terminal, BytesHaveUnitsOfPowersOfTen) {
   EXPECT_EQ(format_bytes(9.97e9), "10 GB");
 }
 
+TEST(Terminal, NamesDoNotCommandIt) {
+  EXPECT_EQ(printable("a\x1b[1A\x1b[2Kb\r\x7f\a.jpg"), "a[1A[2Kb.jpg");
+  EXPECT_EQ(printable("\x1b[1;31merror:\x1b[0m täglich\n\tx"),
+            "\x1b[1;31merror:\x1b[0m täglich\n\tx");
+  EXPECT_EQ(printable("\x1b"), "");
+  EXPECT_EQ(printable("\x1b[12"), "[12");
+}
+
 TEST(Terminal, ABarTakesWhatTheTextLeaves) {
   EXPECT_EQ(with_bar("epoch 1", 0.5, "50 %", 80), "epoch 1 ━━━━━━━━━━━━┄┄┄┄┄┄┄┄┄┄┄┄ 50 %");
   EXPECT_EQ(with_bar("epoch 1", 0.5, "50 %", 18), "epoch 1 ━━┄┄ 50 %");  // one column stays free

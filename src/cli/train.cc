@@ -219,8 +219,7 @@ int recorded(const RunFolder& run, Work&& work) {
   }
 }
 
-int train(const std::vector<std::string>& words) {
-  Arguments arguments = parse_arguments(words);
+int train(Arguments arguments) {
   make_findable(arguments.config);
   take_settings_of_weights(arguments);
   Config& config = arguments.config;
@@ -273,7 +272,8 @@ int resume(const fs::path& path, bool json, bool quiet) {
          "expected a run, got imported weights, which no run here has trained, at {}; `skipway "
          "train --weights {}` starts from them",
          run.path().string(), shell_quoted(run.path().string()));
-  if (const auto result = result_of(run); !result.is_null()) {
+  if (auto result = result_of(run); !result.is_null()) {
+    result["run"] = run.path().string();  // where it is now
     log_info("{} is finished; its result again", run.path().string());
     const int exit_code = try_to_write_report(run);
     if (json) {
@@ -307,11 +307,8 @@ int resume(const fs::path& path, bool json, bool quiet) {
 
 void add_train(CLI::App& program, Run& chosen) {
   CLI::App* command = program.add_subcommand("train", "Train a model: the main job");
-  // The settings come in layers, of which the command line is one; arguments.h reads them all.
-  command->prefix_command();
-  command->set_help_flag();
-  command->callback(
-      [command, &chosen] { chosen = [words = command->remaining()] { return train(words); }; });
+  const auto finish = add_arguments(*command);
+  command->callback([finish, &chosen] { chosen = [finish] { return train(finish()); }; });
 }
 
 void add_resume(CLI::App& program, Run& chosen) {
@@ -323,8 +320,8 @@ void add_resume(CLI::App& program, Run& chosen) {
   CLI::App* command =
       program.add_subcommand("resume", "Go on where a run stopped; with --epochs, bit for bit");
   command->add_option("run", options->run, "folder of the run")->required();
-  command->add_flag("--json", options->json, "print one JSON object on stdout at the end");
-  command->add_flag("--quiet", options->quiet, "print the result alone");
+  add_json_flag(*command, options->json);
+  add_quiet_flag(*command, options->quiet);
   command->callback([options, &chosen] {
     chosen = [options] { return resume(options->run, options->json, options->quiet); };
   });

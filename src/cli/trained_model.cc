@@ -3,10 +3,7 @@
 
 #include <ATen/Parallel.h>
 #include <fmt/format.h>
-#include <fmt/ranges.h>
 
-#include <algorithm>
-#include <cstdlib>
 #include <utility>
 
 #include "base/error.h"
@@ -29,40 +26,36 @@ std::optional<Config> config_of(const RunFolder& run) {
 
 void add_kernel_flag(CLI::App& command, std::string& kernel) {
   command
-      .add_option(
-          "--kernel", kernel,
-          "auto, winograd, torch or reference, as for train [SKIPWAY_KERNEL, else auto; of a "
-          "run, its own]")
+      .add_option("--kernel", kernel,
+                  "auto, winograd, torch or reference, as for train [auto; of a run, its own]")
       ->type_name("NAME")
+      ->envname("SKIPWAY_KERNEL")
       ->check(CLI::IsMember(KernelChoice::words()).description(""));
 }
 
-std::string kernel_word(const std::string& given) {
-  if (!given.empty()) return given;
-  const char* variable = std::getenv("SKIPWAY_KERNEL");
-  const std::string word = variable != nullptr ? variable : "";
-  if (!word.empty() &&
-      std::ranges::find(KernelChoice::words(), word) == KernelChoice::words().end())
-    fail(ErrorKind::kUsage, "arguments", "expected one of {}, got '{}' at SKIPWAY_KERNEL",
-         fmt::join(KernelChoice::words(), ", "), word);
-  return word;
+void add_device_flag(CLI::App& command, std::string& device) {
+  command.add_option("--device", device, "auto, cpu or cuda:N")
+      ->envname("SKIPWAY_DEVICE")
+      ->capture_default_str();
 }
 
 void add_model_flags(CLI::App& command, ModelFlags& flags) {
-  command.add_option("--device", flags.device, "auto, cpu or cuda:N")->capture_default_str();
+  add_device_flag(command, flags.device);
   command.add_option("--precision", flags.precision, "fp32 or bf16; auto: the run's own")
+      ->envname("SKIPWAY_PRECISION")
       ->capture_default_str();
   add_kernel_flag(command, flags.kernel);
   command.add_option("--threads", flags.threads, "threads; 0: all cores this process may use")
       ->type_name("N")
+      ->envname("SKIPWAY_THREADS")
       ->check(CLI::Range(0, 4096).description(""))
       ->capture_default_str();
   command.add_option("--batch", flags.batch, "images at a time; 0: by the image size")
       ->type_name("N")
       ->check(CLI::Range(0, 1 << 20).description(""))
       ->capture_default_str();
-  command.add_flag("--json", flags.json, "one JSON object on stdout");
-  command.add_flag("--quiet", flags.quiet, "only warnings and errors on stderr");
+  add_json_flag(command, flags.json);
+  add_quiet_flag(command, flags.quiet);
 }
 
 TrainedModel load_trained_model(const RunFolder& run, const ModelFlags& flags) {
@@ -72,8 +65,8 @@ TrainedModel load_trained_model(const RunFolder& run, const ModelFlags& flags) {
   std::optional<Config> config = config_of(run);
   std::unique_ptr<Model> model = load_saved_model(run, device);
   // Given none, the run's own word; a run's own auto keeps the kernels that came with the model.
-  const std::string own = config ? config->kernel : "auto", given = kernel_word(flags.kernel);
-  const std::string kernel = given.empty() ? own : given;
+  const std::string own = config ? config->kernel : "auto";
+  const std::string kernel = flags.kernel.empty() ? own : flags.kernel;
   if (kernel != "auto" || own != "auto") model->kernels() = KernelChoice(kernel);
   // Given none, the type that the run trained in, so that its accuracy comes out again.
   const std::string precision =

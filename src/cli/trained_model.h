@@ -22,12 +22,11 @@ struct ModelFlags {
   bool quiet = false;
 };
 
-/// --kernel; kernel_word() says what it means.
+/// --kernel, else SKIPWAY_KERNEL.
 void add_kernel_flag(CLI::App& command, std::string& kernel);
-/// `given` by the flag, else SKIPWAY_KERNEL, else "". Errors: kUsage for a variable of another
-/// word.
-std::string kernel_word(const std::string& given);
-
+/// --device, else SKIPWAY_DEVICE.
+void add_device_flag(CLI::App& command, std::string& device);
+/// All of ModelFlags; variables stand for --kernel, --device, --precision and --threads.
 void add_model_flags(CLI::App& command, ModelFlags& flags);
 
 struct TrainedModel {
