@@ -17,6 +17,7 @@
 #include "cli/arguments.h"
 #include "cli/commands.h"
 #include "cli/errors.h"
+#include "cli/signals.h"
 #include "cli/terminal.h"
 
 namespace skipway {
@@ -171,14 +172,6 @@ void open_closed_streams() {
       open("/dev/null", stream == STDERR_FILENO ? O_WRONLY : O_RDONLY);
 }
 
-// Ctrl-C, SIGTERM and a hang-up of the terminal end the program with the code that a shell makes
-// of them. What is ignored stays so. `train` and `resume` have handlers of their own, which save.
-void exit_on_signals() {
-  for (const int signal : {SIGINT, SIGTERM, SIGHUP})
-    if (std::signal(signal, [](int number) { _exit(128 + number); }) == SIG_IGN)
-      std::signal(signal, SIG_IGN);
-}
-
 }  // namespace
 }  // namespace skipway
 
@@ -187,6 +180,7 @@ int main(int argc, char** argv) {
   std::setlocale(LC_CTYPE, "C.UTF-8");  // libarchive gives no name that the locale cannot spell
   // A reader of the output that goes away must not end a training run.
   std::signal(SIGPIPE, SIG_IGN);
-  skipway::exit_on_signals();
+  // The exit code that a shell makes of them. `train` and `resume` save first.
+  skipway::handle_stop_signals([](int signal) { _exit(128 + signal); });
   return skipway::run({argv + 1, argv + argc});
 }

@@ -3,7 +3,6 @@
 #include <unistd.h>
 
 #include <atomic>
-#include <csignal>
 #include <memory>
 #include <string>
 #include <string_view>
@@ -18,6 +17,7 @@
 #include "cli/commands.h"
 #include "cli/data_loading.h"
 #include "cli/errors.h"
+#include "cli/signals.h"
 #include "cli/terminal.h"
 #include "data/dataset.h"
 #include "data/known.h"
@@ -34,18 +34,9 @@ namespace {
 std::atomic<int> received_signal{0};
 static_assert(std::atomic<int>::is_always_lock_free);
 
-// The first Ctrl-C, SIGTERM or hang-up of the terminal asks the trainer to save and stop; the
-// same one again ends the process at once. What is ignored stays so: a hang-up under nohup, Ctrl-C
-// in a script's background.
-void install_signal_handlers() {
-  struct sigaction action {};
-  action.sa_handler = [](int signal) { received_signal = signal; };
-  action.sa_flags = static_cast<int>(SA_RESETHAND);
-  for (const int signal : {SIGINT, SIGTERM, SIGHUP}) {
-    struct sigaction found {};
-    sigaction(signal, nullptr, &found);
-    if (found.sa_handler != SIG_IGN) sigaction(signal, &action, nullptr);
-  }
+// They ask the trainer to save and stop.
+void catch_stop_signals() {
+  handle_stop_signals([](int signal) { received_signal = signal; });
 }
 
 std::string status_line(const StepReport& r) {
@@ -244,7 +235,7 @@ int train(Arguments arguments) {
       write_file_atomic(run.config_toml(), config_toml);
       write_file_atomic(run.env_json(), environment().dump(2) + "\n");
       log_info("run: {}", run.path().string());
-      install_signal_handlers();
+      catch_stop_signals();
       Trainer trainer(config, config_toml, std::move(dataset), run, make_hooks(arguments.quiet));
       show_beginning(trainer, config);
       return finish(run, log, trainer.run(), arguments.json);
@@ -295,7 +286,7 @@ int resume(const fs::path& path, bool json, bool quiet) {
     const bool begun = run.has_checkpoint();  // or it was killed before its first step
     if (begun) config.weights.clear();        // the checkpoint has what became of them
     Dataset dataset = prepare(config, quiet);
-    install_signal_handlers();
+    catch_stop_signals();
     Trainer trainer(config, config_toml, std::move(dataset), run, make_hooks(quiet));
     if (begun) trainer.restore();
     show_beginning(trainer, config);

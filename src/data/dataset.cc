@@ -351,7 +351,7 @@ Dataset load_auto(const LoadOptions& options) {
   } catch (const Error& error) {
     if (error.kind() == ErrorKind::kUsage || error.kind() == ErrorKind::kDisk) throw;
     reason = error.what();
-    reason.resize(reason.find('\n') == std::string::npos ? reason.size() : reason.find('\n'));
+    reason = reason.substr(0, reason.find('\n'));
   }
   if (reason.empty()) return load_known(cifar, options);
 
