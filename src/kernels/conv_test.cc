@@ -59,7 +59,7 @@ class Conv : public testing::TestWithParam<Case> {
   const int64_t depth = s.size * s.size * s.c, pixels = s.n * s.h * s.w,
                 out_pixels = s.n * s.out_h() * s.out_w();
   const double of_sums = std::max(1e-5, tolerance(numbers));
-  const Threads threads = these_threads(2);
+  Threads threads = these_threads(2);
   const std::vector<float> weights = random_values(s.k * depth, 2);
   Stored src{type, random_values(pixels*s.c, 1)}, grad{type, random_values(out_pixels*s.k, 3)};
 };
@@ -126,6 +126,56 @@ TEST_P(Conv, BackwardIsTheDirectSumOfBothGradients) {
   a.grad_src = nullptr, a.grad_weights = weights_alone.data();
   run_backward(a);
   EXPECT_EQ(weights_alone, grad_weights);
+}
+
+// Each thread's share is another one, and some have none.
+TEST_P(Conv, AnyNumberOfThreadsGivesTheDirectSum) {
+  std::vector<float> want(grad.wide.size()), want_src(src.wide.size()),
+      want_weights(weights.size());
+  std::vector<double> want_squares(static_cast<size_t>(s.k)), want_sum(want_squares);
+  ForwardArguments f;
+  f.src = src.wide.data(), f.weights = weights.data(), f.dst = want.data();
+  f.sum = want_sum.data(), f.sum_of_squares = want_squares.data();
+  reference_forward(s, Type::kFp32, f, threads);
+  BackwardArguments b;
+  b.src = src.wide.data(), b.weights = weights.data(), b.grad_dst = grad.wide.data();
+  b.grad_src = want_src.data(), b.grad_weights = want_weights.data();
+  reference_backward(s, Type::kFp32, b, threads);
+  const bool wants_src = s.c % 16 == 0;  // the stem's images need no gradient
+  for (const int count : {1, 3, 5, 40}) {
+    threads = these_threads(count);
+    Stored dst(type, out_pixels * s.k), grad_src(type, pixels * s.c);
+    std::vector<float> grad_weights(weights.size(), -7);
+    std::vector<double> sum(want_sum.size(), -7), squares(sum);
+    f.src = src.data(), f.dst = dst.data(), f.sum = sum.data(), f.sum_of_squares = squares.data();
+    run_forward(f);
+    b.src = src.data(), b.grad_dst = grad.data(), b.grad_weights = grad_weights.data();
+    b.grad_src = wants_src ? grad_src.data() : nullptr;
+    run_backward(b);
+    EXPECT_LT(relative_error(dst.values_now(), want), tolerance(numbers)) << count << " threads";
+    EXPECT_LT(relative_error(squares, want_squares), of_sums) << count << " threads";
+    EXPECT_LT(relative_error(grad_weights, want_weights), tolerance(numbers)) << count;
+    if (wants_src) {
+      EXPECT_LT(relative_error(grad_src.values_now(), want_src), tolerance(numbers)) << count;
+    }
+  }
+}
+
+TEST_P(Conv, InferenceAddsBiasAndResidualAndRectifies) {
+  Stored dst(type, out_pixels * s.k), residual(type, random_values(out_pixels * s.k, 4));
+  const std::vector<float> bias = random_values(s.k, 5);
+  std::vector<float> want(grad.wide.size());
+  Scratch prepared(direct ? direct_prepared_bytes(s, numbers) : im2col_prepared_bytes(s, numbers));
+  run_prepare(prepared.data());
+  ForwardArguments a;
+  a.src = src.data(), a.prepared = prepared.data(), a.dst = dst.data();
+  a.bias = bias.data(), a.residual = residual.data(), a.relu = true;
+  run_forward(a);
+  a.src = src.wide.data(), a.prepared = nullptr, a.weights = weights.data(), a.dst = want.data();
+  a.residual = residual.wide.data();
+  reference_forward(s, Type::kFp32, a, threads);
+  // Of bf16 maps the weights are kept in bf16 too.
+  EXPECT_LT(relative_error(dst.values_now(), want), type == Type::kBf16 ? 1e-2 : of_sums);
 }
 
 // BatchNorm behind the convolution on the way in, BatchNorm and ReLU before it on the way out.

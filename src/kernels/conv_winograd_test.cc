@@ -275,8 +275,10 @@ TEST(Conv3x3Threads, AnyNumberGivesTheDirectSum) {
           grad_dst(type, random_values(out_values, 3)), dst(type, out_values),
           grad_src(type, s.n * s.h * s.w * s.c);
       std::vector<float> grad_weights(weights.size());
+      std::vector<double> sum(static_cast<size_t>(s.k)), squares(sum);
       ForwardArguments f;
       f.src = src.data(), f.weights = weights.data(), f.dst = dst.data();
+      f.sum = sum.data(), f.sum_of_squares = squares.data();
       BackwardArguments b;
       b.src = src.data(), b.weights = weights.data(), b.grad_dst = grad_dst.data();
       b.grad_src = grad_src.data(), b.grad_weights = grad_weights.data();
@@ -284,14 +286,19 @@ TEST(Conv3x3Threads, AnyNumberGivesTheDirectSum) {
       reference_backward(s, type, b, {});
       const std::vector<float> want = dst.values_now(), want_src = grad_src.values_now(),
                                want_weights = grad_weights;
+      const std::vector<double> want_squares = squares;
       for (const int count : {1, 3, 5, 16, 40}) {
         const Threads threads = these_threads(count);
+        dst.clear(), grad_src.clear();
+        std::ranges::fill(grad_weights, -7);
+        std::ranges::fill(squares, -7);
         Scratch of_forward = scratch_of(s, numbers, Pass::kForward, count),
                 of_backward = scratch_of(s, numbers, Pass::kBackward, count);
         winograd_forward(s, numbers, f, of_forward.data(), threads);
         winograd_backward(s, numbers, b, of_backward.data(), threads);
         EXPECT_LT(relative_error(dst.values_now(), want), tolerance(numbers))
             << count << " threads";
+        EXPECT_LT(relative_error(squares, want_squares), tolerance(numbers)) << count << " threads";
         EXPECT_LT(relative_error(grad_src.values_now(), want_src), tolerance(numbers))
             << count << " threads";
         EXPECT_LT(relative_error(grad_weights, want_weights), tolerance(numbers))

@@ -40,6 +40,11 @@ struct Stored {
   }
   Stored(Type t, int64_t count) : Stored(t, std::vector<float>(static_cast<size_t>(count), -7)) {}
 
+  // To a value that no kernel writes.
+  void clear() {
+    std::ranges::fill(wide, -7);
+    std::ranges::fill(narrow, narrowed(-7));
+  }
   void* data() { return type == Type::kFp32 ? static_cast<void*>(wide.data()) : narrow.data(); }
   // What a kernel has written.
   std::vector<float> values_now() const {

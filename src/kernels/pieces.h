@@ -36,7 +36,8 @@ struct ScratchOffsets {
   int64_t words = 0;  // taken
   int64_t take(int64_t count) {
     const int64_t begin = words;
-    words += ceil_div(count, 16) * 16;
+    constexpr int64_t kLineWords = kLineBytes / 4;
+    words += ceil_div(count, kLineWords) * kLineWords;
     return begin;
   }
 };
