@@ -17,6 +17,13 @@
 namespace skipway {
 namespace {
 
+// So that a power cut does not take a new name back. Not every file system can.
+void sync_folder(const fs::path& path) {
+  const Descriptor folder(
+      open(path.empty() ? "." : path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  if (folder.get() >= 0) fsync(folder.get());
+}
+
 // The path is removed unless it was renamed.
 class TemporaryFile {
  public:
@@ -45,6 +52,7 @@ class TemporaryFile {
     if (rename(path_.c_str(), target.c_str()) != 0)
       fail_with_errno("could not rename to its final name");
     renamed_ = true;
+    sync_folder(target.parent_path());
   }
 
  private:
@@ -59,7 +67,17 @@ class TemporaryFile {
   bool renamed_ = false;
 };
 
+[[noreturn]] void fail_to_open(const fs::path& path) {
+  const int code = errno;
+  fail(kind_of_failure(code), "files", "could not open {}: {}", path.string(), std::strerror(code));
+}
+
 }  // namespace
+
+ErrorKind kind_of_failure(int error_number) {
+  const bool is_disk = error_number == EACCES || error_number == EPERM || error_number == EIO;
+  return is_disk ? ErrorKind::kDisk : ErrorKind::kData;
+}
 
 std::string read_file(const fs::path& path) {
   std::error_code code;
@@ -67,9 +85,7 @@ std::string read_file(const fs::path& path) {
     fail(ErrorKind::kData, "files", "expected a file, got a folder at {}", path.string());
   }
   std::ifstream file(path, std::ios::binary | std::ios::ate);
-  if (!file) {
-    fail(ErrorKind::kData, "files", "could not open {}: {}", path.string(), std::strerror(errno));
-  }
+  if (!file) fail_to_open(path);
   std::string bytes(static_cast<size_t>(file.tellg()), '\0');
   file.seekg(0);
   file.read(bytes.data(), static_cast<std::streamsize>(bytes.size()));
@@ -111,6 +127,13 @@ void make_directories(const fs::path& path) {
          "could not create the folder {}: {}; choose another place or mend its permissions",
          path.string(), code.message());
   }
+}
+
+void rename_file(const fs::path& from, const fs::path& to) {
+  if (std::rename(from.c_str(), to.c_str()) != 0)
+    fail(ErrorKind::kDisk, "files", "could not rename {} to {}: {}", from.string(),
+         to.filename().string(), std::strerror(errno));
+  sync_folder(to.parent_path());
 }
 
 void rename_to_new(const fs::path& from, const fs::path& to) {
@@ -170,8 +193,7 @@ std::string hash_of(HashKind kind, std::string_view bytes) {
 
 std::string hash_of_file(HashKind kind, const fs::path& path) {
   std::ifstream file(path, std::ios::binary);
-  if (!file)
-    fail(ErrorKind::kData, "files", "could not open {}: {}", path.string(), std::strerror(errno));
+  if (!file) fail_to_open(path);
   Hash hash(kind);
   std::vector<char> buffer(1 << 20);
   while (file.read(buffer.data(), static_cast<std::streamsize>(buffer.size())) ||

@@ -9,11 +9,17 @@
 #include <string_view>
 #include <utility>
 
+#include "base/error.h"
+
 namespace skipway {
 
 namespace fs = std::filesystem;
 
-/// The whole file. Errors: kData when it does not exist or cannot be read.
+/// Of what could not be read for the reason `error_number`: kDisk where permission is missing or
+/// the disk fails, else kData.
+ErrorKind kind_of_failure(int error_number);
+
+/// The whole file. Errors: kData when it does not exist or ends too soon, kDisk as above.
 std::string read_file(const fs::path& path);
 
 /// A name beside `path` that no other program writes to, "x.tmp1a2b3c4d": not by the process id,
@@ -26,6 +32,10 @@ void write_file_atomic(const fs::path& path, std::string_view bytes);
 
 /// The same from several pieces, so that a large file need not be joined in memory first.
 void write_file_atomic(const fs::path& path, std::span<const std::string_view> pieces);
+
+/// Gives a file of the same folder another name, in place of what has it, and brings that to the
+/// disk. Errors: kDisk.
+void rename_file(const fs::path& from, const fs::path& to);
 
 /// Gives a file its final name, where nothing else may have come in the meantime. Errors: kDisk.
 void rename_to_new(const fs::path& from, const fs::path& to);
@@ -83,7 +93,7 @@ class Hash {
 };
 
 std::string hash_of(HashKind kind, std::string_view bytes);
-/// Errors: kData when it cannot be read.
+/// Errors: as read_file().
 std::string hash_of_file(HashKind kind, const fs::path& path);
 
 }  // namespace skipway

@@ -17,6 +17,14 @@ TEST(ShellQuoted, LeavesPlainPathsAndQuotesTheOthers) {
   EXPECT_EQ(shell_quoted("~/x"), "'~/x'");
 }
 
+TEST(KindOfFailure, PermissionAndTheDiskAreNotTheDatas) {
+  EXPECT_EQ(kind_of_failure(EACCES), ErrorKind::kDisk);
+  EXPECT_EQ(kind_of_failure(EIO), ErrorKind::kDisk);
+  EXPECT_EQ(kind_of_failure(ENOENT), ErrorKind::kData);
+  // An input error of the kernel's, also for root.
+  EXPECT_EQ(error_of([] { read_file("/proc/self/mem"); }).kind(), ErrorKind::kData);
+}
+
 TEST(WriteFileAtomic, ReplacesFilesAlone) {
   const TemporaryFolder folder;
   ASSERT_EQ(mkfifo((folder / "pipe").c_str(), 0600), 0);

@@ -34,8 +34,9 @@ class GzipStream {
  public:
   explicit GzipStream(const fs::path& path) : path_(path), file_(gzopen(path.c_str(), "rb")) {
     if (!file_) {
-      fail(ErrorKind::kData, "archive", "could not open {}: {}", path.string(),
-           std::strerror(errno));
+      const int code = errno;
+      fail(kind_of_failure(code), "archive", "could not open {}: {}", path.string(),
+           std::strerror(code));
     }
     gzbuffer(file_, 1 << 18);
   }
@@ -231,8 +232,8 @@ FileTree list_folder(const fs::path& root) {
       }
     }
   } catch (const fs::filesystem_error& e) {
-    fail(ErrorKind::kData, "archive", "could not list the folder {}: {}", at.string(),
-         e.code().message());
+    fail(kind_of_failure(e.code().value()), "archive", "could not list the folder {}: {}",
+         at.string(), e.code().message());
   }
   std::ranges::sort(tree.files, {}, &SourceFile::path);
   std::ranges::sort(tree.folders);

@@ -203,6 +203,15 @@ TEST(Check, ANormalisationOfOtherDataIsAWarning) {
   // The classic slip: values for images in 0 … 255.
   found = with_code(check_dataset(dataset, {{0, 0, 0}, {255, 255, 255}}), "statistics");
   EXPECT_EQ(found[0].level, FindingLevel::kWarning);
+  // Deviations alone.
+  const Normalisation own = channel_statistics(dataset.train.images);
+  for (const double factor : {1.6, 1 / 1.6, 1.4, 1 / 1.4}) {
+    other = own;
+    other.std[2] *= factor;
+    found = with_code(check_dataset(dataset, other), "statistics");
+    const bool warned = !found.empty() && found[0].level == FindingLevel::kWarning;
+    EXPECT_EQ(warned, factor > 1.5 || factor < 1 / 1.5) << factor;
+  }
 }
 
 TEST(Check, ImagesOfOneColourAreAWarning) {

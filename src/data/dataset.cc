@@ -92,13 +92,15 @@ Split take_out(Split& split, const std::vector<std::vector<int64_t>>& rows,
   return out;
 }
 
+constexpr double kTestShare = 0.1;
+
 // At least one image of a class goes to each part, when the class has two.
-void divide_off_test(Dataset& dataset, double fraction, uint64_t seed) {
+void divide_off_test(Dataset& dataset, uint64_t seed) {
   const auto rows = rows_by_class(dataset.train, dataset.classes.size());
   std::vector<int64_t> counts;
   for (const auto& members : rows) {
     const auto size = static_cast<int64_t>(members.size());
-    const auto share = static_cast<int64_t>(std::llround(static_cast<double>(size) * fraction));
+    const auto share = static_cast<int64_t>(std::llround(static_cast<double>(size) * kTestShare));
     counts.push_back(size < 2 ? 0 : std::clamp<int64_t>(share, 1, size - 1));
   }
   dataset.test = take_out(dataset.train, rows, counts, seed, Division::kTest);
@@ -173,26 +175,22 @@ Dataset decode_once(const Source& source, const KeyOf& key_of, const Decode& dec
   const fs::path folder = cache_folder(source.options);
   const int64_t size = source.options.image_size;
   const CacheKey key = key_of(cache_variant(source, size));
-  if (source.options.use_cache) {
-    std::optional<Dataset> dataset = read_decoded_cache(folder, key);
-    if (!dataset && size > 0) {  // which may be what training found by itself
-      dataset = read_decoded_cache(folder, key_of(cache_variant(source, /*image_size=*/0)));
-      if (dataset && dataset->image_size != size) dataset.reset();
-    }
-    if (dataset) {
-      log_info("{} images of {} were decoded before; read in {:.1f} s",
-               dataset->train.size() + dataset->test.size(), source.path.string(), watch.seconds());
-      return *std::move(dataset);
-    }
+  std::optional<Dataset> kept = read_decoded_cache(folder, key);
+  if (!kept && size > 0) {  // which may be what training found by itself
+    kept = read_decoded_cache(folder, key_of(cache_variant(source, /*image_size=*/0)));
+    if (kept && kept->image_size != size) kept.reset();
+  }
+  if (kept) {
+    log_info("{} images of {} were decoded before; read in {:.1f} s",
+             kept->train.size() + kept->test.size(), source.path.string(), watch.seconds());
+    return *std::move(kept);
   }
   Dataset dataset = decode();
   log_info("decoded {} images of {} in {:.1f} s", dataset.train.size() + dataset.test.size(),
            source.path.string(), watch.seconds());
   const size_t bytes = bytes_of(dataset.train) + bytes_of(dataset.test);
   const bool all_read = std::ranges::none_of(dataset.bad_files, &BadFile::unreadable);
-  if (source.options.use_cache && all_read && bytes <= kMaxCachedBytes) {
-    write_decoded_cache(folder, key, dataset);
-  }
+  if (all_read && bytes <= kMaxCachedBytes) write_decoded_cache(folder, key, dataset);
   return dataset;
 }
 
@@ -231,7 +229,7 @@ Dataset read_file_or_folder(const Source& source) {
   if (fs::is_directory(source.path, code)) return read_folder(source);
   if (!fs::exists(source.path, code)) {
     if (code)
-      fail(ErrorKind::kData, "data", "could not look at {}: {}", source.path.string(),
+      fail(kind_of_failure(code.value()), "data", "could not look at {}: {}", source.path.string(),
            code.message());
     fail(ErrorKind::kData, "data",
          "expected the name of a data set, a folder or a tar.gz, got nothing at {}; `skipway data "
@@ -314,8 +312,8 @@ Dataset load_path(const fs::path& path, const std::string& name, const LoadOptio
   } else if (dataset.train.size() == 0 && !options.whole_tree_is_test) {
     fail(ErrorKind::kData, "data", "expected images to train on in train/<class>/, got none at {}",
          path.string());
-  } else if (dataset.test.size() == 0 && options.test_fraction > 0) {
-    divide_off_test(dataset, options.test_fraction, options.seed);
+  } else if (dataset.test.size() == 0) {
+    divide_off_test(dataset, options.seed);
   }
   log_gaps(dataset);
   return dataset;
@@ -372,12 +370,9 @@ Dataset load_auto(const LoadOptions& options) {
 }  // namespace
 
 Dataset load_dataset(const std::string& spec, const LoadOptions& options) {
-  if (!(options.test_fraction >= 0 && options.test_fraction < 1) || options.image_size < 0 ||
-      options.image_size > kMaxImageSize) {
-    fail(ErrorKind::kUsage, "data",
-         "expected a test fraction in [0, 1) and an image size of 0 to {}, got {} and {}",
-         kMaxImageSize, options.test_fraction, options.image_size);
-  }
+  if (options.image_size < 0 || options.image_size > kMaxImageSize)
+    fail(ErrorKind::kUsage, "data", "expected an image size of 0 to {}, got {}", kMaxImageSize,
+         options.image_size);
   if (spec == "auto") return load_auto(options);
   if (const KnownDataset* known = find_known_dataset(spec)) return load_known(*known, options);
   fs::path path = fs::absolute(expand_user(spec)).lexically_normal();

@@ -45,13 +45,11 @@ struct Dataset {
 struct LoadOptions {
   int64_t image_size = 0;  // 0: the images' own size when they are all square, equal and at most
                            // 64; else 32, 64 or 224, the nearest to the median short side
-  double test_fraction = 0.1;  // for a source without test part: the share of train that becomes
-                               // it, class by class; in [0, 1)
-  uint64_t seed = 0;           // of that division
+  uint64_t seed = 0;       // of what a source without test part leaves out of train, a tenth of
+                           // each class, to be that
   bool whole_tree_is_test = false;  // `eval` on a source without test part: all of it is that
   std::filesystem::path
-      cache_folder;       // decoded images are kept here; empty: $HOME/.cache/skipway/decoded
-  bool use_cache = true;  // only up to 4 GB of images
+      cache_folder;  // decoded images, up to 4 GB, are kept here; empty: ~/.cache/skipway/decoded
   std::function<void(const FetchProgress&)> fetch_progress;  // of a download; may be empty
 };
 

@@ -37,6 +37,18 @@ TEST(Mix, CutmixTakesTheShareOfPixelsThatItSays) {
   EXPECT_LE((own.to(at::kFloat).mean({1, 2}) - mixed.own_share).abs().max().item<float>(), 1e-6F);
 }
 
+TEST(Mix, OfBothEachImageIsDrawnOne) {
+  const at::Tensor images = flat_images(24);
+  const Mixed mixed = mix(images, all_of(images), {.mixup_alpha = 1, .cutmix_alpha = 1}, kSeed, 0);
+  const at::Tensor own = (mixed.images == images).all(3),
+                   other = (mixed.images == others_of(images)).all(3);
+  const at::Tensor is_cut = (own | other).flatten(1).all(1) & own.flatten(1).any(1) &
+                            other.flatten(1).any(1),
+                   is_mean = (own | other).flatten(1).any(1).logical_not();
+  EXPECT_GE(is_cut.sum().item<int>(), 4);
+  EXPECT_GE(is_mean.sum().item<int>(), 4);
+}
+
 TEST(Mix, SharesAreFunctionsOfTheImageAndTheRestOfTheOrder) {
   const at::Tensor images = flat_images(24);
   const MixOptions options{.mixup_alpha = 0.4, .cutmix_alpha = 1};

@@ -5,9 +5,6 @@
 #include <ATen/ATen.h>
 #include <fmt/ranges.h>
 
-#include <cerrno>
-#include <cstdio>
-#include <cstring>
 #include <string_view>
 #include <utility>
 #include <vector>
@@ -23,12 +20,6 @@ namespace {
 constexpr std::string_view kModelPrefix = "model.";
 constexpr std::string_view kOptimizerPrefix = "optimizer.";
 constexpr std::string_view kEmaPrefix = "ema.";
-
-void rename_file(const fs::path& from, const fs::path& to) {
-  if (std::rename(from.c_str(), to.c_str()) != 0)
-    fail(ErrorKind::kDisk, "checkpoint", "could not rename {} to {}: {}", from.string(),
-         to.filename().string(), std::strerror(errno));
-}
 
 // What killed processes left of this file before it was whole.
 void remove_unfinished(const fs::path& path) {
@@ -59,7 +50,7 @@ Checkpoint load_from(const fs::path& path) {
 
 }  // namespace
 
-void save_checkpoint(const RunFolder& run, const Checkpoint& checkpoint) {
+void save_checkpoint(const RunFolder& run, const Checkpoint& checkpoint, bool keeps_last) {
   NamedTensors tensors;
   const auto add = [&tensors](std::string_view prefix, const NamedTensors& group) {
     for (const auto& [name, tensor] : group)
@@ -69,12 +60,27 @@ void save_checkpoint(const RunFolder& run, const Checkpoint& checkpoint) {
   add(kOptimizerPrefix, checkpoint.optimizer);
   add(kEmaPrefix, checkpoint.ema);
 
-  // The new file is whole before an old one is touched; the two renames are what a kill can part.
+  // The new file is whole before an old one is touched, and there is a `last` at any time, but on
+  // file systems without hard links; the two renames are what a kill can part.
   const fs::path next = run.next();
   remove_unfinished(next);
   write_sealed(next, tensors, checkpoint.metadata);
-  if (fs::exists(run.last())) rename_file(run.last(), run.previous());
+  if (keeps_last && fs::exists(run.last())) {
+    std::error_code unlinked, ignored;
+    const fs::path second_name = temporary_name(run.previous());
+    fs::create_hard_link(run.last(), second_name, unlinked);
+    rename_file(unlinked ? run.last() : second_name, run.previous());
+    fs::remove(second_name, ignored);  // which renaming leaves where `previous` was `last` already
+  }
   rename_file(next, run.last());
+}
+
+std::optional<Checkpoint> load_previous_checkpoint(const RunFolder& run) {
+  try {
+    return load_from(run.previous());
+  } catch (const Error&) {
+    return std::nullopt;
+  }
 }
 
 Checkpoint load_checkpoint(const RunFolder& run) {

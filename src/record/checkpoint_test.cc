@@ -9,6 +9,7 @@
 
 #include <array>
 #include <csignal>
+#include <set>
 
 #include "base/clock.h"
 #include "base/error.h"
@@ -78,6 +79,31 @@ TEST_F(CheckpointTest, KeepsTheOneBefore) {
   fs::remove(run_.last());
   EXPECT_EQ(loaded_step(), 2);
   EXPECT_THAT(log_.text(), HasSubstr("last.safetensors"));
+}
+
+TEST_F(CheckpointTest, WhatIsNotWorthKeepingIsReplaced) {
+  for (int step : {1, 2}) save_checkpoint(run_, at_step(step));
+  save_checkpoint(run_, at_step(3), /*keeps_last=*/false);
+  EXPECT_EQ(loaded_step(), 3);
+  const std::optional<Checkpoint> previous = load_previous_checkpoint(run_);
+  ASSERT_TRUE(previous);
+  EXPECT_EQ(previous->metadata.at("step"), "1");
+  flip_bit(run_.previous(), 200);
+  EXPECT_FALSE(load_previous_checkpoint(run_));
+}
+
+// As a kill between the two renames leaves it: both names for the same file.
+TEST_F(CheckpointTest, ThePreviousMayBeTheLast) {
+  save_checkpoint(run_, at_step(1));
+  fs::create_hard_link(run_.last(), run_.previous());
+  save_checkpoint(run_, at_step(2));
+  EXPECT_EQ(loaded_step(), 2);
+  std::set<std::string> names;
+  for (const auto& file : fs::directory_iterator(run_.path()))
+    if (file.path().extension() != ".txt") names.insert(file.path().filename());
+  EXPECT_EQ(names, (std::set<std::string>{"last.safetensors", "previous.safetensors"}));
+  fs::remove(run_.last());
+  EXPECT_EQ(loaded_step(), 1);
 }
 
 // As a kill before the last rename leaves it.

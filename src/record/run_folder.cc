@@ -20,6 +20,7 @@
 
 #include "base/error.h"
 #include "base/files.h"
+#include "base/json.h"
 #include "base/log.h"
 #include "base/process.h"
 
@@ -214,7 +215,10 @@ void RunFolder::append_metrics(const Json& line) const {
     const off_t end = end_of_whole_lines(file.get());
     if (ftruncate(file.get(), end) == 0) {
       const ssize_t written = write(file.get(), text.data(), text.size());
-      if (written == static_cast<ssize_t>(text.size())) return;
+      if (written == static_cast<ssize_t>(text.size())) {
+        fdatasync(file.get());  // as a checkpoint that counts on it; not every file system can
+        return;
+      }
       const int reason = written < 0 ? errno : ENOSPC;
       // Takes the part of a line away; where even that fails, the next append does it.
       [[maybe_unused]] const int undone = ftruncate(file.get(), end);
@@ -225,16 +229,19 @@ void RunFolder::append_metrics(const Json& line) const {
        metrics_jsonl().string(), std::strerror(errno));
 }
 
-std::vector<Json> RunFolder::read_metrics() const {
+std::vector<Json> RunFolder::read_metrics(bool is_to_be_mended) const {
   std::vector<Json> lines;
   if (!fs::exists(metrics_jsonl())) return lines;
   const std::string text = read_file(metrics_jsonl());
   for (size_t begin = 0, end; (end = text.find('\n', begin)) != std::string::npos;
        begin = end + 1) {
-    Json line = Json::parse(text.begin() + static_cast<ptrdiff_t>(begin),
-                            text.begin() + static_cast<ptrdiff_t>(end), nullptr, false);
+    Json line = parse_json(std::string_view(text).substr(begin, end - begin));
     if (line.is_object()) {
       if (is_of_a_run(line)) lines.push_back(std::move(line));
+    } else if (is_to_be_mended) {
+      log_warning("line {} of {} is damaged and left out",
+                  std::count(text.begin(), text.begin() + static_cast<ptrdiff_t>(end), '\n') + 1,
+                  metrics_jsonl().string());
     } else if (text.find('\n', end + 1) != std::string::npos) {
       fail(ErrorKind::kData, "run",
            "expected a JSON object in line {} of {}, got {}; take that line out",

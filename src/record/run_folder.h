@@ -58,12 +58,12 @@ class RunFolder {
   /// nothing else is in it. Does nothing where there may be a checkpoint.
   void discard() const;
 
-  /// Appends one line to metrics.jsonl, flushed. Errors: kDisk.
+  /// Appends one line to metrics.jsonl, and brings it to the disk. Errors: kDisk.
   void append_metrics(const nlohmann::ordered_json& line) const;
   /// All whole lines of metrics.jsonl (a last line cut off by a crash is left out, and so is one
   /// whose event is no text or whose step is no number). Errors: kData for a damaged line before
-  /// the last.
-  std::vector<nlohmann::ordered_json> read_metrics() const;
+  /// the last, which where it `is_to_be_mended` is left out as well, with a warning in the log.
+  std::vector<nlohmann::ordered_json> read_metrics(bool is_to_be_mended = false) const;
 
  private:
   RunFolder(std::filesystem::path path, bool is_new) : path_(std::move(path)), is_new_(is_new) {}

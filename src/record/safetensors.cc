@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <cerrno>
 #include <cstring>
 #include <fstream>
 #include <nlohmann/json.hpp>
@@ -31,6 +32,7 @@ constexpr std::string_view kMetadataKey = "__metadata__";
 constexpr uint64_t kMaxHeaderBytes = 100'000'000;  // the format's own limit
 constexpr uint64_t kAlignment = 8;
 constexpr size_t kMaxNames = 20'000;  // nlohmann looks for each among all; a ResNet-152 has 1,000
+constexpr size_t kMaxValues = 32 * kMaxNames;  // in all: each name has a type, sizes, two offsets
 
 constexpr std::pair<at::ScalarType, std::string_view> kTypes[] = {
     {at::kDouble, "F64"}, {at::kFloat, "F32"}, {at::kHalf, "F16"},  {at::kBFloat16, "BF16"},
@@ -48,8 +50,10 @@ struct Entry {
 // nlohmann keeps one of two equal keys in silence, and builds any depth; neither is welcome here.
 Json parse_header(const std::string& text, const Complaint& complain) {
   std::vector<std::set<std::string>> keys;
+  size_t values = 0;
   const auto check = [&](int depth, Json::parse_event_t event, Json& parsed) {
     if (depth > 3) complain("expected a header of three levels, got deeper nesting");
+    if (++values > kMaxValues) complain("expected at most {} values, got more", kMaxValues);
     if (event == Json::parse_event_t::object_start) keys.emplace_back();
     if (event == Json::parse_event_t::object_end) keys.pop_back();
     if (event == Json::parse_event_t::key) {
@@ -159,6 +163,9 @@ SafetensorsFile read_safetensors(const fs::path& path) {
   const uint64_t file_bytes = fs::file_size(path, code);
   if (code) complain("expected a file, got \"{}\"", code.message());
   std::ifstream file(path, std::ios::binary);
+  if (const int reason = errno; !file && kind_of_failure(reason) == ErrorKind::kDisk)
+    fail(ErrorKind::kDisk, "safetensors", "could not open {}: {}", path.string(),
+         std::strerror(reason));
   const auto read = [&](void* target, uint64_t bytes) {
     file.read(static_cast<char*>(target), static_cast<std::streamsize>(bytes));
     if (!file) complain("expected {} more readable bytes", bytes);

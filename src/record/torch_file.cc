@@ -53,6 +53,8 @@ constexpr std::string_view kOthers[] = {
 
 constexpr int kMaxDepth = 4;  // of dicts in dicts; checkpoints have two
 constexpr int64_t kMaxVisits = 1'000'000;
+// Tensors may share a storage; of few bytes nobody needs to be afraid.
+constexpr size_t kMaxViews = 16, kSmallBytes = 1 << 16;
 constexpr size_t kMaxNameBytes = 100'000'000;  // of all names together; a tensor's is kept twice
 // The last eight bytes of the number that the old form begins with.
 constexpr auto kOldMagic = static_cast<int64_t>(0xa86a20f9469cfc6c);
@@ -84,7 +86,9 @@ at::Tensor copy_of(std::string_view bytes) {
 class TensorBuilder {
  public:
   TensorBuilder(const Storages& storages, const Complaint& complain)
-      : storages_(storages), complain_(complain) {}
+      : storages_(storages), complain_(complain) {
+    for (const auto& [key, storage] : storages) storage_bytes_ += storage.nbytes();
+  }
 
   NamedTensors build(const PickleValue& root) {
     walk(root, "", 0);
@@ -101,6 +105,10 @@ class TensorBuilder {
     if (value.kind == Kind::kCall && makes_tensor(value)) {
       if (!names_.insert(name).second) complain_("expected unique keys, got \"{}\" twice", name);
       tensors_.emplace_back(name, tensor(value, name, 0));
+      if ((bytes_ += tensors_.back().second.nbytes()) >
+          std::max(kSmallBytes, kMaxViews * storage_bytes_))
+        complain_("expected tensors of at most {} times the bytes in the file, got more",
+                  kMaxViews);
     }
     if (value.kind != Kind::kDict || depth > kMaxDepth) return;
     for (size_t i = 0; i + 1 < value.items.size(); i += 2) {
@@ -208,6 +216,7 @@ class TensorBuilder {
   std::set<std::string> names_;
   int64_t visits_ = 0;
   size_t name_bytes_ = 0;
+  size_t storage_bytes_ = 0, bytes_ = 0;  // of all storages, of all tensors
 };
 
 // ---- the zip form

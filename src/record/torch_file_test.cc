@@ -127,6 +127,15 @@ TEST_F(TorchFile, ALongKeyBeforeManyValuesIsRefused) {
               AllOf(HasSubstr("names of at most 100000000 bytes"), HasSubstr("damaged.pth")));
 }
 
+// Each would be looked at, one after the other.
+TEST_F(TorchFile, AStorageInVeryManyTensorsIsRefused) {
+  std::string entries;
+  for (int i = 0; i < 17'000; ++i) entries += text(fmt::format("{}", i)) + tensor(1);
+  const Error error = error_of_reading(old_form(dict(entries)));
+  EXPECT_EQ(error.kind(), ErrorKind::kData);
+  EXPECT_THAT(error.what(), HasSubstr("at most 16 times the bytes"));
+}
+
 TEST_F(TorchFile, ATensorOfVeryManyDimensionsIsRefused) {
   const Error error = error_of_reading(old_form(dict(text("a") + tensor(65))));
   EXPECT_EQ(error.kind(), ErrorKind::kData);

@@ -13,6 +13,7 @@
 #include <utility>
 
 #include "base/files.h"
+#include "base/json.h"
 #include "report/history.h"
 
 namespace skipway {
@@ -417,7 +418,7 @@ std::string configuration(const RunFolder& run) {
 
 std::string machine(const RunFolder& run) {
   if (!fs::exists(run.env_json())) return "";
-  const Json env = Json::parse(read_file(run.env_json()), nullptr, false);
+  const Json env = parse_json(read_file(run.env_json()));
   if (!env.is_object()) return "<h2>Machine</h2>\n<p>env.json is damaged.</p>\n";
   std::string rows;
   for (const auto& [key, value] : env.items()) {

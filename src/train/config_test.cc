@@ -256,6 +256,16 @@ TEST(Validate, RefusesNumbersOutOfRange) {
   expect_refused(&Config::erase_ratio, "a,b", "--erase-ratio", "least,most");
   expect_refused(&Config::mixup_alpha, 5, "--mixup-alpha", "5");
   expect_refused(&Config::test_every, -1, "--test-every", "-1");
+  for (const char* images : {"0", "-1", "x"})
+    expect_refused(&Config::microbatch, images, "--microbatch", images);
+  expect_refused(&Config::ema, 1, "--ema", "1");
+  expect_refused(&Config::clip_grad_norm, -1, "--clip-grad-norm", "-1");
+  expect_refused(&Config::bias_lr, 0, "--bias-lr", "0");
+  expect_refused(&Config::muon_lr, -1, "--muon-lr", "-1");
+  expect_refused(&Config::muon_momentum, 1, "--muon-momentum", "1");
+  expect_refused(&Config::batch_norm_momentum, 0, "--batch-norm-momentum", "0");
+  expect_refused(&Config::batch_norm_images, -2, "--batch-norm-images", "-2");
+  expect_refused(&Config::shallow, 1, "--shallow", "1");
   expect_refused(&Config::eval_batch, -1, "--eval-batch", "-1");
   expect_refused(&Config::threads, -2, "--threads", "-2");
 }
@@ -269,6 +279,7 @@ TEST(Validate, RefusesUnknownWordsAndListsTheKnown) {
   expect_refused(&Config::stem, "x", "--stem", "auto, cifar, imagenet");
   expect_refused(&Config::attention, "x", "--attention", "none, se, eca, cbam");
   expect_refused(&Config::weight_decay_on, "x", "--weight-decay-on", "weights, all");
+  expect_refused(&Config::optimizer, "adam", "--optimizer", "sgd, muon");
   expect_refused(&Config::schedule, "x", "--schedule", "onecycle");
   expect_refused(&Config::augment, "flip,x", "--augment", "\"x\"");
   expect_refused(&Config::flip_mode, "x", "--flip-mode", "alternating");
@@ -318,6 +329,22 @@ TEST(Validate, RefusesCombinationsThatCannotBe) {
   EXPECT_NO_THROW(validate(config));
 
   config = Config();
+  config.ema = 0.99;
+  config.lookahead = true;
+  EXPECT_THAT(message_of(config), HasSubstr("--lookahead"));
+
+  config = recipe_config("airbench94");
+  EXPECT_NO_THROW(validate(config));
+  config.attention = "se";
+  EXPECT_THAT(message_of(config), HasSubstr("--attention"));
+  config = recipe_config("airbench94");
+  config.shallow = 0.3;
+  EXPECT_THAT(message_of(config), HasSubstr("--shallow"));
+  config = recipe_config("airbench94");
+  config.zero_gamma = true;
+  EXPECT_THAT(message_of(config), HasSubstr("--zero-gamma"));
+
+  config = Config();
   config.image_size = config.crop_pad = 4;
   EXPECT_THAT(message_of(config), HasSubstr("4 at --crop-pad"));
   config.crop_pad = 0;
@@ -335,6 +362,9 @@ TEST(Validate, RefusesWhatGoesNotWithWeightsOrWithoutThem) {
   config.shallow = 0.1;
   EXPECT_THAT(message_of(config), HasSubstr("--shallow"));
   config.shallow = 0;
+  config.freeze_epochs = -1;
+  EXPECT_THAT(message_of(config), HasSubstr("--freeze-epochs"));
+  config.freeze_epochs = 1;
   for (const double decay : {0.0, 1.1, kNan}) {
     config.layer_lr_decay = decay;
     EXPECT_THAT(message_of(config), HasSubstr("--layer-lr-decay")) << decay;

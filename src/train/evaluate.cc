@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 
 #include "base/error.h"
 #include "data/augment.h"
@@ -113,6 +114,17 @@ Evaluation evaluate(Model& model, const Split& split, const EvaluateOptions& opt
   result.accuracy = static_cast<double>(correct) / n;
   result.accuracy_tta = options.tta ? static_cast<double>(correct_tta) / n : result.accuracy;
   return result;
+}
+
+std::vector<ClassAccuracy> accuracy_per_class(const Evaluation& evaluation) {
+  std::vector<ClassAccuracy> classes(evaluation.confusion.size());
+  for (size_t c = 0; c < classes.size(); ++c) {
+    const std::vector<int64_t>& row = evaluation.confusion[c];
+    classes[c].n = std::accumulate(row.begin(), row.end(), int64_t{0});
+    if (classes[c].n > 0)
+      classes[c].accuracy = static_cast<double>(row[c]) / static_cast<double>(classes[c].n);
+  }
+  return classes;
 }
 
 std::array<double, 2> interval95(double accuracy, int64_t count) {

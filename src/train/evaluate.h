@@ -43,6 +43,14 @@ at::Tensor predict_logits(Model& model, const at::Tensor& images, const Evaluate
 /// without images, kMemory.
 Evaluation evaluate(Model& model, const Split& split, const EvaluateOptions& options);
 
+struct ClassAccuracy {
+  int64_t n = 0;        // images of the class
+  double accuracy = 0;  // of them, in [0,1]
+};
+
+/// One for each class, without tta.
+std::vector<ClassAccuracy> accuracy_per_class(const Evaluation& evaluation);
+
 /// Wilson score interval at 95 % of a share `accuracy` of `n`. Source: Wilson, JASA 22 (1927).
 std::array<double, 2> interval95(double accuracy, int64_t n);
 

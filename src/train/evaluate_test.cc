@@ -1,5 +1,7 @@
 #include "train/evaluate.h"
 
+#include <ATen/ATen.h>
+#include <ATen/core/grad_mode.h>
 #include <gtest/gtest.h>
 
 #include "base/error.h"
@@ -63,6 +65,39 @@ TEST(Evaluate, TtaGivesMirrorImagesTheSameLogits) {
   EXPECT_TRUE(at::allclose(straight, mirrored, 1e-5, 1e-5));
   options.tta = false;
   EXPECT_FALSE(at::allclose(predict_logits(model, split.images, options), straight, 1e-5, 1e-5));
+}
+
+// Labels that all views together give, and the image alone does not.
+TEST(Evaluate, LossIsThatOfTheImagesAloneAndTtaHasAnAccuracyOfItsOwn) {
+  ResNet model(small_spec(), 1);
+  Split split = random_split(100);
+  EvaluateOptions options;
+  options.batch = 30;
+  {
+    const at::NoGradGuard no_grad;
+    for (auto& [name, tensor] : model.parameters())
+      if (name == "fc.bias")  // else all would be of one class
+        at::Tensor(tensor).sub_(predict_logits(model, split.images, options).mean(0));
+  }
+  const at::Tensor logits = predict_logits(model, split.images, options);
+  options.tta = true;
+  split.labels = predict_logits(model, split.images, options).argmax(1);
+  const Evaluation result = evaluate(model, split, options);
+  EXPECT_EQ(result.accuracy_tta, 1);
+  EXPECT_LT(result.accuracy, 1);
+  EXPECT_DOUBLE_EQ(result.accuracy, logits.argmax(1).eq(split.labels).sum().item<double>() / 100);
+  EXPECT_NEAR(result.loss, at::cross_entropy_loss(logits, split.labels).item<double>(), 1e-5);
+}
+
+TEST(Evaluate, AccuracyOfAClassIsThatOfItsRow) {
+  Evaluation evaluation;
+  evaluation.confusion = {{3, 1, 0}, {0, 0, 0}, {2, 0, 8}};
+  const std::vector<ClassAccuracy> classes = accuracy_per_class(evaluation);
+  ASSERT_EQ(classes.size(), 3u);
+  EXPECT_EQ(classes[0].n, 4);
+  EXPECT_DOUBLE_EQ(classes[0].accuracy, 0.75);
+  EXPECT_EQ(classes[1].n, 0);
+  EXPECT_DOUBLE_EQ(classes[2].accuracy, 0.8);
 }
 
 TEST(Evaluate, ShiftedViewsCountAsMuchAsTheOthers) {

@@ -191,15 +191,16 @@ double Learner::measure_step_s(const Stage& stage, int64_t step, double most_s, 
 double Learner::measure_evaluation_s(const Split& split, const EvaluateOptions& options) {
   const int64_t count = std::min(options.batch, split.size());
   const at::Tensor images = split.images.narrow(0, 0, count);
-  // The median of three: the first is slower, as the first steps are, and another may be disturbed.
-  std::array<double, 3> times_s{};
+  // The first is slower, as the first steps are, and another may be disturbed.
+  std::array<double, kMeasuredEvaluations> times_s{};
   for (double& time_s : times_s) {
     const Stopwatch watch;
     predict_logits(*model, images, options);
     time_s = watch.seconds();
   }
   std::ranges::sort(times_s);
-  return times_s[1] * static_cast<double>(split.size()) / static_cast<double>(count);
+  return times_s[times_s.size() / 2] * static_cast<double>(split.size()) /
+         static_cast<double>(count);
 }
 
 }  // namespace skipway

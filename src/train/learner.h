@@ -28,6 +28,8 @@ std::vector<Gradient> read_gradients(const std::vector<at::Tensor>& numbers);
 
 class Learner {
  public:
+  static constexpr size_t kMeasuredEvaluations = 3;
+
   /// Learns from the training part of `dataset`. With --deterministic LibTorch refuses, from here
   /// on and in all of the process, operations that are not. Errors: kUsage and kDevice when
   /// configuration, data and machine do not go together.
@@ -58,7 +60,8 @@ class Learner {
   /// optimizer's state are afterwards what they were. Once `cancelled`, no further step is made.
   double measure_step_s(const Stage& stage, int64_t step, double most_s, double enough_s,
                         const std::function<bool()>& cancelled = {});
-  /// Seconds to evaluate on one view of `split`, from one batch.
+  /// Seconds to evaluate on one view of `split`: the median of kMeasuredEvaluations of its first
+  /// batch.
   double measure_evaluation_s(const Split& split, const EvaluateOptions& options);
   /// What goes through the model at once: at most micro_batch images each.
   std::vector<Batch> parts_of(const Batch& batch) const;

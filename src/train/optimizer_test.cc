@@ -11,6 +11,7 @@
 #include "base/error.h"
 #include "base/for_test.h"
 #include "model/resnet.h"
+#include "train/muon.h"
 
 namespace skipway {
 namespace {
@@ -100,6 +101,44 @@ TEST(Optimizer, BiasesOfBatchNormMayHaveARateOfTheirOwn) {
   for (const bool decay_all : {false, true})
     expect_follows_reference({.weight_decay = 0.05, .decay_all = decay_all, .bias_lr = 4},
                              at::MemoryFormat::ChannelsLast);
+}
+
+// Filters follow muon_step() with rates of their own, all else SGD with the others.
+TEST(Optimizer, GivesFiltersToMuonAndTheRestToSgd) {
+  const OptimizerOptions options{.momentum = 0.9,
+                                 .weight_decay = 0.05,
+                                 .nesterov = true,
+                                 .muon_lr = 0.4,
+                                 .muon_momentum = 0.6};
+  constexpr double kLr = 0.1;
+  NamedTensors parameters = make_parameters();
+  std::vector<Reference> references;
+  std::vector<at::Tensor> filters, momenta;
+  for (const auto& [name, parameter] : parameters) {
+    references.push_back({parameter.detach().to(at::kDouble).clone(), {}});
+    filters.push_back(parameter.detach().clone());
+    momenta.push_back(at::zeros_like(filters.back()));
+  }
+  Optimizer optimizer(parameters, options);
+  for (int64_t step = 0; step < 3; ++step) {
+    for (size_t i = 0; i < parameters.size(); ++i) {
+      const at::Tensor gradient =
+          at::empty_like(filters[i]).copy_(gradient_of(parameters[i].second, step, i));
+      parameters[i].second.mutable_grad() = gradient.clone();
+      if (gradient.dim() == 4)
+        muon_step({{filters[i], gradient, momenta[i]}}, {kLr * 0.4, 0.6, true},
+                  kernels::Type::kFp32);
+      else
+        references[i].step(gradient, kLr, options.weight_decay, options);
+    }
+    optimizer.step(kLr);
+  }
+  for (size_t i = 0; i < parameters.size(); ++i) {
+    const at::Tensor want =
+        filters[i].dim() == 4 ? filters[i].to(at::kDouble) : references[i].value;
+    EXPECT_LT((parameters[i].second.detach() - want).abs().max().item<double>(), kTolerance)
+        << parameters[i].first;
+  }
 }
 
 // Muon would bring them to a norm of its own, which only a BatchNorm behind them undoes.
@@ -234,7 +273,7 @@ TEST(Optimizer, ItsStepsReachTheFoldedWeightsOfInference) {
 }
 
 TEST(Optimizer, GoesOnFromItsStateBitForBit) {
-  const OptimizerOptions options{.nesterov = true, .decay_all = false};
+  const OptimizerOptions options{.nesterov = true, .decay_all = false, .muon_lr = 0.4};
   NamedTensors whole = make_parameters(), halves = make_parameters();
   auto run = [](NamedTensors& parameters, Optimizer& sgd, int64_t from, int64_t to) {
     for (int64_t step = from; step < to; ++step) {

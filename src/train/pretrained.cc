@@ -43,8 +43,9 @@ const at::Tensor* find(const NamedTensors& tensors, const std::string& name) {
 // The weights alone, under their plain names. What is around them may be there more than once, in
 // any order.
 NamedTensors unwrapped(NamedTensors tensors) {
+  constexpr int kMost = 8;  // of them around each other; more are nobody's
   bool changed = true;
-  while (std::exchange(changed, false)) {
+  for (int i = 0; i < kMost && std::exchange(changed, false); ++i) {
     for (const std::string_view wrapper : kWrappers) {
       const auto is_outside = [&](const auto& pair) { return !pair.first.starts_with(wrapper); };
       if (std::ranges::all_of(tensors, is_outside)) continue;
@@ -186,6 +187,7 @@ void load_pretrained(Model& model, const Pretrained& weights) {
       if (pair.first.starts_with(kHead)) tensors.push_back(pair);
   }
   model.load_state(tensors, weights.where);
+  require_finite(model.state(), weights.where);  // what is finite in 64 bits need not be in 32
   log_info("weights: {}; {}", weights.where,
            no_head ? fmt::format("they have no head; a new one, for {} classes", spec.num_classes)
            : new_head ? fmt::format("the head is new, for {} classes in place of {} others",

@@ -20,6 +20,7 @@ TEST(SameRun, OrderCommentsAndWhereItRunsDoNotMatter) {
   EXPECT_EQ(changed_setting("lr = 0.1  # flag\nbatch = 128\ndata = \"a\"\nthreads = 2\n",
                             "batch = 128\n\nlr = 0.1\ndata = \"b\"\nthreads = 1\n"),
             "");
+  EXPECT_EQ(changed_setting("device = \"cuda:0\"\n", "device = \"cpu\"\n"), "");
   // A run that memory ended goes on with less.
   EXPECT_EQ(changed_setting("microbatch = \"auto\"\neval_batch = 0\n",
                             "microbatch = \"32\"\neval_batch = 16\n"),

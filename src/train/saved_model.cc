@@ -10,6 +10,7 @@
 
 #include "base/error.h"
 #include "base/files.h"
+#include "base/json.h"
 #include "base/log.h"
 #include "record/checkpoint.h"
 #include "record/sealed_file.h"
@@ -21,7 +22,7 @@ namespace {
 nlohmann::json json_at(const std::map<std::string, std::string>& metadata, const char* key) {
   const auto found = metadata.find(key);
   if (found == metadata.end()) return {};
-  return nlohmann::json::parse(found->second, nullptr, /*allow_exceptions=*/false);
+  return parse_json<nlohmann::json>(found->second);
 }
 
 // The kernels of the run, so that its accuracy comes out again; without them, the fastest.

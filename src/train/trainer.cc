@@ -7,7 +7,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <numeric>
 
 #include "base/clock.h"
 #include "base/error.h"
@@ -23,9 +22,6 @@
 namespace skipway {
 namespace {
 
-// A checkpoint of ResNet-18 takes some 0.3 s to write: once in two minutes it costs a quarter of a
-// percent.
-constexpr double kSaveEvery_s = 120;
 // The first steps of a process compile oneDNN's kernels and fault memory in.
 constexpr int64_t kWarmupSteps = 2;
 constexpr int64_t kTensorBoardEvery = 10;  // steps
@@ -55,11 +51,10 @@ std::string shown(double value) { return std::isnan(value) ? "nan" : fmt::format
 nlohmann::ordered_json end_line(const TrainResult& result) {
   nlohmann::ordered_json line = {
       {"schema", "skipway.metrics/1"}, {"event", "end"}, {"result", to_json(result)}};
+  const std::vector<ClassAccuracy> per_class = accuracy_per_class(result.last);
   for (size_t c = 0; c < result.classes.size(); ++c) {
-    const auto& row = result.last.confusion[c];
-    const int64_t n = std::accumulate(row.begin(), row.end(), int64_t{0});
     auto& accuracy = line["per_class"][result.classes[c]];  // null: no images of the class
-    if (n > 0) accuracy = rounded(static_cast<double>(row[c]) / static_cast<double>(n), 6);
+    if (per_class[c].n > 0) accuracy = rounded(per_class[c].accuracy, 6);
   }
   line["confusion"] = result.last.confusion;
   line["views"] = result.views;
@@ -72,11 +67,25 @@ nlohmann::ordered_json end_line(const TrainResult& result) {
        error.what());
 }
 
+nlohmann::json progress_of(const Checkpoint& checkpoint, const std::string& run) {
+  const auto progress = checkpoint.metadata.find("progress");
+  if (progress == checkpoint.metadata.end())
+    fail(ErrorKind::kCheckpoint, "train",
+         "expected a checkpoint with the key \"progress\", got one without it in {}; it was not "
+         "written by a training run, so it cannot be resumed",
+         run);
+  try {
+    return nlohmann::json::parse(progress->second);
+  } catch (const nlohmann::json::exception& error) {
+    fail_reading_progress(run, error);
+  }
+}
+
 // A run that was killed has written metrics after its last checkpoint; a resumed run writes them
 // again.
 void forget_metrics_after(const RunFolder& run, int64_t step) {
   std::string kept;
-  for (const auto& line : run.read_metrics()) {
+  for (const auto& line : run.read_metrics(/*is_to_be_mended=*/true)) {
     const std::string event = line.value("event", "");
     if (event == "begin" || event == "rollback" ||
         (event == "epoch" && line.value("step", int64_t{0}) <= step))
@@ -187,7 +196,6 @@ TrainResult Trainer::run() {
     } else {
       break;
     }
-    if (run_wall_s() - saved_at_s_ > kSaveEvery_s) save();
   }
   const bool saved = save();
   const auto stopped = [&] {
@@ -256,7 +264,8 @@ void Trainer::record_beginning() {
 void Trainer::train_steps() {
   const Stopwatch watch;
   enter_stage();
-  const int64_t first = progress_.step, last = first + steps_unread() - 1;
+  const bool is_save_due = run_wall_s() - saved_at_s_ > hooks_.save_every_s;
+  const int64_t first = progress_.step, last = first + (is_save_due ? 1 : steps_unread()) - 1;
   std::vector<at::Tensor> numbers;
   std::vector<double> rates;
   at::Tensor skip;
@@ -275,6 +284,8 @@ void Trainer::train_steps() {
     if (has_diverged(gradients[i], mean_loss))
       return roll_back(first + static_cast<int64_t>(i), gradients[i]);
   }
+  // Of weights whose loss has just been seen; those after the update may be past saving.
+  if (is_save_due && !save()) return roll_back(last, gradients.back());
   update(last, {});
   const double step_s = watch.seconds() / static_cast<double>(gradients.size());
   for (size_t i = 0; i < gradients.size(); ++i) record_step(gradients[i], rates[i], step_s);
@@ -307,7 +318,8 @@ void Trainer::roll_back(int64_t step, const Gradient& gradient) {
   const double lr = learning_rate_at(step), lr_factor = progress_.lr_factor * kRollbackFactor;
   const double train_wall_s = progress_.train_wall_s;
   learner_.optimizer.clear_gradients();
-  go_to(load_checkpoint(run_));
+  go_to(state_before(step));
+  rolled_back_to_ = progress_.step;
   progress_.train_wall_s = train_wall_s;  // it was spent
   progress_.rollbacks = rollbacks;
   progress_.lr_factor = lr_factor;
@@ -325,7 +337,18 @@ void Trainer::roll_back(int64_t step, const Gradient& gradient) {
                        {"grad_norm", gradient.norm},
                        {"lr", lr},
                        {"lr_factor", lr_factor}});
-  save();
+  save(/*keeps_last=*/false);
+}
+
+// A stop may have kept weights whose loss nobody had seen, and a loss that grows may have been kept
+// on its way: what gave the step that diverged, or has been gone back to, is not gone back to
+// again.
+Checkpoint Trainer::state_before(int64_t step) const {
+  Checkpoint last = load_checkpoint(run_);
+  const int64_t saved_step = progress_of(last, run_.path().string()).value("step", int64_t{0});
+  if (saved_step != step && saved_step != rolled_back_to_) return last;
+  std::optional<Checkpoint> previous = load_previous_checkpoint(run_);
+  return previous ? *std::move(previous) : std::move(last);
 }
 
 void Trainer::give_up(int64_t step, const Gradient& gradient) {
@@ -447,8 +470,8 @@ void Trainer::measure_evaluation_again() {
   const auto images = static_cast<double>(evaluation_split_.size()),
              at_once = static_cast<double>(evaluate_options(config_, learner_, false).batch),
              batch = std::min(at_once, images);
-  const double measuring_s =
-      3 * batch / images * reserve_s / static_cast<double>(views_of(config_));
+  const double measuring_s = Learner::kMeasuredEvaluations * batch / images * reserve_s /
+                             static_cast<double>(views_of(config_));
   if (measuring_s > kMostForMeasuring * (left_s - reserve_s)) return;
   const double test_s = measure_test_s(config_, learner_, evaluation_split_);
   take_views(affordable_views(config_, test_s, 60 * config_.minutes - run_wall_s()));
@@ -559,7 +582,7 @@ void Trainer::end_epoch(std::optional<Evaluation> evaluation, bool tta) {
   if (hooks_.on_epoch) hooks_.on_epoch({step, evaluation});
 }
 
-bool Trainer::save() {
+bool Trainer::save(bool keeps_last) {
   saved_at_s_ = run_wall_s();
   // A step may have made the weights too large for their type; the next loss shows it. What was
   // kept before is better.
@@ -586,7 +609,7 @@ bool Trainer::save() {
                 {"train_labels_sha256", labels_sha256(dataset_)},
                 {"kernels", model().kernels().chosen()}});
   checkpoint.metadata["progress"] = state.dump();
-  save_checkpoint(run_, checkpoint);
+  save_checkpoint(run_, checkpoint, keeps_last);
   return true;
 }
 
@@ -617,16 +640,8 @@ void Trainer::require_settings(const Checkpoint& checkpoint) const {
 
 nlohmann::json Trainer::go_to(const Checkpoint& checkpoint) {
   const std::string where = run_.path().string();
-  const auto progress = checkpoint.metadata.find("progress");
-  if (progress == checkpoint.metadata.end()) {
-    fail(ErrorKind::kCheckpoint, "train",
-         "expected a checkpoint with the key \"progress\", got one without it in {}; it was not "
-         "written by a training run, so it cannot be resumed",
-         where);
-  }
-  nlohmann::json state;
+  nlohmann::json state = progress_of(checkpoint, where);
   try {
-    state = nlohmann::json::parse(progress->second);
     if (state.at("train_images") != learner_.batches.image_count()) {
       fail(ErrorKind::kCheckpoint, "train",
            "expected the {} training images that the run in {} began with, got {} from {}; set "

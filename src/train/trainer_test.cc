@@ -361,6 +361,108 @@ TEST_F(TrainerTest, AfterThreeRollbacksTheBatchAndTheFirstLayerAreWrittenDown) {
   EXPECT_FALSE(trouble.at("first_not_finite").at("where").get<std::string>().empty());
 }
 
+TEST_F(TrainerTest, AFiniteLossFarAboveGuessingIsRolledBack) {
+  const RunFolder run = new_run("a");
+  const Trainer* watched = nullptr;
+  TrainHooks hooks;
+  hooks.on_step = [&](const StepReport& report) {
+    if (report.step != 4 || !events(run, "rollback").empty()) return;
+    for (const auto& [name, tensor] : watched->model().parameters())
+      if (name == "fc.weight") tensor.detach().mul_(1e6);
+  };
+  Trainer trainer(small_config(4), "", synthetic_dataset(), run, hooks);
+  watched = &trainer;
+  EXPECT_GT(trainer.run().last.accuracy, 0.5);
+  ASSERT_EQ(events(run, "rollback").size(), 1u);
+  EXPECT_EQ(events(run, "rollback")[0]["step"], 4);
+  EXPECT_TRUE(events(run, "rollback")[0]["loss"].is_number());
+}
+
+// Its loss is not known when the state is saved.
+TEST_F(TrainerTest, AStateThatWasSavedAfterItsStepWentWrongIsNotGoneBackTo) {
+  const RunFolder run = new_run("a");
+  const Trainer* watched = nullptr;
+  bool is_spoilt = false;
+  TrainHooks hooks;
+  hooks.on_step = [&](const StepReport& report) {
+    if (report.step != 4) return;
+    is_spoilt = true;
+    for (const auto& [name, tensor] : watched->model().parameters())
+      if (name == "fc.weight") tensor.detach().fill_(1e30);
+  };
+  hooks.stop_signal = [&] { return is_spoilt ? 15 : 0; };
+  Trainer first(small_config(4), "", synthetic_dataset(), run, hooks);
+  watched = &first;
+  EXPECT_EQ(first.run().stop_signal, 15);
+  EXPECT_EQ(nlohmann::json::parse(load_checkpoint(run).metadata.at("progress")).at("step"), 4);
+
+  Trainer second(small_config(4), "", synthetic_dataset(), run, {});
+  second.restore();
+  EXPECT_GT(second.run().last.accuracy, 0.5);
+  ASSERT_EQ(events(run, "rollback").size(), 1u);
+  EXPECT_EQ(events(run, "rollback")[0]["to_step"], 0);
+}
+
+TEST_F(TrainerTest, AStateThatIsNotFiniteIsGoneBackFrom) {
+  const RunFolder run = new_run("a");
+  const Trainer* watched = nullptr;
+  TrainHooks hooks;
+  hooks.save_every_s = 0;
+  hooks.on_step = [&](const StepReport& report) {
+    if (report.step != 4 || !events(run, "rollback").empty()) return;
+    for (const auto& [name, tensor] : watched->model().state())
+      if (name == "bn1.running_var") tensor.fill_(INFINITY);
+  };
+  Trainer trainer(small_config(4), "", synthetic_dataset(), run, hooks);
+  watched = &trainer;
+  EXPECT_GT(trainer.run().last.accuracy, 0.5);
+  ASSERT_EQ(events(run, "rollback").size(), 1u);
+  EXPECT_EQ(events(run, "rollback")[0]["to_step"], 3);
+}
+
+TEST_F(TrainerTest, ALineOfTheMetricsThatAPowerCutSpoiltIsLeftOut) {
+  const RunFolder run = new_run("a");
+  TrainHooks hooks;
+  int64_t steps = 0;
+  hooks.on_step = [&](const StepReport& report) { steps = report.step; };
+  hooks.stop_signal = [&] { return steps == 9 ? 15 : 0; };
+  Trainer(small_config(4), "", synthetic_dataset(), run, hooks).run();
+  std::string text = read_file(run.metrics_jsonl());
+  const size_t line = text.find("\"event\":\"epoch\"");
+  text[line] = '\0';
+  write_file_atomic(run.metrics_jsonl(), text);
+  Trainer second(small_config(4), "", synthetic_dataset(), run, {});
+  second.restore();
+  second.run();
+  EXPECT_EQ(events(run, "end").size(), 1u);
+}
+
+TEST_F(TrainerTest, WhatIsKilledHasLostNoMoreThanTheTimeBetweenTwoSaves) {
+  struct Killed {};
+  const RunFolder run = new_run("a");
+  TrainHooks hooks;
+  hooks.on_step = [](const StepReport& report) {
+    if (report.step == 7) throw Killed();
+  };
+  const auto saved_step = [&] {
+    EXPECT_THROW(Trainer(small_config(4), "", synthetic_dataset(), run, hooks).run(), Killed);
+    return nlohmann::json::parse(load_checkpoint(run).metadata.at("progress")).at("step");
+  };
+  EXPECT_EQ(saved_step(), 0);
+  hooks.save_every_s = 0;
+  EXPECT_EQ(saved_step(), 6);
+}
+
+TEST_F(TrainerTest, TensorBoardGetsStepsAndEpochs) {
+  const RunFolder run = new_run("a");
+  Trainer(small_config(4), "", synthetic_dataset(), run, {}).run();
+  std::string bytes;
+  for (const auto& file : fs::directory_iterator(run.tensorboard())) bytes += read_file(file);
+  for (const char* tag : {"train/loss_of_batch", "train/grad_norm", "train/lr",
+                          "train/images_per_s", "train/loss", "test/loss", "test/accuracy"})
+    EXPECT_THAT(bytes, testing::HasSubstr(tag));
+}
+
 TEST_F(TrainerTest, ADivergedRunSaysSoWhereTheBatchCannotBeWritten) {
   Config config = small_config(4);
   config.lr = 1e30;
