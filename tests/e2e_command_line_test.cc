@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <signal.h>
 #include <unistd.h>
 
 #include <array>
@@ -167,6 +168,26 @@ TEST_F(E2eCommandLine, AnErrorWithJsonIsAlsoAnObject) {
   EXPECT_EQ(json::parse(run({"resume", "nowhere", "--json"}).out).at("schema"), "skipway.train/1");
 }
 
+TEST_F(E2eCommandLine, WhatIsFoundWrongIsAnErrorWithJsonToo) {
+  const ProgramResult doctor = run({"doctor", "--json"}, {{"SKIPWAY_DATA", "/proc/nowhere"}});
+  const json error = json::parse(doctor.out).at("error");
+  EXPECT_EQ(error.at("exit_code"), doctor.exit_code);
+  EXPECT_EQ(error.at("kind"), "device");
+  EXPECT_THAT(error.at("message"), HasSubstr("data folder"));
+}
+
+TEST_F(E2eCommandLine, OfAFlagThatIsGivenTwiceTheLastCounts) {
+  const ProgramResult result = run({"models", "--classes", "10", "--classes", "7", "--json"});
+  EXPECT_EQ(result.exit_code, 0) << result.err;
+  EXPECT_EQ(result.out, run({"models", "--classes", "7", "--json"}).out);
+  EXPECT_NE(result.out, run({"models", "--classes", "10", "--json"}).out);
+}
+
+TEST_F(E2eCommandLine, EveryCommandHasQuiet) {
+  EXPECT_EQ(run({"models", "--quiet"}).exit_code, 0);
+  EXPECT_EQ(run({"doctor", "--quiet"}).err, "");
+}
+
 TEST_F(E2eCommandLine, TheSwitchForJsonMayHaveAValue) {
   const auto printed = [&](const std::vector<std::string>& switches) {
     std::vector<std::string> args = {"resume", "nowhere"};
@@ -291,9 +312,13 @@ TEST_F(E2eCommandLine, AReaderThatIsGoneIsSaid) {
   options.working_directory = folder_ / ".";
   options.stdout_file = ends[1];
   const ProgramResult result = run_program({"models", "--json"}, options);
-  close(ends[1]);
   EXPECT_EQ(result.exit_code, 9);
   EXPECT_THAT(result.err, HasSubstr("Broken pipe"));
+  // But for help, of which `head` wants no more.
+  const ProgramResult help = run_program({"train", "--help"}, options);
+  close(ends[1]);
+  EXPECT_EQ(help.exit_code, -SIGPIPE);
+  EXPECT_EQ(help.err, "");
 }
 
 TEST_F(E2eCommandLine, AStreamThatIsClosedIsNoFile) {

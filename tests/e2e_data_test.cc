@@ -59,7 +59,7 @@ class E2eData : public testing::Test {
       EXPECT_NEAR(evaluated.at("accuracy").at("plain"), trained.at("accuracy").at("last"), 1e-6);
     }
     LoadOptions load;
-    load.image_size = size, load.use_cache = false;
+    load.image_size = size, load.cache_folder = folder_ / "cache";
     const Dataset dataset = load_dataset((folder_ / source).string(), load);
     const Normalisation expected = channel_statistics(dataset.train.images);
     for (size_t i = 0; i < 3; ++i) {
@@ -147,6 +147,8 @@ TEST_F(E2eData, WhatIsThereUnpackedIsNotFetchedAndAutoIsRemembered) {
 
   options_.environment["SKIPWAY_MIRROR"] = "http://127.0.0.1:9";  // nobody answers there
   EXPECT_EQ(run({"data", "fetch", "cifar10"}).at("path"), unpacked.string());
+  EXPECT_THAT(run_program({"data", "fetch", "cifar10"}, options_).out,
+              testing::HasSubstr("cifar10 is at " + unpacked.string()));
   EXPECT_EQ(train("auto").at("dataset"), "cifar10");
   EXPECT_THAT(read_file(folder_ / "runs/001/config.toml"),
               testing::HasSubstr("data = \"cifar10\"  # found\n"));
@@ -158,6 +160,11 @@ TEST_F(E2eData, TheKnownNamesAreListed) {
   for (const json& dataset : object.at("datasets")) names.insert(dataset.at("name"));
   EXPECT_EQ(names,
             (std::set<std::string>{"cifar10", "cifar100", "cifar100-coarse", "fashion-mnist"}));
+  EXPECT_THAT(run_program({"data", "list"}, options_).out,
+              testing::HasSubstr("skipway data fetch cifar100"));
+  const ProgramResult unknown = run_program({"data", "fetch", "cifar11"}, options_);
+  EXPECT_EQ(unknown.exit_code, 2);
+  EXPECT_THAT(unknown.err, testing::HasSubstr("cifar100-coarse"));
 }
 
 // The first row as the images are, below it what two epochs make of them.
@@ -186,6 +193,17 @@ TEST_F(E2eData, APictureOfAugmentedImages) {
   const ProgramResult again = run_program(args, options_);
   EXPECT_EQ(again.exit_code, 2);
   EXPECT_NE(again.err.find("--force"), std::string::npos) << again.err;
+
+  // As stored, in place of it, in words; and with every flag of an augmentation.
+  const ProgramResult stored = run_program(
+      {"data", "show", "photos", "--out", "s.png", "--force", "--columns", "2"}, options_);
+  EXPECT_THAT(stored.out, testing::HasSubstr("8 images of photos are in s.png"));
+  EXPECT_EQ(decode_image(read_file(folder_ / "s.png"), "s.png").width, 2 * kCell + gap);
+  const ProgramResult cropped =
+      run_program({"data", "show", "photos", "--augmented", "--out", "c.png", "--augment",
+                   "crop,cutmix", "--crop-pad", "2", "--cutmix-alpha", "0.5", "--epoch", "3"},
+                  options_);
+  EXPECT_THAT(cropped.out, testing::HasSubstr("one row for each epoch from 3 on")) << cropped.err;
 }
 
 TEST_F(E2eData, ACheckFindsABrokenImage) {
@@ -197,6 +215,10 @@ TEST_F(E2eData, ACheckFindsABrokenImage) {
   EXPECT_EQ(result.exit_code, 3);
   const json object = json::parse(result.out);
   EXPECT_EQ(object.at("ok"), false);
+  EXPECT_EQ(object.at("error").at("exit_code"), 3);
+  const std::string text = run_program({"data", "check", "photos"}, options_).out;
+  EXPECT_THAT(text, testing::AllOf(testing::HasSubstr("error broken-file: "),
+                                   testing::HasSubstr("photos: 6 + 2 images of 2 classes")));
   const json& findings = object.at("findings");
   const auto broken = std::find_if(findings.begin(), findings.end(), [](const json& finding) {
     return finding.at("code") == "broken-file";

@@ -78,6 +78,13 @@ TEST_F(E2ePlan, AlternativesOfEpochsComeTheFastestFirst) {
   }
 }
 
+TEST_F(E2ePlan, WordsNameTheAlternativesToo) {
+  const ProgramResult result = run({"plan", "--epochs", "3", "--resize", "none"});
+  ASSERT_EQ(result.exit_code, 0) << result.err;
+  for (const char* change : {"--batch 4", "--batch 16", "--model resnet34"})
+    EXPECT_THAT(result.out, HasSubstr(change));
+}
+
 // ./skipway hands the program what its set-up took.
 TEST_F(E2ePlan, TheSetUpIsNoTimeOfTheRun) {
   const std::vector<std::string> plan = {"plan", "--json", "--alone", "--minutes", "0.001"};
@@ -168,6 +175,8 @@ TEST_F(E2ePlan, MemoryTriesLargerBatchesUpToAllImages) {
     EXPECT_GT(row.at("images_per_s"), 0);
   }
   EXPECT_EQ(files(), std::set<std::string>{"photos"});
+  EXPECT_THAT(run({"plan", "--memory", "--epochs", "1"}).out,
+              testing::ContainsRegex("(largest|all|16)"));
 }
 
 TEST_F(E2ePlan, MemoryOfMissingDataIsAnErrorAboutTheData) {
@@ -232,6 +241,11 @@ TEST_F(E2ePlan, LrFindLeavesOnePictureAndOverwritesNone) {
   EXPECT_EQ(again.exit_code, 2);
   EXPECT_THAT(again.err, HasSubstr("lr-find.svg"));
   EXPECT_EQ(read_file(folder_ / "lr-find.svg"), picture);
+
+  const ProgramResult words = run({"lr-find", "--steps", "6", "--plot", ""});
+  EXPECT_EQ(words.exit_code, 0) << words.err;
+  EXPECT_THAT(words.out,
+              AllOf(HasSubstr("steepest "), HasSubstr("lowest "), Not(HasSubstr("plot"))));
 }
 
 TEST_F(E2ePlan, LrFindRefusesRatesThatDoNotRise) {

@@ -9,6 +9,7 @@
 
 #include "base/files.h"
 #include "base/for_test.h"
+#include "base/process.h"
 #include "program.h"
 #include "small_data.h"
 
@@ -58,7 +59,7 @@ TEST_F(E2eTrain, OneObjectOnStdoutAndAWholeRunFolder) {
   EXPECT_EQ(object.at("images"), 48);
   EXPECT_EQ(object.at("precision"), "fp32");
   EXPECT_THAT(object.at("kernel").get<std::string>(), testing::StartsWith(kTestKernel));
-  EXPECT_GE(object.at("threads"), 1);
+  EXPECT_EQ(object.at("threads"), usable_cores());
   EXPECT_GE(object.at("wall_s"), object.at("train_wall_s"));
   const json accuracy_of_train = object.at("accuracy");
   EXPECT_EQ(accuracy_of_train.at("n"), 12);
@@ -125,7 +126,10 @@ TEST_F(E2eTrain, TheLogHasWhatWasSaidWithoutStyles) {
   options_.terminal_columns = 80;
   ASSERT_EQ(train({}, "1").exit_code, 0);
   options_.terminal_columns.reset();
-  ASSERT_EQ(train({"--quiet", "--json"}, "1").exit_code, 0);
+  const ProgramResult quiet = train({"--quiet", "--json", "--threads", "3"}, "1");
+  ASSERT_EQ(quiet.exit_code, 0);
+  EXPECT_EQ(quiet.err, "");
+  EXPECT_EQ(json::parse(quiet.out).at("threads"), 3);
   for (const char* name : {"runs/001/log.txt", "runs/002/log.txt"})
     EXPECT_THAT(read_file(folder_ / name),
                 AllOf(HasSubstr(" s  model: resnet18"), HasSubstr(" s  epoch   1.00/1.00  loss"),
@@ -219,9 +223,11 @@ TEST_F(E2eTrain, ARunThatLivesIsNotResumedAndOneThatWasKilledIs) {
   EXPECT_THAT(resumed.err, AllOf(HasSubstr("warning: "), HasSubstr("report.html")));
 }
 
-// The end of an ssh session, and what a service manager sends.
+// The end of an ssh session, and what a service manager sends. A terminal that closes and `timeout`
+// send theirs twice at once.
 TEST_F(E2eTrain, AHangUpAndATerminationSave) {
   options_.signal_at_text = "epoch   1.00";
+  options_.signal_times = 2;
   for (const int signal : {SIGHUP, SIGTERM}) {
     options_.signal = signal;
     const ProgramResult stopped = train({"--json"}, "100000");
@@ -239,7 +245,10 @@ TEST_F(E2eTrain, AReportThatCannotBeWrittenDoesNotHideTheResult) {
   };
   const ProgramResult result = train({"--json"}, "12");
   EXPECT_EQ(result.exit_code, 9);
-  EXPECT_EQ(json::parse(result.out).at("accuracy").at("n"), 12);
+  const json object = json::parse(result.out);
+  EXPECT_EQ(object.at("accuracy").at("n"), 12);
+  EXPECT_EQ(object.at("ok"), false);
+  EXPECT_EQ(object.at("error").at("exit_code"), 9);
   EXPECT_THAT(result.err, AllOf(HasSubstr("warning: "), HasSubstr("report.html")));
 }
 
@@ -256,6 +265,7 @@ TEST_F(E2eTrain, AnInterruptSavesAndAResumeGoesOn) {
   EXPECT_EQ(object.at("schema"), "skipway.train/1");
   EXPECT_EQ(object.at("ok"), false);
   EXPECT_EQ(object.at("stopped"), true);
+  EXPECT_EQ(object.at("error").at("exit_code"), 130);
   EXPECT_EQ(object.at("run"), "runs/002");
   EXPECT_THAT(stopped.err, HasSubstr("skipway resume runs/002"));
   EXPECT_FALSE(std::filesystem::exists(folder_ / "runs/002/model.safetensors"));
@@ -290,6 +300,11 @@ TEST_F(E2eTrain, AFinishedRunGivesItsResultAgain) {
 
   std::filesystem::rename(folder_ / "runs/001", folder_ / "moved");
   EXPECT_EQ(json::parse(run({"resume", "moved", "--json"}).out).at("run"), "moved");
+
+  folder_.write("moved/model.safetensors", model.substr(0, model.size() / 2));
+  const ProgramResult damaged = run({"resume", "moved"});
+  EXPECT_EQ(damaged.exit_code, 7);
+  EXPECT_THAT(damaged.err, HasSubstr("model.safetensors"));
 }
 
 TEST_F(E2eTrain, AFolderThatIsTakenIsSaidBeforeTheDataAreRead) {
@@ -300,10 +315,15 @@ TEST_F(E2eTrain, AFolderThatIsTakenIsSaidBeforeTheDataAreRead) {
 }
 
 TEST_F(E2eTrain, WhatIsIgnoredStaysIgnored) {
-  options_.ignored_signals = {SIGINT};
-  options_.signal_at_text = "model: ";  // said after the handlers have been set
-  options_.signal = SIGINT;
-  EXPECT_EQ(train({}, "2").exit_code, 0);
+  for (const int signal : {SIGINT, SIGHUP}) {
+    bool is_sent = false;
+    options_.ignored_signals = {signal};
+    options_.signal_at_text = "model: ";  // said after the handlers have been set
+    options_.signal = signal;
+    options_.before_signal = [&] { is_sent = true; };
+    EXPECT_EQ(train({}, "2").exit_code, 0);
+    EXPECT_TRUE(is_sent);
+  }
 }
 
 TEST_F(E2eTrain, ATreeWithoutTestPartIsDividedAndEvaluatedOnTheSamePart) {
@@ -321,6 +341,11 @@ TEST_F(E2eTrain, ATreeWithoutTestPartIsDividedAndEvaluatedOnTheSamePart) {
     EXPECT_EQ(evaluated.at("n"), 3);
     EXPECT_NEAR(evaluated.at("accuracy").at("plain"), trained.at("accuracy").at("last"), 1e-6);
   }
+
+  const ProgramResult split = run({"train", "--data", "tree", "--batch", "16", "--epochs", "1",
+                                   "--precision", "fp32", "--val-split", "6"});
+  ASSERT_EQ(split.exit_code, 0) << split.err;
+  EXPECT_EQ(json::parse(run({"eval", "runs/002", "--json"}).out).at("n"), 3);
 
   // From another folder too, in which the same word means other images.
   write_small_part(folder_ / "elsewhere/tree", kClasses, 2, 16, 100);

@@ -133,6 +133,7 @@ TEST_F(E2eTrained, PredictGoesOnPastFilesThatAreNoImages) {
   const ProgramResult nothing = run({"predict", "run", "broken.jpg", "--json"});
   EXPECT_EQ(nothing.exit_code, 3);
   EXPECT_EQ(json::parse(nothing.out).at("ok"), false);
+  EXPECT_EQ(json::parse(nothing.out).at("error").at("exit_code"), 3);
 }
 
 TEST_F(E2eTrained, AFileMayBeCalledLikeACommand) {
@@ -239,7 +240,21 @@ TEST_F(E2eTrained, EvalFailsUnderTheGivenAccuracyAfterPrintingIt) {
   EXPECT_EQ(failed.exit_code, 8);
   EXPECT_EQ(json::parse(failed.out).at("ok"), false);
   EXPECT_EQ(json::parse(failed.out).at("accuracy").at("plain"), 0.75);
+  EXPECT_EQ(json::parse(failed.out).at("error").at("kind"), "check");
   EXPECT_THAT(failed.err, HasSubstr("--fail-under"));
+}
+
+TEST_F(E2eTrained, FailUnderGoesByTtaWhereItIsOn) {
+  EvaluateOptions options;
+  options.tta = true;
+  labels_ = predict_logits(model_, at::stack(images_), options).argmax(1);  // right with TTA alone
+  sort_images(0);
+  const ProgramResult result =
+      run({"eval", "run", "--data", "sorted", "--fail-under", "1", "--json"});
+  EXPECT_EQ(result.exit_code, 0) << result.err;
+  const json accuracy = json::parse(result.out).at("accuracy");
+  EXPECT_EQ(accuracy.at("tta"), 1);
+  EXPECT_LT(accuracy.at("plain"), 1);
 }
 
 TEST_F(E2eTrained, KernelsAreTheRunsUnlessAFlagOrAVariableSaysOtherwise) {
@@ -259,6 +274,24 @@ TEST_F(E2eTrained, KernelsAreTheRunsUnlessAFlagOrAVariableSaysOtherwise) {
   for (const auto& result : {eval({}), run({"predict", "run", image_path(0).string()})}) {
     EXPECT_EQ(result.exit_code, 2);
     EXPECT_THAT(result.err, HasSubstr("SKIPWAY_KERNEL"));
+  }
+}
+
+TEST_F(E2eTrained, VariablesSayWhatFlagsDoNot) {
+  sort_images(0);
+  const auto eval = [&](const char* variable, const char* value) {
+    ProgramOptions options;
+    options.working_directory = folder_ / ".";
+    options.environment = environment_;
+    options.environment[variable] = value;
+    return run_program({"eval", "run", "--data", "sorted", "--no-tta"}, options);
+  };
+  EXPECT_THAT(eval("SKIPWAY_PRECISION", "bf16").err, HasSubstr("bf16"));
+  EXPECT_THAT(eval("SKIPWAY_PRECISION", "fp32").err, HasSubstr("fp32"));
+  for (const char* variable : {"SKIPWAY_DEVICE", "SKIPWAY_THREADS", "SKIPWAY_PRECISION"}) {
+    const ProgramResult refused = eval(variable, "tpu");
+    EXPECT_EQ(refused.exit_code, 2) << variable;
+    EXPECT_THAT(refused.err, HasSubstr("tpu")) << variable;
   }
 }
 

@@ -110,9 +110,7 @@ TEST_F(Parity, TenStepsOfSgdAgreeWithPyTorch) {
   constexpr int64_t kImages = 64, kBatch = 8, kSteps = 10;
   constexpr double kLr = 0.01, kMomentum = 0.9, kWeightDecay = 5e-4;
   constexpr double kTolerance = 1e-10;
-  LoadOptions load;
-  load.use_cache = false;
-  const Split split = load_dataset("fashion-mnist", load).train;
+  const Split split = load_dataset("fashion-mnist").train;
   // A quarter of the side, 7 pixels, for speed.
   const at::Tensor pixels = split.images.slice(0, 0, kImages).permute({0, 3, 1, 2}).to(at::kDouble);
   const at::Tensor images =

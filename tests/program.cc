@@ -16,6 +16,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <stdexcept>
+#include <thread>
 
 namespace skipway {
 namespace {
@@ -125,7 +126,10 @@ void collect(const Child& child, const ProgramOptions& options, ProgramResult& r
     if (!signalled && shown.find(options.signal_at_text) != std::string::npos) {
       signalled = true;
       if (options.before_signal) options.before_signal();
-      kill(child.pid, options.signal);
+      for (int i = 0; i < options.signal_times; ++i) {
+        if (i > 0) std::this_thread::sleep_for(std::chrono::milliseconds(5));
+        kill(child.pid, options.signal);
+      }
     }
   }
 }

@@ -24,6 +24,7 @@ struct ProgramOptions {
   std::vector<int> ignored_signals;     // as a script's background has them
   std::string signal_at_text;           // when this has been shown, `signal` is sent, once
   int signal = 0;
+  int signal_times = 1;                 // that it is sent, a few milliseconds apart
   std::function<void()> before_signal;  // what is done then, while the program lives; may be empty
 };
 

@@ -324,6 +324,22 @@ void complete_length(Layer& layer) {
     layer.push_back({"minutes", "0", epochs->origin, epochs->where});
 }
 
+// A recipe is defaults, which any setting goes before, and a run's config.toml has all of them set.
+void warn_of_settled_recipe(const std::vector<Layer>& layers) {
+  const Layer* settled = nullptr;
+  for (const Layer& layer : layers) {
+    const Setting* recipe = find(layer, "recipe");
+    if (recipe == nullptr) continue;
+    if (settled != nullptr && find(*settled, "recipe")->text != recipe->text)
+      log_warning(
+          "recipe {} at {} changes none of the {} settings at {}, which has the recipe {}; take "
+          "out there what the recipe should decide",
+          recipe->text, recipe->where, settled->size() - 1, find(*settled, "recipe")->where,
+          find(*settled, "recipe")->text);
+    if (layer.size() > 1) settled = &layer;
+  }
+}
+
 // `layers` from the weakest to the strongest.
 Arguments lay_down(std::vector<Layer> layers) {
   Config start;
@@ -332,6 +348,7 @@ Arguments lay_down(std::vector<Layer> layers) {
     if (const Setting* recipe = find(layer, "recipe")) asked = recipe;
     if (const Setting* model = find(layer, "model")) start.model = model->text;
   }
+  warn_of_settled_recipe(layers);
   if (asked != nullptr)
     start.recipe = asked->text;
   else if (is_airbench(start.model))
@@ -443,24 +460,28 @@ std::function<Arguments()> add_arguments(CLI::App& command,
     flag.key = key;
     flag.option = add_flag(command, flag, preset, help)->group(heading);
   });
-  command
-      .add_option("--config", flags->config_file,
-                  "TOML file of settings, stronger than skipway.toml")
-      ->type_name("FILE")
-      ->multi_option_policy(CLI::MultiOptionPolicy::TakeLast)
-      ->group("Run");
+  const CLI::Option* const config =
+      command
+          .add_option("--config", flags->config_file,
+                      "TOML file of settings, stronger than skipway.toml")
+          ->type_name("FILE")
+          ->multi_option_policy(CLI::MultiOptionPolicy::TakeLast)
+          ->group("Run");
   add_json_flag(command, flags->json)->group("Output");
   add_quiet_flag(command, flags->quiet)->group("Output");
 
-  return [flags, working_directory] {
+  return [flags, config, working_directory] {
     std::vector<Layer> layers;
     const auto add_file = [&](const fs::path& path, const std::string& name) {
       layers.push_back(TomlReader(read_file(path), name).read());
     };
     if (const fs::path path = working_directory / "skipway.toml"; fs::exists(path))
       add_file(path, "skipway.toml");
-    if (!flags->config_file.empty())
+    if (config->count() > 0) {
+      if (flags->config_file.empty())  // of a script's variable that is not set
+        fail(ErrorKind::kUsage, "config", "expected a TOML file at --config, got nothing");
       add_file(working_directory / expand_user(flags->config_file), flags->config_file);
+    }
     layers.push_back(environment_layer());
     layers.emplace_back();
     for (const auto& flag : flags->flags)
@@ -479,6 +500,9 @@ CLI::Option* add_json_flag(CLI::App& command, bool& json) {
 }
 CLI::Option* add_quiet_flag(CLI::App& command, bool& quiet) {
   return command.add_flag("--quiet", quiet, "only warnings and errors on stderr");
+}
+CLI::Option* add_quiet_flag(CLI::App& command) {
+  return command.add_flag("--quiet")->description("only warnings and errors on stderr");
 }
 
 std::vector<std::pair<std::string, std::string>> toml_values(const Config& config) {

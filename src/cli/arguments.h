@@ -29,15 +29,18 @@ struct Arguments {
 ///   flags > SKIPWAY_<KEY> > --config FILE > skipway.toml in working_directory > recipe's defaults
 /// on each other and validates. The key `data` has no variable, because SKIPWAY_DATA is the folder
 /// of the data sets. Of minutes and epochs the stronger layer wins; both in one layer are an error.
-/// A variable that begins with SKIPWAY_ and is not known gives a warning in the log.
+/// A variable that begins with SKIPWAY_ and is not known gives a warning in the log, and so does a
+/// recipe that changes little, because a weaker layer has settings of another.
 /// Errors: kUsage naming the key, the value, where it stands and, for an unknown key, the nearest
-/// known one; kData when a file cannot be read.
+/// known one, and for an empty --config; kData when a file cannot be read.
 std::function<Arguments()> add_arguments(CLI::App& command,
                                          const std::filesystem::path& working_directory = ".");
 
 /// --json and --quiet, as every command has them.
 CLI::Option* add_json_flag(CLI::App& command, bool& json);
 CLI::Option* add_quiet_flag(CLI::App& command, bool& quiet);
+/// Of a command that shows nothing but messages, which main.cc leaves out by itself.
+CLI::Option* add_quiet_flag(CLI::App& command);
 
 /// One `key = value  # origin` a line, exact for every value. A run keeps it without run_dir, so
 /// that `train --config RUN/config.toml` writes another folder.

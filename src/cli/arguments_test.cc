@@ -186,6 +186,19 @@ TEST_F(ArgumentsTest, AMissingConfigFileIsADataError) {
   const Error error = error_of([&] { parse({"--config", "absent.toml"}); });
   EXPECT_EQ(error.kind(), ErrorKind::kData);
   EXPECT_THAT(error.what(), HasSubstr("absent.toml"));
+  EXPECT_THAT(usage_message({"--config", ""}), HasSubstr("--config"));
+}
+
+TEST_F(ArgumentsTest, ARecipeOverTheSettingsOfAnotherGivesAWarning) {
+  const LogLines log;
+  write("few.toml", "batch = 64\n");
+  parse({"--config", "few.toml", "--recipe", "article"});
+  parse({"--recipe", "best"});
+  EXPECT_EQ(log.text(), "");
+  write("run.toml", to_toml(Config(), {}));
+  const Arguments arguments = parse({"--config", "run.toml", "--recipe", "article"});
+  EXPECT_EQ(arguments.config.schedule, Config().schedule);
+  EXPECT_THAT(log.text(), AllOf(HasSubstr("recipe article at --recipe"), HasSubstr("run.toml:1")));
 }
 
 // No field has its default, and numbers and text are such as are easily spoilt on the way.

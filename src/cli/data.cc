@@ -15,6 +15,7 @@
 #include "cli/arguments.h"
 #include "cli/commands.h"
 #include "cli/data_loading.h"
+#include "cli/errors.h"
 #include "cli/terminal.h"
 #include "data/augment.h"
 #include "data/batches.h"
@@ -33,27 +34,6 @@ constexpr const char* kSchema = "skipway.data/1";
 constexpr const char* kModule = "data";
 // Small images are enlarged until a person sees something.
 constexpr int64_t kShownSide = 96;
-const std::vector<std::string_view> kAugmentKeys = {"augment",
-                                                    "flip_mode",
-                                                    "crop_pad",
-                                                    "crop_fill",
-                                                    "cutout",
-                                                    "jitter_brightness",
-                                                    "jitter_contrast",
-                                                    "jitter_saturation",
-                                                    "jitter_hue",
-                                                    "rotate_degrees",
-                                                    "rotate_fill",
-                                                    "resized_crop_area",
-                                                    "resized_crop_ratio",
-                                                    "erase_probability",
-                                                    "erase_area",
-                                                    "erase_ratio",
-                                                    "randaugment_ops",
-                                                    "randaugment_magnitude",
-                                                    "mixup_alpha",
-                                                    "cutmix_alpha"};
-
 struct CommonFlags {
   bool json = false;
   bool quiet = false;
@@ -70,7 +50,7 @@ struct CheckFlags : CommonFlags {
 
 struct ShowFlags : CommonFlags {
   std::string spec;
-  Config config;  // image_size, seed and those of kAugmentKeys
+  Config config;  // image_size, seed and those of augment_keys()
   bool augmented = false;
   std::string out = "skipway-samples.png";
   bool force = false;
@@ -202,7 +182,7 @@ int check(const CheckFlags& flags) {
   const Dataset dataset = load_data(flags.spec, flags.config, flags.quiet);
   const Normalisation own = channel_statistics(dataset.train.images);
   const std::vector<Finding> findings = check_dataset(dataset, asked_for.value_or(own));
-  const bool ok = std::ranges::count(findings, FindingLevel::kError, &Finding::level) == 0;
+  const auto errors = std::ranges::count(findings, FindingLevel::kError, &Finding::level);
   if (flags.json) {
     nlohmann::ordered_json list = nlohmann::ordered_json::array();
     for (const Finding& finding : findings) {
@@ -211,21 +191,26 @@ int check(const CheckFlags& flags) {
                       {"message", finding.message},
                       {"examples", finding.examples}});
     }
-    print_json({{"schema", kSchema},
-                {"ok", ok},
-                {"dataset", dataset.name},
-                {"source", dataset.source},
-                {"classes", dataset.classes},
-                {"image_size", dataset.image_size},
-                {"train", dataset.train.size()},
-                {"test", dataset.test.size()},
-                {"mean", own.mean},
-                {"std", own.std},
-                {"findings", list}});
+    nlohmann::ordered_json object = {{"schema", kSchema},
+                                     {"ok", errors == 0},
+                                     {"dataset", dataset.name},
+                                     {"source", dataset.source},
+                                     {"classes", dataset.classes},
+                                     {"image_size", dataset.image_size},
+                                     {"train", dataset.train.size()},
+                                     {"test", dataset.test.size()},
+                                     {"mean", own.mean},
+                                     {"std", own.std},
+                                     {"findings", list}};
+    if (errors > 0)
+      object["error"] =
+          error_json(Error(ErrorKind::kData, fmt::format("found what is wrong in {} ways at {}",
+                                                         errors, dataset.source)));
+    print_json(object);
   } else {
     show_findings(dataset, findings);
   }
-  return ok ? 0 : static_cast<int>(ErrorKind::kData);
+  return errors == 0 ? 0 : static_cast<int>(ErrorKind::kData);
 }
 
 // ---- show ----
@@ -293,12 +278,22 @@ void add_common_flags(CLI::App& command, CommonFlags& flags) {
 }
 
 // Flags of `train`, with their names, defaults and help from the one place that has them.
-void add_config_flags(CLI::App& command, Config& config,
-                      const std::vector<std::string_view>& keys) {
+void add_config_flags(CLI::App& command, Config& config, const std::vector<std::string>& keys) {
   visit(config, [&](const std::string& key, auto& field, const char* help) {
     if (std::ranges::find(keys, key) == keys.end()) return;
     command.add_option(flag_name(key), field, help)->capture_default_str();
   });
+}
+
+// `augment` and what it names, which visit() has beside each other.
+std::vector<std::string> augment_keys() {
+  std::vector<std::string> keys;
+  const Config config;
+  visit(config, [&](const std::string& key, const auto&, const char*) {
+    const bool ended = !keys.empty() && keys.back() == "cutmix_alpha";
+    if (key == "augment" || (!keys.empty() && !ended)) keys.push_back(key);
+  });
+  return keys;
 }
 
 void add_spec(CLI::App& command, std::string& spec) {
@@ -351,7 +346,7 @@ void add_data(CLI::App& program, Run& chosen) {
       ->check(CLI::Range(0, 1'000'000))
       ->capture_default_str();
   add_config_flags(*command, show_flags->config, {"image_size", "seed"});
-  add_config_flags(*command, show_flags->config, kAugmentKeys);
+  add_config_flags(*command, show_flags->config, augment_keys());
   run_with(*command, chosen, show_flags, &show);
 }
 

@@ -6,6 +6,7 @@
 #include <memory>
 
 #include "base/files.h"
+#include "base/json.h"
 #include "cli/arguments.h"
 #include "cli/commands.h"
 #include "cli/terminal.h"
@@ -21,7 +22,7 @@ RunRecord read_record(const RunFolder& run) {
   record.metrics = run.read_metrics();
   record.env = nlohmann::ordered_json::object();
   if (fs::exists(run.env_json())) {
-    auto env = nlohmann::ordered_json::parse(read_file(run.env_json()), nullptr, false);
+    auto env = parse_json(read_file(run.env_json()));
     if (env.is_object()) record.env = std::move(env);
   }
   if (fs::exists(run.log_txt())) record.log = read_file(run.log_txt());
@@ -83,6 +84,7 @@ void add_diagnose(CLI::App& program, Run& chosen) {
       program.add_subcommand("diagnose", "Why a run came out as it did: symptom, evidence, fix");
   command->add_option("run", options->run, "folder of the run")->required();
   add_json_flag(*command, options->json);
+  add_quiet_flag(*command);
   command->callback([options, &chosen] {
     chosen = [options] { return run_diagnose(options->run, options->json); };
   });

@@ -3,6 +3,7 @@
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 #include <torch/version.h>
 #include <unistd.h>
 
@@ -20,6 +21,7 @@
 #include "base/process.h"
 #include "cli/arguments.h"
 #include "cli/commands.h"
+#include "cli/errors.h"
 #include "cli/terminal.h"
 #include "cli/trained_model.h"
 #include "data/known.h"
@@ -188,7 +190,8 @@ void print_as_text(const std::vector<Check>& checks) {
   }
 }
 
-void print_as_json(const std::vector<Check>& checks, bool ok) {
+void print_as_json(const std::vector<Check>& checks) {
+  std::vector<std::string> failed;
   nlohmann::ordered_json list = nlohmann::ordered_json::array();
   for (const Check& check : checks) {
     const char* state = check.state == State::kOk        ? "ok"
@@ -196,11 +199,16 @@ void print_as_json(const std::vector<Check>& checks, bool ok) {
                                                          : "failure";
     list.push_back({{"name", check.name}, {"state", state}, {"message", check.message}});
     if (!check.fix.empty()) list.back()["fix"] = check.fix;
+    if (check.state == State::kFailure) failed.push_back(check.name);
   }
-  print_json({{"schema", "skipway.doctor/1"},
-              {"ok", ok},
-              {"checks", list},
-              {"environment", environment()}});
+  nlohmann::ordered_json object = {{"schema", "skipway.doctor/1"},
+                                   {"ok", failed.empty()},
+                                   {"checks", list},
+                                   {"environment", environment()}};
+  if (!failed.empty())
+    object["error"] =
+        error_json(Error(ErrorKind::kDevice, fmt::format("failed: {}", fmt::join(failed, ", "))));
+  print_json(object);
 }
 
 int doctor(const std::string& device, const std::string& kernel, bool json) {
@@ -209,7 +217,7 @@ int doctor(const std::string& device, const std::string& kernel, bool json) {
   const bool ok = std::none_of(checks.begin(), checks.end(),
                                [](const Check& check) { return check.state == State::kFailure; });
   if (json)
-    print_as_json(checks, ok);
+    print_as_json(checks);
   else
     print_as_text(checks);
   return ok ? 0 : static_cast<int>(ErrorKind::kDevice);
@@ -227,6 +235,7 @@ void add_doctor(CLI::App& program, Run& chosen) {
   add_device_flag(*command, flags->device);
   add_kernel_flag(*command, flags->kernel);
   add_json_flag(*command, flags->json);
+  add_quiet_flag(*command);
   command->callback([flags, &chosen] {
     chosen = [flags] { return doctor(flags->device, flags->kernel, flags->json); };
   });

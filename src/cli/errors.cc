@@ -3,6 +3,7 @@
 #include <c10/util/Exception.h>
 #include <fmt/format.h>
 
+#include <array>
 #include <exception>
 #include <filesystem>
 #include <string_view>
@@ -30,6 +31,15 @@ Error bug(std::string_view what) {
 std::string_view opening_line(std::string_view text) { return text.substr(0, text.find('\n')); }
 
 }  // namespace
+
+nlohmann::ordered_json error_json(const Error& error) {
+  static constexpr std::array<std::string_view, 9> kKinds = {
+      // by exit code, from 1
+      "internal", "usage", "data", "device", "memory", "diverged", "checkpoint", "check", "disk"};
+  return {{"kind", kKinds.at(static_cast<size_t>(error.kind()) - 1)},
+          {"exit_code", error.exit_code()},
+          {"message", error.what()}};
+}
 
 Error current_error() {
   try {

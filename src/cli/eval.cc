@@ -8,6 +8,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "base/error.h"
@@ -16,6 +17,7 @@
 #include "cli/arguments.h"
 #include "cli/commands.h"
 #include "cli/data_loading.h"
+#include "cli/errors.h"
 #include "cli/terminal.h"
 #include "cli/trained_model.h"
 #include "data/dataset.h"
@@ -107,51 +109,41 @@ at::Tensor labels_of_model(const Dataset& dataset, const ModelSpec& spec) {
   return at::tensor(label_of, at::kLong).index_select(0, dataset.test.labels);
 }
 
-struct ClassAccuracy {
-  std::string name;
-  int64_t n = 0;
-  double accuracy = 0;
-};
+using NamedClasses = std::vector<std::pair<std::string, ClassAccuracy>>;
 
 // Classes without images are left out.
-std::vector<ClassAccuracy> accuracy_per_class(const Evaluation& evaluation,
-                                              const std::vector<std::string>& names) {
-  std::vector<ClassAccuracy> classes;
-  for (size_t label = 0; label < evaluation.confusion.size(); ++label) {
-    int64_t n = 0;
-    for (const int64_t count : evaluation.confusion[label]) n += count;
-    if (n > 0)
-      classes.push_back(
-          {names.at(label), n,
-           static_cast<double>(evaluation.confusion[label][label]) / static_cast<double>(n)});
-  }
-  return classes;
+NamedClasses tested_classes(const Evaluation& evaluation, const std::vector<std::string>& names) {
+  NamedClasses tested;
+  const std::vector<ClassAccuracy> all = accuracy_per_class(evaluation);
+  for (size_t label = 0; label < all.size(); ++label)
+    if (all[label].n > 0) tested.emplace_back(names.at(label), all[label]);
+  return tested;
 }
 
-void print_as_json(const Evaluation& evaluation, const std::vector<ClassAccuracy>& classes,
-                   const Dataset& dataset, bool tta, bool passed) {
+void print_as_json(const Evaluation& evaluation, const NamedClasses& classes,
+                   const Dataset& dataset, bool tta, const std::optional<Error>& failure) {
   const auto interval = interval95(evaluation.accuracy, evaluation.n);
   nlohmann::ordered_json accuracy = {{"plain", evaluation.accuracy}};
   if (tta) accuracy["tta"] = evaluation.accuracy_tta;
   accuracy["interval95"] = {interval[0], interval[1]};
   nlohmann::ordered_json per_class = nlohmann::ordered_json::object();
-  for (const ClassAccuracy& c : classes) per_class[c.name] = c.accuracy;
-  print_json({{"schema", "skipway.eval/1"},
-              {"ok", passed},
-              {"dataset", dataset.name},
-              {"n", evaluation.n},
-              {"accuracy", accuracy},
-              {"loss", evaluation.loss},
-              {"per_class", per_class}});
+  for (const auto& [name, tested] : classes) per_class[name] = tested.accuracy;
+  nlohmann::ordered_json object = {{"schema", "skipway.eval/1"}, {"ok", !failure},
+                                   {"dataset", dataset.name},    {"n", evaluation.n},
+                                   {"accuracy", accuracy},       {"loss", evaluation.loss},
+                                   {"per_class", per_class}};
+  if (failure) object["error"] = error_json(*failure);
+  print_json(object);
 }
 
-void print_as_text(const Evaluation& evaluation, const std::vector<ClassAccuracy>& classes,
+void print_as_text(const Evaluation& evaluation, const NamedClasses& classes,
                    const Dataset& dataset, const EvaluateOptions& options) {
   size_t width = 5;
-  for (const ClassAccuracy& c : classes) width = std::max(width, c.name.size());
+  for (const auto& [name, tested] : classes) width = std::max(width, name.size());
   print_result(fmt::format("{:<{}}  images  accuracy", "class", width));
-  for (const ClassAccuracy& c : classes)
-    print_result(fmt::format("{:<{}}  {:6}  {:6.2f} %", c.name, width, c.n, 100 * c.accuracy));
+  for (const auto& [name, tested] : classes)
+    print_result(
+        fmt::format("{:<{}}  {:6}  {:6.2f} %", name, width, tested.n, 100 * tested.accuracy));
   const auto interval = interval95(evaluation.accuracy, evaluation.n);
   const std::string with_tta =
       options.tta ? fmt::format(", {:.2f} % with {},", 100 * evaluation.accuracy_tta,
@@ -178,17 +170,20 @@ int eval(const EvalFlags& flags) {
   clear_status();
 
   const double accuracy = flags.tta ? evaluation.accuracy_tta : evaluation.accuracy;
-  const bool passed = !flags.fail_under || accuracy >= *flags.fail_under;
-  const std::vector<ClassAccuracy> classes =
-      accuracy_per_class(evaluation, spec.classes.empty() ? dataset.classes : spec.classes);
+  std::optional<Error> failure;
+  if (flags.fail_under && accuracy < *flags.fail_under)
+    failure =
+        Error(ErrorKind::kCheck, fmt::format("accuracy {:.4f} is under the {:g} of --fail-under",
+                                             accuracy, *flags.fail_under));
+  const NamedClasses classes =
+      tested_classes(evaluation, spec.classes.empty() ? dataset.classes : spec.classes);
   if (flags.model.json)
-    print_as_json(evaluation, classes, dataset, flags.tta, passed);
+    print_as_json(evaluation, classes, dataset, flags.tta, failure);
   else
     print_as_text(evaluation, classes, dataset, trained.options);
-  if (passed) return 0;
-  print_line(fmt::format("{} accuracy {:.4f} is under the {:g} of --fail-under",
-                         styled("failed:", "red"), accuracy, *flags.fail_under));
-  return static_cast<int>(ErrorKind::kCheck);
+  if (!failure) return 0;
+  print_line(fmt::format("{} {}", styled("failed:", "red"), failure->what()));
+  return failure->exit_code();
 }
 
 }  // namespace

@@ -74,6 +74,7 @@ int import_weights(const ImportFlags& flags) {
   const ModelSpec spec = spec_of(weights, flags);
   const std::unique_ptr<Model> model = make_model(spec, /*seed=*/0);
   model->load_state(weights.tensors, weights.where);
+  require_finite(model->state(), weights.where);  // what is finite in 64 bits need not be in 32
   model->kernels() = KernelChoice("auto");
   const RunFolder run = RunFolder::create(flags.out, "--out");
   const std::string sha256 = saved(run, *model);

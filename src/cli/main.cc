@@ -4,7 +4,6 @@
 #include <torch/version.h>
 #include <unistd.h>
 
-#include <array>
 #include <clocale>
 #include <csignal>
 #include <optional>
@@ -33,13 +32,6 @@ constexpr std::string_view kExamples =
     "7 weights or checkpoint do not fit, 8 a check failed, 9 disk or permission, 129, 130, 143\n"
     "stopped by a signal (train and resume save their state first).";
 
-std::string_view kind_name(ErrorKind kind) {
-  static constexpr std::array<std::string_view, 9> kNames = {
-      // by exit code, from 1
-      "internal", "usage", "data", "device", "memory", "diverged", "checkpoint", "check", "disk"};
-  return kNames.at(static_cast<size_t>(kind) - 1);
-}
-
 const CLI::App& deepest_command(const CLI::App& app) {
   const std::vector<CLI::App*> chosen = app.get_subcommands();
   return chosen.empty() ? app : deepest_command(*chosen.front());
@@ -50,6 +42,9 @@ const CLI::App& deepest_command(const CLI::App& app) {
 void prepare(CLI::App& command) {
   command.footer("");
   command.require_subcommand(0, 1);
+  for (CLI::Option* option : command.get_options())  // the last one counts, as for scripts that add
+    if (!option->get_positional() && option->get_expected_max() == 1)
+      option->multi_option_policy(CLI::MultiOptionPolicy::TakeLast);
   for (CLI::App* subcommand : command.get_subcommands({})) prepare(*subcommand);
 }
 
@@ -91,6 +86,7 @@ std::optional<int> parse(CLI::App& program, const std::vector<std::string>& args
     // CLI11 takes them reversed.
     program.parse(std::vector<std::string>(args.rbegin(), args.rend()));
   } catch (const CLI::CallForHelp&) {
+    std::signal(SIGPIPE, SIG_DFL);          // as in `skipway train --help | head`
     print_result(trimmed(program.help()));  // of the command that was given
     return 0;
   } catch (const CLI::CallForVersion& version) {
@@ -116,12 +112,7 @@ void report(const Error& error, const CLI::App& program, bool json) {
   print_line(fmt::format("{} {}", styled("error:", "red"), error.what()));
   if (!json) return;
   try {
-    print_json({{"schema", schema(program)},
-                {"ok", false},
-                {"error",
-                 {{"kind", kind_name(error.kind())},
-                  {"exit_code", error.exit_code()},
-                  {"message", error.what()}}}});
+    print_json({{"schema", schema(program)}, {"ok", false}, {"error", error_json(error)}});
   } catch (const Error&) {
     // Nobody can be told on stdout; stderr and the exit code have said what went wrong.
   }
@@ -180,6 +171,7 @@ int main(int argc, char** argv) {
   std::setlocale(LC_CTYPE, "C.UTF-8");  // libarchive gives no name that the locale cannot spell
   // A reader of the output that goes away must not end a training run.
   std::signal(SIGPIPE, SIG_IGN);
+  std::signal(SIGXFSZ, SIG_IGN);  // ulimit -f: as a full disk
   // The exit code that a shell makes of them. `train` and `resume` save first.
   skipway::handle_stop_signals([](int signal) { _exit(128 + signal); });
   return skipway::run({argv + 1, argv + argc});

@@ -103,6 +103,7 @@ void add_models(CLI::App& program, Run& chosen) {
       ->check(CLI::IsMember(attention_names()))
       ->capture_default_str();
   add_json_flag(*command, options->json);
+  add_quiet_flag(*command);
   command->callback([options, &chosen] { chosen = [options] { return run_models(*options); }; });
 }
 

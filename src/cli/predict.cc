@@ -14,6 +14,7 @@
 #include "base/error.h"
 #include "base/files.h"
 #include "cli/commands.h"
+#include "cli/errors.h"
 #include "cli/terminal.h"
 #include "cli/trained_model.h"
 #include "data/image.h"
@@ -167,11 +168,16 @@ void print_as_json(const PredictFlags& flags, const ModelSpec& spec,
     predicted.push_back(std::move(entry));
   }
   for (const Failure& f : failed) failures.push_back({{"file", f.file}, {"error", f.error}});
-  print_json({{"schema", "skipway.predict/1"},
-              {"ok", !predictions.empty()},
-              {"classes", std::move(classes)},
-              {"predictions", std::move(predicted)},
-              {"failed", std::move(failures)}});
+  Json object = {{"schema", "skipway.predict/1"},
+                 {"ok", !predictions.empty()},
+                 {"classes", std::move(classes)},
+                 {"predictions", std::move(predicted)},
+                 {"failed", std::move(failures)}};
+  if (predictions.empty())
+    object["error"] = error_json(
+        Error(ErrorKind::kData,
+              fmt::format("expected images, got none that could be read, of {}", failed.size())));
+  print_json(object);
 }
 
 // RFC 4180.

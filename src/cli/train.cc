@@ -4,6 +4,7 @@
 
 #include <atomic>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -113,7 +114,7 @@ void show_beginning(const Trainer& trainer, const Config& config) {
            config.seed);
 }
 
-std::vector<std::string> result_lines(const TrainResult& r) {
+std::vector<std::string> result_lines(const TrainResult& r, bool has_report) {
   const auto interval = interval95(r.last.accuracy, r.last.n);
   std::vector<std::string> lines = {fmt::format(
       "{} {:.2f} %{} on {} {} images (95 % interval {:.1f} to {:.1f} %)",
@@ -130,7 +131,7 @@ std::vector<std::string> result_lines(const TrainResult& r) {
       format_duration(r.wall_s), format_duration(r.train_wall_s), r.epochs,
       static_cast<double>(r.images) / r.train_wall_s,
       format_bytes(static_cast<double>(r.peak_rss_bytes))));
-  lines.push_back(fmt::format("report   {}/report.html", r.run));
+  if (has_report) lines.push_back(fmt::format("report   {}/report.html", r.run));
   lines.push_back(
       fmt::format("again    skipway train --config {}", shell_quoted(r.run + "/config.toml")));
   return lines;
@@ -148,20 +149,29 @@ void make_findable(Config& config) {
     config.weights = found_from_anywhere(config.weights);
 }
 
-// 0, or the exit code of why there is no report, which a warning says: the result, or why the run
-// did not come to its end, must not be lost for it.
-int try_to_write_report(const RunFolder& run) {
+// Why there is no report, where there is none, which a warning says: the result, or why the run did
+// not come to its end, must not be lost for it.
+std::optional<Error> try_to_write_report(const RunFolder& run) {
   try {
     write_report(run);
-    return 0;
+    return std::nullopt;
   } catch (...) {
     const Error error = current_error();
     log_warning("no report: {}", error.what());
-    return error.exit_code();
+    return error;
   }
 }
 
+void print_result_as_json(nlohmann::ordered_json result, const std::optional<Error>& failure) {
+  result["ok"] = !failure;
+  if (failure) result["error"] = error_json(*failure);
+  print_json(result);
+}
+
+int exit_code_of(const std::optional<Error>& failure) { return failure ? failure->exit_code() : 0; }
+
 int finish_stopped(const RunFolder& run, const RunLog& log, const TrainResult& result, bool json) {
+  const int exit_code = 128 + result.stop_signal;
   try_to_write_report(run);
   const std::string line =
       fmt::format("stopped after {:.2f} epochs, {}; go on with: skipway resume {}", result.epochs,
@@ -176,33 +186,33 @@ int finish_stopped(const RunFolder& run, const RunLog& log, const TrainResult& r
                   {"stopped", true},
                   {"signal", result.stop_signal},
                   {"run", result.run},
-                  {"epochs", result.epochs}});
+                  {"epochs", result.epochs},
+                  {"error", {{"kind", "stopped"}, {"exit_code", exit_code}, {"message", line}}}});
   } catch (const Error&) {  // the signal has ended the reader too; the exit code says it
   }
-  return 128 + result.stop_signal;
+  return exit_code;
 }
 
 int finish(const RunFolder& run, const RunLog& log, const TrainResult& result, bool json) {
   clear_status();
   if (result.stop_signal) return finish_stopped(run, log, result, json);
-  const int exit_code = try_to_write_report(run);
-  const std::vector<std::string> lines = result_lines(result);
+  const std::optional<Error> failure = try_to_write_report(run);
+  const std::vector<std::string> lines = result_lines(result, /*has_report=*/!failure);
   for (const std::string& line : lines) log.add(line);
   if (json) {
-    print_json(to_json(result));
+    print_result_as_json(to_json(result), failure);
   } else {
     for (const std::string& line : lines) print_result(line);
   }
-  return exit_code;
+  return exit_code_of(failure);
 }
 
-// The exit code of work(log), which trains in `run`. What ends it too soon stands in the log and,
+// The exit code of work(), which trains in `run`. What ends it too soon stands in the log and,
 // from the first checkpoint on, how far the run came in its report.
 template <typename Work>
-int recorded(const RunFolder& run, Work&& work) {
-  const RunLog log(run);
+int recorded(const RunFolder& run, const RunLog& log, Work&& work) {
   try {
-    return work(log);
+    return work();
   } catch (...) {
     log.add(fmt::format("error: {}", current_error().what()));
     if (run.has_checkpoint()) try_to_write_report(run);
@@ -228,14 +238,15 @@ int train(Arguments arguments) {
         precision_name(resolve_precision("auto", resolve_device(config.device), config.kernel));
     arguments.origins["precision"] = "measured";
   }
+  catch_stop_signals();  // before there is a folder that one could leave unfinished
   const RunFolder run = RunFolder::create(config.run_dir);
+  const RunLog log(run);  // fails where the folder has become another's, which stays as it is
   try {
-    return recorded(run, [&](const RunLog& log) {
+    return recorded(run, log, [&] {
       const std::string config_toml = to_toml(config, arguments.origins);
       write_file_atomic(run.config_toml(), config_toml);
       write_file_atomic(run.env_json(), environment().dump(2) + "\n");
       log_info("run: {}", run.path().string());
-      catch_stop_signals();
       Trainer trainer(config, config_toml, std::move(dataset), run, make_hooks(arguments.quiet));
       show_beginning(trainer, config);
       return finish(run, log, trainer.run(), arguments.json);
@@ -246,13 +257,25 @@ int train(Arguments arguments) {
   }
 }
 
-// The object that the run ended with; null where it has not.
+// The object that the run ended with; null where it has not. Errors: kCheckpoint where the model is
+// not the one that it speaks of.
 nlohmann::ordered_json result_of(const RunFolder& run) {
   if (!fs::exists(run.model())) return nullptr;
-  for (const auto& line : run.read_metrics())
-    if (line.value("event", "") == "end" && line.contains("result") &&
-        line.at("result").contains("accuracy"))
-      return line.at("result");
+  for (const auto& line : run.read_metrics()) {
+    if (line.value("event", "") != "end" || !line.contains("result")) continue;
+    auto result = line.at("result");
+    const bool is_whole = result.contains("/accuracy/last"_json_pointer) &&
+                          result.contains("/accuracy/last_tta"_json_pointer) &&
+                          result.contains("/accuracy/n"_json_pointer) &&
+                          result.contains("weights_sha256");
+    if (!is_whole) continue;
+    if (hash_of_file(HashKind::kSha256, run.model()) != result.at("weights_sha256"))
+      fail(ErrorKind::kCheckpoint, "resume",
+           "expected the weights with which the run ended, got others at {}; move that file away, "
+           "and `skipway resume` makes it again from the last state",
+           run.model().string());
+    return result;
+  }
   return nullptr;
 }
 
@@ -266,21 +289,22 @@ int resume(const fs::path& path, bool json, bool quiet) {
   if (auto result = result_of(run); !result.is_null()) {
     result["run"] = run.path().string();  // where it is now
     log_info("{} is finished; its result again", run.path().string());
-    const int exit_code = try_to_write_report(run);
+    const std::optional<Error> failure = try_to_write_report(run);
     if (json) {
-      print_json(result);
-      return exit_code;
+      print_result_as_json(result, failure);
+      return exit_code_of(failure);
     }
     const nlohmann::ordered_json& accuracy = result.at("accuracy");
     const nlohmann::ordered_json& tta = accuracy.at("last_tta");
     print_result(fmt::format(
-        "accuracy {:.2f} %{} on {} images; the report is {}",
-        100 * accuracy.at("last").get<double>(),
+        "accuracy {:.2f} %{} on {} images{}", 100 * accuracy.at("last").get<double>(),
         tta.is_null() ? "" : fmt::format(", {:.2f} % with TTA,", 100 * tta.get<double>()),
-        accuracy.at("n").get<int64_t>(), run.report_html().string()));
-    return exit_code;
+        accuracy.at("n").get<int64_t>(),
+        failure ? "" : fmt::format("; the report is {}", run.report_html().string())));
+    return exit_code_of(failure);
   }
-  return recorded(run, [&](const RunLog& log) {
+  const RunLog log(run);
+  return recorded(run, log, [&] {
     const std::string config_toml = read_file(run.config_toml());
     Config config = from_toml(config_toml, run.config_toml().string());
     const bool begun = run.has_checkpoint();  // or it was killed before its first step
