@@ -94,6 +94,27 @@ void forget_metrics_after(const RunFolder& run, int64_t step) {
   write_file_atomic(run.metrics_jsonl(), kept);
 }
 
+// What a forward pass changes of a model's state, as it was before: BatchNorm's running statistics.
+class Statistics {
+ public:
+  explicit Statistics(const NamedTensors& state) {
+    for (const auto& [name, tensor] : state)
+      if (!tensor.requires_grad()) kept_.emplace_back(tensor, tensor.detach().clone());
+  }
+  // Twice: nothing.
+  void exchange() {
+    const at::NoGradGuard no_grad;
+    for (auto& [live, kept] : kept_) {
+      const at::Tensor now = live.clone();
+      live.copy_(kept);
+      kept.copy_(now);
+    }
+  }
+
+ private:
+  std::vector<std::pair<at::Tensor, at::Tensor>> kept_;
+};
+
 }  // namespace
 
 nlohmann::ordered_json to_json(const TrainResult& r) {
@@ -265,6 +286,8 @@ void Trainer::train_steps() {
   const Stopwatch watch;
   enter_stage();
   const bool is_save_due = run_wall_s() - saved_at_s_ > hooks_.save_every_s;
+  std::optional<Statistics> before;
+  if (is_save_due) before.emplace(model().state());
   const int64_t first = progress_.step, last = first + (is_save_due ? 1 : steps_unread()) - 1;
   std::vector<at::Tensor> numbers;
   std::vector<double> rates;
@@ -284,10 +307,17 @@ void Trainer::train_steps() {
     if (has_diverged(gradients[i], mean_loss))
       return roll_back(first + static_cast<int64_t>(i), gradients[i]);
   }
-  // Of weights whose loss has just been seen; those after the update may be past saving.
-  if (is_save_due && !save()) return roll_back(last, gradients.back());
+  double saving_s = 0;
+  if (is_save_due) {  // weights whose loss has just been seen: the update may spoil them
+    const Stopwatch saving;
+    before->exchange();
+    const bool is_saved = save();
+    before->exchange();
+    if (!is_saved) return roll_back(last, gradients.back());
+    saving_s = saving.seconds();
+  }
   update(last, {});
-  const double step_s = watch.seconds() / static_cast<double>(gradients.size());
+  const double step_s = (watch.seconds() - saving_s) / static_cast<double>(gradients.size());
   for (size_t i = 0; i < gradients.size(); ++i) record_step(gradients[i], rates[i], step_s);
 }
 

@@ -451,6 +451,12 @@ TEST_F(TrainerTest, WhatIsKilledHasLostNoMoreThanTheTimeBetweenTwoSaves) {
   EXPECT_EQ(saved_step(), 0);
   hooks.save_every_s = 0;
   EXPECT_EQ(saved_step(), 6);
+
+  Trainer second(small_config(4), "", synthetic_dataset(), run, {});
+  second.restore();
+  const TrainResult whole =
+      Trainer(small_config(4), "", synthetic_dataset(), new_run("whole"), {}).run();
+  EXPECT_EQ(second.run().weights_sha256, whole.weights_sha256);
 }
 
 TEST_F(TrainerTest, TensorBoardGetsStepsAndEpochs) {
