@@ -181,6 +181,8 @@ TEST_F(E2eCommandLine, OfAFlagThatIsGivenTwiceTheLastCounts) {
   EXPECT_EQ(result.exit_code, 0) << result.err;
   EXPECT_EQ(result.out, run({"models", "--classes", "7", "--json"}).out);
   EXPECT_NE(result.out, run({"models", "--classes", "10", "--json"}).out);
+  EXPECT_THAT(run({"config", "show", "--batch", "5", "--batch", "6"}).out,
+              HasSubstr("batch = 6  # --batch\n"));
 }
 
 TEST_F(E2eCommandLine, EveryCommandHasQuiet) {

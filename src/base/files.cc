@@ -67,9 +67,10 @@ class TemporaryFile {
   bool renamed_ = false;
 };
 
-[[noreturn]] void fail_to_open(const fs::path& path) {
+[[noreturn]] void fail_to(const fs::path& path, std::string_view what) {
   const int code = errno;
-  fail(kind_of_failure(code), "files", "could not open {}: {}", path.string(), std::strerror(code));
+  fail(kind_of_failure(code), "files", "could not {} {}: {}", what, path.string(),
+       code == 0 ? "it ends too soon" : std::strerror(code));
 }
 
 }  // namespace
@@ -85,11 +86,12 @@ std::string read_file(const fs::path& path) {
     fail(ErrorKind::kData, "files", "expected a file, got a folder at {}", path.string());
   }
   std::ifstream file(path, std::ios::binary | std::ios::ate);
-  if (!file) fail_to_open(path);
+  if (!file) fail_to(path, "open");
   std::string bytes(static_cast<size_t>(file.tellg()), '\0');
   file.seekg(0);
+  errno = 0;
   file.read(bytes.data(), static_cast<std::streamsize>(bytes.size()));
-  if (!file) fail(ErrorKind::kData, "files", "could not read {} to its end", path.string());
+  if (!file) fail_to(path, "read");
   return bytes;
 }
 
@@ -193,14 +195,15 @@ std::string hash_of(HashKind kind, std::string_view bytes) {
 
 std::string hash_of_file(HashKind kind, const fs::path& path) {
   std::ifstream file(path, std::ios::binary);
-  if (!file) fail_to_open(path);
+  if (!file) fail_to(path, "open");
   Hash hash(kind);
   std::vector<char> buffer(1 << 20);
+  errno = 0;
   while (file.read(buffer.data(), static_cast<std::streamsize>(buffer.size())) ||
          file.gcount() > 0) {
     hash.update({buffer.data(), static_cast<size_t>(file.gcount())});
   }
-  if (file.bad()) fail(ErrorKind::kData, "files", "could not read {} to its end", path.string());
+  if (file.bad()) fail_to(path, "read");
   return hash.hex();
 }
 

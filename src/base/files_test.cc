@@ -21,8 +21,10 @@ TEST(KindOfFailure, PermissionAndTheDiskAreNotTheDatas) {
   EXPECT_EQ(kind_of_failure(EACCES), ErrorKind::kDisk);
   EXPECT_EQ(kind_of_failure(EIO), ErrorKind::kDisk);
   EXPECT_EQ(kind_of_failure(ENOENT), ErrorKind::kData);
-  // An input error of the kernel's, also for root.
-  EXPECT_EQ(error_of([] { read_file("/proc/self/mem"); }).kind(), ErrorKind::kData);
+  // An input error, also for root.
+  EXPECT_EQ(error_of([] { hash_of_file(HashKind::kSha256, "/proc/self/mem"); }).kind(),
+            ErrorKind::kDisk);
+  EXPECT_EQ(error_of([] { read_file("/proc/nowhere"); }).kind(), ErrorKind::kData);
 }
 
 TEST(WriteFileAtomic, ReplacesFilesAlone) {

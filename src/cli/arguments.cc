@@ -324,19 +324,31 @@ void complete_length(Layer& layer) {
     layer.push_back({"minutes", "0", epochs->origin, epochs->where});
 }
 
+// How many of them another recipe than theirs would change.
+int64_t settled_settings(const Layer& layer, const std::string& recipe) {
+  const auto of_layer = toml_values(recipe_config(find(layer, "recipe")->text)),
+             of_recipe = toml_values(recipe_config(recipe));
+  int64_t count = 0;
+  for (size_t i = 0; i < of_layer.size(); ++i)
+    if (of_layer[i] != of_recipe[i] && of_layer[i].first != "recipe" &&
+        find(layer, of_layer[i].first) != nullptr)
+      ++count;
+  return count;
+}
+
 // A recipe is defaults, which any setting goes before, and a run's config.toml has all of them set.
 void warn_of_settled_recipe(const std::vector<Layer>& layers) {
   const Layer* settled = nullptr;
   for (const Layer& layer : layers) {
     const Setting* recipe = find(layer, "recipe");
     if (recipe == nullptr) continue;
-    if (settled != nullptr && find(*settled, "recipe")->text != recipe->text)
+    if (const auto count = settled != nullptr ? settled_settings(*settled, recipe->text) : 0)
       log_warning(
-          "recipe {} at {} changes none of the {} settings at {}, which has the recipe {}; take "
-          "out there what the recipe should decide",
-          recipe->text, recipe->where, settled->size() - 1, find(*settled, "recipe")->where,
+          "recipe {} at {} decides nothing of {} settings that stand at {}, with the recipe {}; "
+          "take out there what it should decide",
+          recipe->text, recipe->where, count, find(*settled, "recipe")->where,
           find(*settled, "recipe")->text);
-    if (layer.size() > 1) settled = &layer;
+    settled = &layer;
   }
 }
 
@@ -409,8 +421,7 @@ CLI::Option* add_flag(CLI::App& command, Flags::Flag& flag, const Field& preset,
     const char* const other_name = flag.key == "image_size" ? ",--input-size" : "";
     return command.add_option(name + other_name, flag.text, help)
         ->type_name(std::is_same_v<Field, std::string> ? "TEXT" : "N")
-        ->default_str(fmt::format("{}", preset))
-        ->multi_option_policy(CLI::MultiOptionPolicy::TakeLast);
+        ->default_str(fmt::format("{}", preset));
   }
 }
 
@@ -465,7 +476,6 @@ std::function<Arguments()> add_arguments(CLI::App& command,
           .add_option("--config", flags->config_file,
                       "TOML file of settings, stronger than skipway.toml")
           ->type_name("FILE")
-          ->multi_option_policy(CLI::MultiOptionPolicy::TakeLast)
           ->group("Run");
   add_json_flag(command, flags->json)->group("Output");
   add_quiet_flag(command, flags->quiet)->group("Output");

@@ -30,7 +30,7 @@ struct Arguments {
 /// on each other and validates. The key `data` has no variable, because SKIPWAY_DATA is the folder
 /// of the data sets. Of minutes and epochs the stronger layer wins; both in one layer are an error.
 /// A variable that begins with SKIPWAY_ and is not known gives a warning in the log, and so does a
-/// recipe that changes little, because a weaker layer has settings of another.
+/// recipe over a weaker layer that has another and settings in which the two differ.
 /// Errors: kUsage naming the key, the value, where it stands and, for an unknown key, the nearest
 /// known one, and for an empty --config; kData when a file cannot be read.
 std::function<Arguments()> add_arguments(CLI::App& command,

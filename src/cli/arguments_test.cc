@@ -137,10 +137,6 @@ TEST_F(ArgumentsTest, APlateauIsEvaluatedEveryEpochUnlessSaidOtherwise) {
   EXPECT_THROW(parse({"--schedule", "plateau", "--test-every", "0"}), Error);
 }
 
-TEST_F(ArgumentsTest, TheLastOfARepeatedFlagCounts) {
-  EXPECT_EQ(parse({"--batch", "32", "--batch=64"}).config.batch, 64);
-}
-
 TEST_F(ArgumentsTest, OutputFlagsAreKept) {
   const Arguments arguments = parse({"--json", "--quiet"});
   EXPECT_TRUE(arguments.json);

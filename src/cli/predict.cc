@@ -126,7 +126,7 @@ std::vector<Prediction> predict_files(TrainedModel& trained, const std::vector<s
       images.push_back(read_image(file, size));
       names.push_back(file);
     } catch (const Error& error) {
-      if (error.kind() != ErrorKind::kData) throw;
+      if (error.kind() != ErrorKind::kData && error.kind() != ErrorKind::kDisk) throw;
       failed.push_back({file, error.what()});
     }
     if (images.size() == batch) flush();

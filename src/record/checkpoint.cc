@@ -64,6 +64,7 @@ void save_checkpoint(const RunFolder& run, const Checkpoint& checkpoint, bool ke
   // file systems without hard links; the two renames are what a kill can part.
   const fs::path next = run.next();
   remove_unfinished(next);
+  remove_unfinished(run.previous());
   write_sealed(next, tensors, checkpoint.metadata);
   if (keeps_last && fs::exists(run.last())) {
     std::error_code unlinked, ignored;

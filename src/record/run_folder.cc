@@ -184,9 +184,13 @@ bool RunFolder::is_imported() const { return !fs::exists(config_toml()) && !has_
 
 Descriptor RunFolder::open_log() const {
   Descriptor file(::open(log_txt().c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0666));
-  if (file.get() < 0)
+  if (file.get() < 0) {
+    const int reason = errno;
+    std::error_code ignored;
+    if (is_new_) fs::remove(path_, ignored);  // which takes no folder that holds anything
     fail(ErrorKind::kDisk, "run", "could not open {} to append to it: {}; mend its permissions",
-         log_txt().string(), std::strerror(errno));
+         log_txt().string(), std::strerror(reason));
+  }
   if (flock(file.get(), LOCK_EX | LOCK_NB) == 0) return file;
   if (errno == EWOULDBLOCK)
     fail(ErrorKind::kDisk, "run",
@@ -215,11 +219,10 @@ void RunFolder::append_metrics(const Json& line) const {
     const off_t end = end_of_whole_lines(file.get());
     if (ftruncate(file.get(), end) == 0) {
       const ssize_t written = write(file.get(), text.data(), text.size());
-      if (written == static_cast<ssize_t>(text.size())) {
-        fdatasync(file.get());  // as a checkpoint that counts on it; not every file system can
-        return;
-      }
-      const int reason = written < 0 ? errno : ENOSPC;
+      const bool is_whole = written == static_cast<ssize_t>(text.size());
+      // As the checkpoint is that counts on it; EINVAL: a file system that cannot.
+      if (is_whole && (fdatasync(file.get()) == 0 || errno == EINVAL)) return;
+      const int reason = written < 0 || is_whole ? errno : ENOSPC;
       // Takes the part of a line away; where even that fails, the next append does it.
       [[maybe_unused]] const int undone = ftruncate(file.get(), end);
       errno = reason;

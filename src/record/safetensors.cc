@@ -32,7 +32,8 @@ constexpr std::string_view kMetadataKey = "__metadata__";
 constexpr uint64_t kMaxHeaderBytes = 100'000'000;  // the format's own limit
 constexpr uint64_t kAlignment = 8;
 constexpr size_t kMaxNames = 20'000;  // nlohmann looks for each among all; a ResNet-152 has 1,000
-constexpr size_t kMaxValues = 32 * kMaxNames;  // in all: each name has a type, sizes, two offsets
+// In all, with what begins and ends each: a name has a type, sizes and two offsets.
+constexpr size_t kMaxValues = 32 * kMaxNames;
 
 constexpr std::pair<at::ScalarType, std::string_view> kTypes[] = {
     {at::kDouble, "F64"}, {at::kFloat, "F32"}, {at::kHalf, "F16"},  {at::kBFloat16, "BF16"},
@@ -161,14 +162,20 @@ SafetensorsFile read_safetensors(const fs::path& path) {
   const Complaint complain(ErrorKind::kCheckpoint, "safetensors", path);
   std::error_code code;
   const uint64_t file_bytes = fs::file_size(path, code);
+  const auto require_disk = [&](int reason) {
+    if (kind_of_failure(reason) == ErrorKind::kDisk)
+      fail(ErrorKind::kDisk, "safetensors", "could not read {}: {}", path.string(),
+           std::strerror(reason));
+  };
+  require_disk(code.value());
   if (code) complain("expected a file, got \"{}\"", code.message());
+  errno = 0;
   std::ifstream file(path, std::ios::binary);
-  if (const int reason = errno; !file && kind_of_failure(reason) == ErrorKind::kDisk)
-    fail(ErrorKind::kDisk, "safetensors", "could not open {}: {}", path.string(),
-         std::strerror(reason));
   const auto read = [&](void* target, uint64_t bytes) {
     file.read(static_cast<char*>(target), static_cast<std::streamsize>(bytes));
-    if (!file) complain("expected {} more readable bytes", bytes);
+    if (file) return;
+    require_disk(errno);
+    complain("expected {} more readable bytes", bytes);
   };
 
   uint64_t header_bytes = 0;

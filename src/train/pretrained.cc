@@ -94,6 +94,7 @@ Pretrained read_weights_file(const fs::path& path) {
   try {
     file = read_sealed(path, /*required=*/false);
   } catch (const Error& error) {  // a file is damaged data until it is known to be weights
+    if (error.kind() == ErrorKind::kDisk) throw;
     throw Error(ErrorKind::kData, error.what());
   }
   std::optional<ModelSpec> spec;

@@ -11,6 +11,7 @@
 #include "base/clock.h"
 #include "base/error.h"
 #include "base/files.h"
+#include "base/json.h"
 #include "base/log.h"
 #include "base/process.h"
 #include "model/device.h"
@@ -61,10 +62,10 @@ nlohmann::ordered_json end_line(const TrainResult& result) {
   return line;
 }
 
-[[noreturn]] void fail_reading_progress(const std::string& run, const std::exception& error) {
+[[noreturn]] void fail_reading_progress(const std::string& run, std::string_view reason) {
   fail(ErrorKind::kCheckpoint, "train",
        "expected a checkpoint of this version, got progress in {} that could not be read: {}", run,
-       error.what());
+       reason);
 }
 
 nlohmann::json progress_of(const Checkpoint& checkpoint, const std::string& run) {
@@ -74,11 +75,10 @@ nlohmann::json progress_of(const Checkpoint& checkpoint, const std::string& run)
          "expected a checkpoint with the key \"progress\", got one without it in {}; it was not "
          "written by a training run, so it cannot be resumed",
          run);
-  try {
-    return nlohmann::json::parse(progress->second);
-  } catch (const nlohmann::json::exception& error) {
-    fail_reading_progress(run, error);
-  }
+  auto state = parse_json<nlohmann::json>(progress->second);
+  if (!state.is_object() || !state.contains("step") || !state.at("step").is_number_integer())
+    fail_reading_progress(run, "no step");
+  return state;
 }
 
 // A run that was killed has written metrics after its last checkpoint; a resumed run writes them
@@ -218,7 +218,7 @@ TrainResult Trainer::run() {
       break;
     }
   }
-  const bool saved = save();
+  const bool saved = save().empty();
   const auto stopped = [&] {
     TrainResult so_far = result({});
     so_far.state_is_saved = saved;
@@ -305,15 +305,18 @@ void Trainer::train_steps() {
   for (size_t i = 0; i < gradients.size(); ++i) {
     mean_loss = mean_with(mean_loss, gradients[i].loss);
     if (has_diverged(gradients[i], mean_loss))
-      return roll_back(first + static_cast<int64_t>(i), gradients[i]);
+      return roll_back(first + static_cast<int64_t>(i), gradients[i],
+                       fmt::format("loss {}, gradient norm {}", shown(gradients[i].loss),
+                                   shown(gradients[i].norm)));
   }
   double saving_s = 0;
   if (is_save_due) {  // weights whose loss has just been seen: the update may spoil them
     const Stopwatch saving;
     before->exchange();
-    const bool is_saved = save();
+    const std::string not_finite = save();
     before->exchange();
-    if (!is_saved) return roll_back(last, gradients.back());
+    if (!not_finite.empty())
+      return roll_back(last, gradients.back(), fmt::format("{} that is not finite", not_finite));
     saving_s = saving.seconds();
   }
   update(last, {});
@@ -342,9 +345,9 @@ bool Trainer::has_diverged(const Gradient& gradient, double mean_loss) const {
          mean_loss > kDivergedAt * loss_of_guessing();
 }
 
-void Trainer::roll_back(int64_t step, const Gradient& gradient) {
+void Trainer::roll_back(int64_t step, const Gradient& gradient, const std::string& found) {
   const int64_t rollbacks = progress_.rollbacks + 1;
-  if (rollbacks > kMaxRollbacks) give_up(step, gradient);
+  if (rollbacks > kMaxRollbacks) give_up(step, gradient, found);
   const double lr = learning_rate_at(step), lr_factor = progress_.lr_factor * kRollbackFactor;
   const double train_wall_s = progress_.train_wall_s;
   learner_.optimizer.clear_gradients();
@@ -354,10 +357,9 @@ void Trainer::roll_back(int64_t step, const Gradient& gradient) {
   progress_.rollbacks = rollbacks;
   progress_.lr_factor = lr_factor;
   log_warning(
-      "loss {}, gradient norm {} at step {} with rate {:.4g}: back to step {}, with {:g} "
-      "times the rate from here on (rollback {} of {})",
-      shown(gradient.loss), shown(gradient.norm), step, lr, progress_.step, lr_factor, rollbacks,
-      kMaxRollbacks);
+      "{} at step {} with rate {:.4g}: back to step {}, with {:g} times the rate from here on "
+      "(rollback {} of {})",
+      found, step, lr, progress_.step, lr_factor, rollbacks, kMaxRollbacks);
   run_.append_metrics({{"schema", "skipway.metrics/1"},
                        {"event", "rollback"},
                        {"step", step},
@@ -367,7 +369,7 @@ void Trainer::roll_back(int64_t step, const Gradient& gradient) {
                        {"grad_norm", gradient.norm},
                        {"lr", lr},
                        {"lr_factor", lr_factor}});
-  save(/*keeps_last=*/false);
+  save();
 }
 
 // A stop may have kept weights whose loss nobody had seen, and a loss that grows may have been kept
@@ -375,27 +377,27 @@ void Trainer::roll_back(int64_t step, const Gradient& gradient) {
 // again.
 Checkpoint Trainer::state_before(int64_t step) const {
   Checkpoint last = load_checkpoint(run_);
-  const int64_t saved_step = progress_of(last, run_.path().string()).value("step", int64_t{0});
+  const int64_t saved_step = progress_of(last, run_.path().string()).at("step");
   if (saved_step != step && saved_step != rolled_back_to_) return last;
   std::optional<Checkpoint> previous = load_previous_checkpoint(run_);
   return previous ? *std::move(previous) : std::move(last);
 }
 
-void Trainer::give_up(int64_t step, const Gradient& gradient) {
-  std::string found;
+void Trainer::give_up(int64_t step, const Gradient& gradient, const std::string& found) {
+  std::string first;
   try {
-    found = fmt::format("{}; the batch is in {}, ", describe(record_trouble(step, gradient)),
+    first = fmt::format("{}; the batch is in {}, ", describe(record_trouble(step, gradient)),
                         run_.trouble().string());
   } catch (const std::exception& error) {  // must not hide why the run ends
     log_warning("no {}: {}", run_.trouble().string(), error.what());
   }
   fail(ErrorKind::kDiverged, "train",
-       "expected a loss that stays finite and falls, got loss {} and gradient norm {} at "
-       "step {} (epoch {:.2f}, rate {:.4g}), after {} rollbacks; {}the last good state is "
-       "in {}. Clip with --clip-grad-norm 1, see with `skipway data check` whether mean "
+       "expected a loss that stays finite and falls, got {} at step {} (epoch {:.2f}, rate "
+       "{:.4g}), after {} rollbacks; {}the last good state is in {}. Clip with --clip-grad-norm 1, "
+       "see with `skipway data check` whether mean "
        "and std fit the images, lower --lr",
-       shown(gradient.loss), shown(gradient.norm), step, epochs(step), learning_rate_at(step),
-       progress_.rollbacks, found, run_.last().string());
+       found, step, epochs(step), learning_rate_at(step), progress_.rollbacks, first,
+       run_.last().string());
 }
 
 Breakdown Trainer::record_trouble(int64_t step, const Gradient& gradient) {
@@ -612,7 +614,7 @@ void Trainer::end_epoch(std::optional<Evaluation> evaluation, bool tta) {
   if (hooks_.on_epoch) hooks_.on_epoch({step, evaluation});
 }
 
-bool Trainer::save(bool keeps_last) {
+std::string Trainer::save() {
   saved_at_s_ = run_wall_s();
   // A step may have made the weights too large for their type; the next loss shows it. What was
   // kept before is better.
@@ -620,7 +622,7 @@ bool Trainer::save(bool keeps_last) {
     if (at::isfinite(tensor).all().item<bool>()) continue;
     log_warning("the state after step {} is not kept: {} is not finite; what was kept before stays",
                 progress_.step, name);
-    return false;
+    return name;
   }
   Checkpoint checkpoint;
   checkpoint.model = model().state();
@@ -637,10 +639,13 @@ bool Trainer::save(bool keeps_last) {
                 {"views", views_of(config_)},
                 {"train_images", learner_.batches.image_count()},
                 {"train_labels_sha256", labels_sha256(dataset_)},
+                {"rolled_back_to", rolled_back_to_},
                 {"kernels", model().kernels().chosen()}});
   checkpoint.metadata["progress"] = state.dump();
-  save_checkpoint(run_, checkpoint, keeps_last);
-  return true;
+  // Of two of the same step, one is enough: what is previous may be what the run needs.
+  save_checkpoint(run_, checkpoint, /*keeps_last=*/saved_step_ != progress_.step);
+  saved_step_ = progress_.step;
+  return "";
 }
 
 void Trainer::restore() {
@@ -649,11 +654,12 @@ void Trainer::restore() {
   const nlohmann::json state = go_to(checkpoint);
   try {
     earlier_wall_s_ = state.at("wall_s");
+    rolled_back_to_ = state.value("rolled_back_to", int64_t{-1});
     take_views(state.value("views", views_of(config_)));
     learner_.model->kernels().restore(
         state.at("kernels").get<std::map<std::string, std::string>>());
   } catch (const nlohmann::json::exception& error) {
-    fail_reading_progress(run_.path().string(), error);
+    fail_reading_progress(run_.path().string(), error.what());
   }
 }
 
@@ -690,13 +696,14 @@ nlohmann::json Trainer::go_to(const Checkpoint& checkpoint) {
     passes_ = state.at("passes");
     learner_.micro_batch = std::min<int64_t>(learner_.micro_batch, state.at("micro_batch"));
   } catch (const nlohmann::json::exception& error) {
-    fail_reading_progress(where, error);
+    fail_reading_progress(where, error.what());
   }
   learner_.model->load_state(checkpoint.model, where);
   learner_.optimizer.load_state(checkpoint.optimizer, where);
   learner_.ema.load_state(checkpoint.ema, where);
   forget_metrics_after(run_, progress_.recorded_step);
   tensorboard_.forget_from(std::max(progress_.recorded_step + 1, progress_.step));
+  saved_step_ = progress_.step;
   return state;
 }
 

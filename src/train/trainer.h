@@ -114,9 +114,10 @@ class Trainer {
   Batch batch_of(int64_t step);
   void update(int64_t step, const at::Tensor& skip);
   bool has_diverged(const Gradient& gradient, double mean_loss) const;
-  void roll_back(int64_t step, const Gradient& gradient);
+  // `found`: what is wrong with the step, in words.
+  void roll_back(int64_t step, const Gradient& gradient, const std::string& found);
   Checkpoint state_before(int64_t step) const;
-  [[noreturn]] void give_up(int64_t step, const Gradient& gradient);
+  [[noreturn]] void give_up(int64_t step, const Gradient& gradient, const std::string& found);
   Breakdown record_trouble(int64_t step, const Gradient& gradient);
   void record_giving_up(const char* during, int64_t step, double loss, double grad_norm);
   void record_step(const Gradient& gradient, double lr, double step_s);
@@ -128,8 +129,8 @@ class Trainer {
   void enter_stage();
   Evaluation evaluate_now(bool tta);
   std::optional<Evaluation> evaluate_if_due();
-  // Whether the state is finite, so that it was kept; `keeps_last` as save_checkpoint() has it.
-  bool save(bool keeps_last = true);
+  // What is not finite, so that nothing was kept; empty: it was.
+  std::string save();
   void require_settings(const Checkpoint& checkpoint) const;
   nlohmann::json go_to(const Checkpoint& checkpoint);
   TrainResult result(const Evaluation& last) const;
@@ -185,7 +186,8 @@ class Trainer {
   double stage_total_ = 0;     // the same, as steady_length() has it
   double earlier_wall_s_ = 0;  // of processes before a resume
   double saved_at_s_ = 0;
-  int64_t rolled_back_to_ = -1;            // step of the state, in this process; -1: none
+  int64_t saved_step_ = -1;  // of last.safetensors, as far as this process knows
+  int64_t rolled_back_to_ = -1;
   std::vector<double> step_images_per_s_;  // of this process
   int64_t steps_of_process_ = 0;
   bool evaluation_measured_again_ = false;

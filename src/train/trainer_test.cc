@@ -388,7 +388,7 @@ TEST_F(TrainerTest, AStateThatWasSavedAfterItsStepWentWrongIsNotGoneBackTo) {
     if (report.step != 4) return;
     is_spoilt = true;
     for (const auto& [name, tensor] : watched->model().parameters())
-      if (name == "fc.weight") tensor.detach().fill_(1e30);
+      if (name == "fc.weight") tensor.detach().mul_(1e30);
   };
   hooks.stop_signal = [&] { return is_spoilt ? 15 : 0; };
   Trainer first(small_config(4), "", synthetic_dataset(), run, hooks);
@@ -401,6 +401,24 @@ TEST_F(TrainerTest, AStateThatWasSavedAfterItsStepWentWrongIsNotGoneBackTo) {
   EXPECT_GT(second.run().last.accuracy, 0.5);
   ASSERT_EQ(events(run, "rollback").size(), 1u);
   EXPECT_EQ(events(run, "rollback")[0]["to_step"], 0);
+}
+
+TEST_F(TrainerTest, AStopBeforeTheFirstStepOfAResumeKeepsWhatWasBefore) {
+  const RunFolder run = new_run("a");
+  int64_t steps = 0;
+  TrainHooks hooks;
+  hooks.on_step = [&](const StepReport& report) { steps = report.step; };
+  hooks.stop_signal = [&] { return steps == 4 ? 15 : 0; };
+  for (int time = 0; time < 3; ++time) {
+    Trainer trainer(small_config(4), "", synthetic_dataset(), run, hooks);
+    if (time > 0) trainer.restore();
+    trainer.run();
+  }
+  const auto step_of = [](const Checkpoint& checkpoint) {
+    return nlohmann::json::parse(checkpoint.metadata.at("progress")).at("step").get<int64_t>();
+  };
+  EXPECT_EQ(step_of(load_checkpoint(run)), 4);
+  EXPECT_EQ(step_of(*load_previous_checkpoint(run)), 0);
 }
 
 TEST_F(TrainerTest, AStateThatIsNotFiniteIsGoneBackFrom) {
@@ -442,7 +460,7 @@ TEST_F(TrainerTest, WhatIsKilledHasLostNoMoreThanTheTimeBetweenTwoSaves) {
   const RunFolder run = new_run("a");
   TrainHooks hooks;
   hooks.on_step = [](const StepReport& report) {
-    if (report.step == 7) throw Killed();
+    if (report.step == 8) throw Killed();
   };
   const auto saved_step = [&] {
     EXPECT_THROW(Trainer(small_config(4), "", synthetic_dataset(), run, hooks).run(), Killed);
@@ -450,7 +468,7 @@ TEST_F(TrainerTest, WhatIsKilledHasLostNoMoreThanTheTimeBetweenTwoSaves) {
   };
   EXPECT_EQ(saved_step(), 0);
   hooks.save_every_s = 0;
-  EXPECT_EQ(saved_step(), 6);
+  EXPECT_EQ(saved_step(), 7);
 
   Trainer second(small_config(4), "", synthetic_dataset(), run, {});
   second.restore();
