@@ -362,6 +362,12 @@ TEST_F(E2eTrain, ATreeWithoutTestPartIsDividedAndEvaluatedOnTheSamePart) {
   EXPECT_EQ(json::parse(other.out).at("n"), 6);
   EXPECT_THAT(other.err, HasSubstr("too high"));
 
+  // As many as before in the tree and in each part of it, but not the same ones.
+  std::filesystem::rename(folder_ / "tree/blue/0000.png", folder_ / "tree/blue/9999.png");
+  const ProgramResult moved = run({"eval", "../runs/001"});
+  EXPECT_EQ(moved.exit_code, 3);
+  EXPECT_THAT(moved.err, HasSubstr("moved"));
+
   write_small_part(folder_ / "tree", kClasses, 11, 16);
   const ProgramResult changed = run({"eval", "../runs/001"});
   EXPECT_EQ(changed.exit_code, 3);

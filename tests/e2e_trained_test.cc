@@ -150,6 +150,9 @@ TEST_F(E2eTrained, PredictGoesOnPastPathsThatCannotBeRead) {
   std::filesystem::create_directories(folder_ / "mixed");
   std::filesystem::create_symlink("circle.png", folder_ / "mixed/circle.png");
   std::filesystem::copy_file(image_path(3), folder_ / "mixed/whole.png");
+  std::filesystem::create_directory_symlink(folder_ / "images", folder_ / "mixed/linked");
+  std::ofstream(folder_ / "mixed/video.png") << "of a terabyte";
+  std::filesystem::resize_file(folder_ / "mixed/video.png", uintmax_t{1} << 40);
   // Deeper than a path can be long: a folder that nobody may open would not stop root.
   const std::string level(250, 'd');
   std::filesystem::path upper = folder_ / "mixed", lower = folder_ / "lower";
@@ -165,7 +168,11 @@ TEST_F(E2eTrained, PredictGoesOnPastPathsThatCannotBeRead) {
   EXPECT_EQ(object.at("predictions")[0].at("file"), "mixed/whole.png");
   std::map<std::string, std::string> failed;
   for (const json& entry : object.at("failed")) failed[entry.at("file")] = entry.at("error");
-  ASSERT_EQ(failed.size(), 3u) << object.at("failed");
+  ASSERT_EQ(failed.size(), 5u) << object.at("failed");
+  EXPECT_THAT(failed.at("mixed/linked"), HasSubstr("a link"));
+  EXPECT_THAT(failed.at("mixed/video.png"), HasSubstr("bytes"));
+  failed.erase("mixed/linked");
+  failed.erase("mixed/video.png");
   EXPECT_THAT(failed.at(too_long), HasSubstr("File name too long"));
   EXPECT_THAT(failed.at("mixed/circle.png"), HasSubstr("symbolic links"));
   failed.erase(too_long);

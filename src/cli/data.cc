@@ -235,6 +235,18 @@ at::Tensor samples(const Split& split, const ShowFlags& flags, const AugmentOpti
   return at::cat(rows);
 }
 
+// That a PNG can hold the picture, of so many images of so many pixels a side.
+void require_drawable(int64_t images, int64_t columns, int64_t side) {
+  constexpr int64_t kMostRows = 1'000'000, kMostPixels = 500'000'000;  // libpng's; 1.5 GB
+  const int64_t height = (images + columns - 1) / columns * (side + 2),
+                width = columns * (side + 2);
+  if (height > kMostRows || height * width > kMostPixels)
+    fail(ErrorKind::kUsage, kModule,
+         "expected a picture that a PNG can hold, got {} x {} pixels; take fewer at --count, or "
+         "another --columns",
+         width, height);
+}
+
 int show(const ShowFlags& flags) {
   const fs::path out = expand_user(flags.out);
   if (!flags.force) require_new_file(out, kModule, "--out", "give --force to replace it");
@@ -248,6 +260,7 @@ int show(const ShowFlags& flags) {
   const int64_t columns = flags.augmented ? std::min(flags.columns, dataset.train.size())
                                           : std::min(flags.columns, images.size(0));
   const int64_t scale = std::max<int64_t>(1, kShownSide / dataset.image_size);
+  require_drawable(images.size(0), columns, scale * dataset.image_size);
   write_png(out, image_grid(images, columns, scale));
   if (flags.json) {
     print_json({{"schema", kSchema},

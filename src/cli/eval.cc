@@ -23,6 +23,7 @@
 #include "data/dataset.h"
 #include "model/device.h"
 #include "report/history.h"
+#include "train/same_run.h"
 
 namespace skipway {
 namespace {
@@ -40,12 +41,20 @@ bool is_same_data(const std::string& a, const std::string& b) {
   return a == b || fs::equivalent(expand_user(a), expand_user(b), error);
 }
 
-// Another number of images is divided in another way, and what was trained on would be tested.
+// Other images are divided in another way, and what was trained on would be tested.
 void require_same_images(const RunFolder& run, const Config& config, const Dataset& dataset) {
-  const auto trained_on = number_at(history_of(run.read_metrics()).begin, "train_images");
+  const nlohmann::ordered_json begin = history_of(run.read_metrics()).begin;
+  const auto trained_on = number_at(begin, "train_images");
   if (!trained_on) return;
   const int64_t now = dataset.train.size(),
                 then = static_cast<int64_t>(*trained_on) + config.val_split;
+  const std::string tested = text_at(begin, "test_names_sha256");
+  if (now == then && !tested.empty() && tested != names_sha256(dataset.test))
+    fail(ErrorKind::kData, "eval",
+         "expected the images that the run had, got others at {}: files were added, moved or taken "
+         "away, and without a test part of their own, another tenth of them would be tested than "
+         "was left out; give --data a folder of images that were not trained on",
+         dataset.source);
   if (now == then) return;
   fail(ErrorKind::kData, "eval",
        "expected the {} training images that the run had, got {} at {}: without a test part of "

@@ -50,7 +50,9 @@ void find_images(const fs::path& folder, std::vector<std::string>& found,
   for (fs::directory_iterator entry(folder, code), end; !code && entry != end;
        entry.increment(code)) {
     std::error_code unreadable;
-    if (entry->is_directory(unreadable) && !entry->is_symlink(unreadable))  // they can be circles
+    if (entry->is_directory(unreadable) && entry->is_symlink(unreadable))  // they can be circles
+      failed.push_back({entry->path().string(), "a link to a folder; give that folder itself"});
+    else if (entry->is_directory(unreadable))
       find_images(entry->path(), found, failed);
     else if (is_image_name(entry->path().string()) &&
              (entry->is_regular_file(unreadable) || unreadable))  // what is wrong, reading will say
@@ -82,6 +84,8 @@ std::vector<std::string> list_files(const std::vector<std::string>& given,
 
 // Shapes: -> uint8 [size,size,3].
 at::Tensor read_image(const std::string& file, int64_t size) {
+  std::error_code code;
+  if (const uintmax_t bytes = fs::file_size(file, code); !code) require_image_bytes(bytes, file);
   Image image = fit_image(decode_image(read_file(file), file), size);
   return at::from_blob(image.rgb.data(), {image.height, image.width, 3}, at::kByte).clone();
 }

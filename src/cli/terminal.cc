@@ -147,15 +147,20 @@ std::string styled(std::string_view text, std::string_view style) {
   return std::string(text);
 }
 
+// Of the colour sequence that begins `text`; 0 where none does.
+size_t style_length(std::string_view text) {
+  if (!text.starts_with("\x1b[")) return 0;
+  const size_t end = text.find_first_not_of("0123456789;", 2);
+  return end == std::string_view::npos || text[end] != 'm' ? 0 : end + 1;
+}
+
 std::string printable(std::string_view text) {
   std::string kept;
   for (size_t i = 0; i < text.size(); ++i) {
     const auto byte = static_cast<unsigned char>(text[i]);
-    if (text.substr(i, 2) == "\x1b[") {
-      const size_t end = text.find_first_not_of("0123456789;", i + 2);
-      if (end == std::string_view::npos || text[end] != 'm') continue;
-      kept += text.substr(i, end + 1 - i);
-      i = end;
+    if (const size_t length = style_length(text.substr(i))) {
+      kept += text.substr(i, length);
+      i += length - 1;
     } else if ((byte >= 0x20 && byte != 0x7f) || byte == '\n' || byte == '\t') {
       kept += text[i];
     }
@@ -166,8 +171,8 @@ std::string printable(std::string_view text) {
 std::string without_style(std::string_view text) {
   std::string plain;
   for (size_t i = 0; i < text.size(); ++i) {
-    if (text[i] == '\x1b')
-      i = std::min(text.find('m', i), text.size());
+    if (const size_t length = style_length(text.substr(i)))
+      i += length - 1;
     else
       plain += text[i];
   }

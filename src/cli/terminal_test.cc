@@ -33,6 +33,12 @@ TEST(Terminal, NamesDoNotCommandIt) {
   EXPECT_EQ(printable("\x1b[12"), "[12");
 }
 
+TEST(Terminal, OfStylesAloneATextIsFreed) {
+  EXPECT_EQ(without_style("\x1b[31merror:\x1b[0m automobile"), "error: automobile");
+  EXPECT_EQ(without_style("a\x1b.png,frog,0.9m"), "a\x1b.png,frog,0.9m");
+  EXPECT_EQ(without_style("\x1b[3"), "\x1b[3");
+}
+
 TEST(Terminal, ABarTakesWhatTheTextLeaves) {
   EXPECT_EQ(with_bar("epoch 1", 0.5, "50 %", 80), "epoch 1 ━━━━━━━━━━━━┄┄┄┄┄┄┄┄┄┄┄┄ 50 %");
   EXPECT_EQ(with_bar("epoch 1", 0.5, "50 %", 18), "epoch 1 ━━┄┄ 50 %");  // one column stays free

@@ -47,8 +47,12 @@ class GzipStream {
   /// Fills a block as far as the stream goes; 0 at its end.
   size_t read(char* bytes, size_t size) {
     const int got = gzread(file_, bytes, static_cast<unsigned>(size));
+    const int reason = errno;
     int code = Z_OK;
     const char* message = gzerror(file_, &code);
+    if (code == Z_ERRNO)
+      fail(kind_of_failure(reason), "archive", "could not read {}: {}", path_.string(),
+           std::strerror(reason));
     if (got < 0 || code != Z_OK) {
       fail(ErrorKind::kData, "archive", "expected whole gzip data, got {} at {}; fetch it again",
            code == Z_BUF_ERROR ? "a file cut short" : message, path_.string());

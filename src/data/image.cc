@@ -200,6 +200,13 @@ at::Tensor as_tensor(Image& image) {
 
 }  // namespace
 
+void require_image_bytes(uintmax_t bytes, std::string_view name) {
+  constexpr uintmax_t kMost = uintmax_t{5} << 28;
+  if (bytes > kMost)
+    fail(ErrorKind::kData, "image", "expected an image of at most {} bytes, got {} in {}", kMost,
+         bytes, name);
+}
+
 ImageShape image_shape(std::string_view bytes, std::string_view name) {
   if (bytes.starts_with(kPngSignature)) return PngDecoder(bytes, name).shape();
   if (bytes.starts_with(kJpegSignature)) return JpegDecoder(bytes, name).read_header();

@@ -17,6 +17,10 @@ struct Image {
   std::vector<uint8_t> rgb;  // height * width * 3
 };
 
+/// Above what any image of 2^28 pixels needs. Errors: kData naming it, for a file of more `bytes`:
+/// a video, or a disk's image, is not read into memory to see that it is none.
+void require_image_bytes(uintmax_t bytes, std::string_view name);
+
 struct ImageShape {
   int64_t height = 0;
   int64_t width = 0;

@@ -147,6 +147,7 @@ void log_ignored(const FileTree& tree, const Layout& layout) {
 template <class Work>
 void with_bytes(const FileTree& tree, Job& job, const Work& work) {
   try {
+    require_image_bytes(static_cast<uintmax_t>(job.file->size), job.file->path);
     job.unreadable = true;
     const std::string bytes = tree.read(*job.file);
     job.unreadable = false;

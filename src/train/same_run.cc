@@ -51,4 +51,10 @@ std::string labels_sha256(const Dataset& dataset) {
   return hash.hex();
 }
 
+std::string names_sha256(const Split& split) {
+  Hash hash(HashKind::kSha256);
+  for (const std::string& name : split.names) hash.update(fmt::format("{}:{}", name.size(), name));
+  return hash.hex();
+}
+
 }  // namespace skipway

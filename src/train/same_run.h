@@ -15,4 +15,7 @@ std::string changed_setting(std::string_view begun, std::string_view now);
 /// Over the names of the classes and the labels of the training images, in their order.
 std::string labels_sha256(const Dataset& dataset);
 
+/// Over the names of the images, in their order.
+std::string names_sha256(const Split& split);
+
 }  // namespace skipway

@@ -265,18 +265,20 @@ void Trainer::record_beginning() {
         fmt::join(spec.normalisation.mean, ","), fmt::join(spec.normalisation.std, ","),
         fmt::join(of_data.mean, ","), fmt::join(of_data.std, ","));
   write_file_atomic(run_.metrics_jsonl(), "");  // of a start that was killed before its first save
-  run_.append_metrics({{"schema", "skipway.metrics/1"},
-                       {"event", "begin"},
-                       {"model", spec.name},
-                       {"stem", spec.stem},
-                       {"image_size", spec.image_size},
-                       {"classes", spec.num_classes},
-                       {"train_images", learner_.batches.image_count()},
-                       {"device", device()},
-                       {"mean", spec.normalisation.mean},
-                       {"std", spec.normalisation.std},
-                       {"data_mean", of_data.mean},
-                       {"data_std", of_data.std}});
+  nlohmann::ordered_json line = {{"schema", "skipway.metrics/1"},
+                                 {"event", "begin"},
+                                 {"model", spec.name},
+                                 {"stem", spec.stem},
+                                 {"image_size", spec.image_size},
+                                 {"classes", spec.num_classes},
+                                 {"train_images", learner_.batches.image_count()},
+                                 {"device", device()},
+                                 {"mean", spec.normalisation.mean},
+                                 {"std", spec.normalisation.std},
+                                 {"data_mean", of_data.mean},
+                                 {"data_std", of_data.std}};
+  if (dataset_.test_from_train) line["test_names_sha256"] = names_sha256(dataset_.test);
+  run_.append_metrics(line);
 }
 
 // A step on a CPU; on a GPU some, between which nothing waits for it. The last of them changes the
