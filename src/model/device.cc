@@ -4,6 +4,7 @@
 #include <ATen/Context.h>
 #include <ATen/Parallel.h>
 #include <ATen/autocast_mode.h>
+#include <c10/core/DeviceGuard.h>
 #include <dlfcn.h>
 
 #include <cstdint>
@@ -85,9 +86,11 @@ std::string describe_device(at::Device device) {
 at::ScalarType resolve_precision(const std::string& name, at::Device device,
                                  const std::string& kernel) {
   if (name == "auto") {
-    if (device.is_cuda())  // not run on a GPU; before Ampere cuDNN has no convolutions for bf16
+    if (device.is_cuda()) {  // not run on a GPU; before Ampere cuDNN has no convolutions for bf16
+      const c10::DeviceGuard of_this(device);
       return at::detail::getCUDAHooks().supportsBFloat16ConvolutionWithCuDNNv8() ? at::kBFloat16
                                                                                  : at::kFloat;
+    }
     if (kernel == "reference") return at::kFloat;  // in double either way
     return bf16_is_faster(kernel) ? at::kBFloat16 : at::kFloat;
   }

@@ -21,10 +21,12 @@ std::optional<std::string> out_of_memory() {
     return "the system gave none";
   } catch (const std::exception& error) {
     // DefaultCPUAllocator says the second. oneDNN, whose errors have a type of their own that
-    // LibTorch does not export, says what it could not make, and never why.
+    // LibTorch does not export, says what it could not make, and never why. cuBLAS and cuDNN have a
+    // word of their own (not run on a GPU).
     const std::string line = first_line(error.what());
-    for (const char* sign : {"out of memory", "can't allocate memory", "not enough memory",
-                             "could not create a", "could not execute a primitive"})
+    for (const char* sign :
+         {"out of memory", "can't allocate memory", "not enough memory", "could not create a",
+          "could not execute a primitive", "STATUS_ALLOC_FAILED"})
       if (line.find(sign) != std::string::npos) return line;
   } catch (...) {
   }
