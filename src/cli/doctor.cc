@@ -190,8 +190,15 @@ void print_as_text(const std::vector<Check>& checks) {
   }
 }
 
-void print_as_json(const std::vector<Check>& checks) {
+std::optional<Error> failure_of(const std::vector<Check>& checks) {
   std::vector<std::string> failed;
+  for (const Check& check : checks)
+    if (check.state == State::kFailure) failed.push_back(check.name);
+  if (failed.empty()) return std::nullopt;
+  return Error(ErrorKind::kDevice, fmt::format("failed: {}", fmt::join(failed, ", ")));
+}
+
+void print_as_json(const std::vector<Check>& checks, const std::optional<Error>& failure) {
   nlohmann::ordered_json list = nlohmann::ordered_json::array();
   for (const Check& check : checks) {
     const char* state = check.state == State::kOk        ? "ok"
@@ -199,28 +206,23 @@ void print_as_json(const std::vector<Check>& checks) {
                                                          : "failure";
     list.push_back({{"name", check.name}, {"state", state}, {"message", check.message}});
     if (!check.fix.empty()) list.back()["fix"] = check.fix;
-    if (check.state == State::kFailure) failed.push_back(check.name);
   }
-  nlohmann::ordered_json object = {{"schema", "skipway.doctor/1"},
-                                   {"ok", failed.empty()},
-                                   {"checks", list},
-                                   {"environment", environment()}};
-  if (!failed.empty())
-    object["error"] =
-        error_json(Error(ErrorKind::kDevice, fmt::format("failed: {}", fmt::join(failed, ", "))));
-  print_json(object);
+  print_json({{"schema", "skipway.doctor/1"},
+              {"ok", true},
+              {"checks", list},
+              {"environment", environment()}},
+             failure);
 }
 
 int doctor(const std::string& device, const std::string& kernel, bool json) {
   at::set_num_threads(static_cast<int>(usable_cores()));  // as training does
   const std::vector<Check> checks = examine(device, kernel);
-  const bool ok = std::none_of(checks.begin(), checks.end(),
-                               [](const Check& check) { return check.state == State::kFailure; });
+  const std::optional<Error> failure = failure_of(checks);
   if (json)
-    print_as_json(checks);
+    print_as_json(checks, failure);
   else
     print_as_text(checks);
-  return ok ? 0 : static_cast<int>(ErrorKind::kDevice);
+  return exit_code_of(failure);
 }
 
 }  // namespace

@@ -8,6 +8,7 @@
 #include <filesystem>
 #include <string_view>
 
+#include "cli/terminal.h"
 #include "train/memory.h"
 
 namespace skipway {
@@ -40,6 +41,14 @@ nlohmann::ordered_json error_json(const Error& error) {
           {"exit_code", error.exit_code()},
           {"message", error.what()}};
 }
+
+void print_json(nlohmann::ordered_json object, const std::optional<Error>& failure) {
+  object["ok"] = !failure;
+  if (failure) object["error"] = error_json(*failure);
+  print_json(object);
+}
+
+int exit_code_of(const std::optional<Error>& failure) { return failure ? failure->exit_code() : 0; }
 
 Error current_error() {
   try {

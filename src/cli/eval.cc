@@ -48,19 +48,19 @@ void require_same_images(const RunFolder& run, const Config& config, const Datas
   if (!trained_on) return;
   const int64_t now = dataset.train.size(),
                 then = static_cast<int64_t>(*trained_on) + config.val_split;
+  if (now != then)
+    fail(ErrorKind::kData, "eval",
+         "expected the {} training images that the run had, got {} at {}: without a test part of "
+         "their own, another tenth of them would be tested than was left out; give --data a folder "
+         "of images that were not trained on",
+         then, now, dataset.source);
   const std::string tested = text_at(begin, "test_names_sha256");
-  if (now == then && !tested.empty() && tested != names_sha256(dataset.test))
+  if (!tested.empty() && tested != names_sha256(dataset.test))
     fail(ErrorKind::kData, "eval",
          "expected the images that the run had, got others at {}: files were added, moved or taken "
          "away, and without a test part of their own, another tenth of them would be tested than "
          "was left out; give --data a folder of images that were not trained on",
          dataset.source);
-  if (now == then) return;
-  fail(ErrorKind::kData, "eval",
-       "expected the {} training images that the run had, got {} at {}: without a test part of "
-       "their own, another tenth of them would be tested than was left out; give --data a folder "
-       "of images that were not trained on",
-       then, now, dataset.source);
 }
 
 // The data set with its test part. A tree of classes without one is a test part as a whole, unless
@@ -137,12 +137,14 @@ void print_as_json(const Evaluation& evaluation, const NamedClasses& classes,
   accuracy["interval95"] = {interval[0], interval[1]};
   nlohmann::ordered_json per_class = nlohmann::ordered_json::object();
   for (const auto& [name, tested] : classes) per_class[name] = tested.accuracy;
-  nlohmann::ordered_json object = {{"schema", "skipway.eval/1"}, {"ok", !failure},
-                                   {"dataset", dataset.name},    {"n", evaluation.n},
-                                   {"accuracy", accuracy},       {"loss", evaluation.loss},
-                                   {"per_class", per_class}};
-  if (failure) object["error"] = error_json(*failure);
-  print_json(object);
+  print_json({{"schema", "skipway.eval/1"},
+              {"ok", true},
+              {"dataset", dataset.name},
+              {"n", evaluation.n},
+              {"accuracy", accuracy},
+              {"loss", evaluation.loss},
+              {"per_class", per_class}},
+             failure);
 }
 
 void print_as_text(const Evaluation& evaluation, const NamedClasses& classes,
@@ -190,9 +192,8 @@ int eval(const EvalFlags& flags) {
     print_as_json(evaluation, classes, dataset, flags.tta, failure);
   else
     print_as_text(evaluation, classes, dataset, trained.options);
-  if (!failure) return 0;
-  print_line(fmt::format("{} {}", styled("failed:", "red"), failure->what()));
-  return failure->exit_code();
+  if (failure) print_line(fmt::format("{} {}", styled("failed:", "red"), failure->what()));
+  return exit_code_of(failure);
 }
 
 }  // namespace

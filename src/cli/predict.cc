@@ -7,6 +7,7 @@
 #include <filesystem>
 #include <memory>
 #include <numeric>
+#include <optional>
 #include <string>
 #include <system_error>
 #include <vector>
@@ -152,7 +153,8 @@ size_t shown(const PredictFlags& flags, const Prediction& p) {
 }
 
 void print_as_json(const PredictFlags& flags, const ModelSpec& spec,
-                   const std::vector<Prediction>& predictions, const std::vector<Failure>& failed) {
+                   const std::vector<Prediction>& predictions, const std::vector<Failure>& failed,
+                   const std::optional<Error>& failure) {
   using Json = nlohmann::ordered_json;
   Json classes = Json::array(), predicted = Json::array(), failures = Json::array();
   for (int64_t label = 0; label < spec.num_classes; ++label)
@@ -172,16 +174,12 @@ void print_as_json(const PredictFlags& flags, const ModelSpec& spec,
     predicted.push_back(std::move(entry));
   }
   for (const Failure& f : failed) failures.push_back({{"file", f.file}, {"error", f.error}});
-  Json object = {{"schema", "skipway.predict/1"},
-                 {"ok", !predictions.empty()},
-                 {"classes", std::move(classes)},
-                 {"predictions", std::move(predicted)},
-                 {"failed", std::move(failures)}};
-  if (predictions.empty())
-    object["error"] = error_json(
-        Error(ErrorKind::kData,
-              fmt::format("expected images, got none that could be read, of {}", failed.size())));
-  print_json(object);
+  print_json({{"schema", "skipway.predict/1"},
+              {"ok", true},
+              {"classes", std::move(classes)},
+              {"predictions", std::move(predicted)},
+              {"failed", std::move(failures)}},
+             failure);
 }
 
 // RFC 4180.
@@ -227,13 +225,18 @@ int predict(const PredictFlags& flags) {
       predict_files(trained, files, flags.model.quiet, failed);
   for (const Failure& f : failed)
     print_line(fmt::format("{} {}: {}", styled("failed:", "red"), f.file, f.error));
+  std::optional<Error> failure;
+  if (predictions.empty())
+    failure =
+        Error(ErrorKind::kData,
+              fmt::format("expected images, got none that could be read, of {}", failed.size()));
   if (flags.model.json)
-    print_as_json(flags, spec, predictions, failed);
+    print_as_json(flags, spec, predictions, failed, failure);
   else if (flags.csv)
     print_as_csv(flags, spec, predictions);
   else
     print_as_text(flags, spec, predictions);
-  return predictions.empty() ? static_cast<int>(ErrorKind::kData) : 0;
+  return exit_code_of(failure);
 }
 
 }  // namespace

@@ -162,14 +162,6 @@ std::optional<Error> try_to_write_report(const RunFolder& run) {
   }
 }
 
-void print_result_as_json(nlohmann::ordered_json result, const std::optional<Error>& failure) {
-  result["ok"] = !failure;
-  if (failure) result["error"] = error_json(*failure);
-  print_json(result);
-}
-
-int exit_code_of(const std::optional<Error>& failure) { return failure ? failure->exit_code() : 0; }
-
 int finish_stopped(const RunFolder& run, const RunLog& log, const TrainResult& result, bool json) {
   const int exit_code = 128 + result.stop_signal;
   try_to_write_report(run);
@@ -200,7 +192,7 @@ int finish(const RunFolder& run, const RunLog& log, const TrainResult& result, b
   const std::vector<std::string> lines = result_lines(result, /*has_report=*/!failure);
   for (const std::string& line : lines) log.add(line);
   if (json) {
-    print_result_as_json(to_json(result), failure);
+    print_json(to_json(result), failure);
   } else {
     for (const std::string& line : lines) print_result(line);
   }
@@ -291,7 +283,7 @@ int resume(const fs::path& path, bool json, bool quiet) {
     log_info("{} is finished; its result again", run.path().string());
     const std::optional<Error> failure = try_to_write_report(run);
     if (json) {
-      print_result_as_json(result, failure);
+      print_json(result, failure);
       return exit_code_of(failure);
     }
     const nlohmann::ordered_json& accuracy = result.at("accuracy");

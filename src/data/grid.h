@@ -9,8 +9,8 @@
 namespace skipway {
 
 /// Shapes: uint8 [n,h,w,3] -> an image of `columns` per row, each enlarged `scale` times by pixel
-/// repetition, `gap` grey pixels between them. Errors: kUsage for anything else, no images or a
-/// scale below 1.
+/// repetition, `gap` grey pixels between them. Errors: kUsage for anything else, no images, a
+/// scale below 1, or more pixels than a PNG can hold.
 Image image_grid(const at::Tensor& images, int64_t columns, int64_t scale, int64_t gap = 2);
 
 }  // namespace skipway

@@ -37,6 +37,7 @@ TEST(Grid, RefusesWhatHasNoPixels) {
   const at::Tensor images = at::zeros({2, 4, 4, 3}, at::kByte);
   EXPECT_NE(message_of(ErrorKind::kUsage, [&] { image_grid(images, 0, 1); }), "");
   EXPECT_NE(message_of(ErrorKind::kUsage, [&] { image_grid(images, 1, 0); }), "");
+  EXPECT_NE(message_of(ErrorKind::kUsage, [&] { image_grid(images, 1, 1'000'000); }), "");
   EXPECT_NE(message_of(ErrorKind::kUsage, [&] { image_grid(images.narrow(0, 0, 0), 1, 1); }), "");
 }
 

@@ -94,26 +94,14 @@ void forget_metrics_after(const RunFolder& run, int64_t step) {
   write_file_atomic(run.metrics_jsonl(), kept);
 }
 
-// What a forward pass changes of a model's state, as it was before: BatchNorm's running statistics.
-class Statistics {
- public:
-  explicit Statistics(const NamedTensors& state) {
-    for (const auto& [name, tensor] : state)
-      if (!tensor.requires_grad()) kept_.emplace_back(tensor, tensor.detach().clone());
-  }
-  // Twice: nothing.
-  void exchange() {
-    const at::NoGradGuard no_grad;
-    for (auto& [live, kept] : kept_) {
-      const at::Tensor now = live.clone();
-      live.copy_(kept);
-      kept.copy_(now);
-    }
-  }
-
- private:
-  std::vector<std::pair<at::Tensor, at::Tensor>> kept_;
-};
+// The model's state as it is now, also after a forward pass, which changes BatchNorm's statistics,
+// and until an update.
+NamedTensors state_before_forward(const Model& model) {
+  NamedTensors state = model.state();
+  for (auto& [name, tensor] : state)
+    if (!tensor.requires_grad()) tensor = tensor.detach().clone();
+  return state;
+}
 
 }  // namespace
 
@@ -288,8 +276,7 @@ void Trainer::train_steps() {
   const Stopwatch watch;
   enter_stage();
   const bool is_save_due = run_wall_s() - saved_at_s_ > hooks_.save_every_s;
-  std::optional<Statistics> before;
-  if (is_save_due) before.emplace(model().state());
+  const NamedTensors before = is_save_due ? state_before_forward(model()) : NamedTensors();
   const int64_t first = progress_.step, last = first + (is_save_due ? 1 : steps_unread()) - 1;
   std::vector<at::Tensor> numbers;
   std::vector<double> rates;
@@ -314,9 +301,7 @@ void Trainer::train_steps() {
   double saving_s = 0;
   if (is_save_due) {  // weights whose loss has just been seen: the update may spoil them
     const Stopwatch saving;
-    before->exchange();
-    const std::string not_finite = save();
-    before->exchange();
+    const std::string not_finite = save(before);
     if (!not_finite.empty())
       return roll_back(last, gradients.back(), fmt::format("{} that is not finite", not_finite));
     saving_s = saving.seconds();
@@ -616,18 +601,18 @@ void Trainer::end_epoch(std::optional<Evaluation> evaluation, bool tta) {
   if (hooks_.on_epoch) hooks_.on_epoch({step, evaluation});
 }
 
-std::string Trainer::save() {
+std::string Trainer::save(const NamedTensors& model_state) {
   saved_at_s_ = run_wall_s();
   // A step may have made the weights too large for their type; the next loss shows it. What was
   // kept before is better.
-  for (const auto& [name, tensor] : model().state()) {
+  for (const auto& [name, tensor] : model_state) {
     if (at::isfinite(tensor).all().item<bool>()) continue;
     log_warning("the state after step {} is not kept: {} is not finite; what was kept before stays",
                 progress_.step, name);
     return name;
   }
   Checkpoint checkpoint;
-  checkpoint.model = model().state();
+  checkpoint.model = model_state;
   checkpoint.optimizer = learner_.optimizer.state();
   checkpoint.ema = learner_.ema.state();
   checkpoint.metadata = to_metadata(model().spec());

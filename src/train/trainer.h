@@ -130,7 +130,8 @@ class Trainer {
   Evaluation evaluate_now(bool tta);
   std::optional<Evaluation> evaluate_if_due();
   // What is not finite, so that nothing was kept; empty: it was.
-  std::string save();
+  std::string save(const NamedTensors& model_state);
+  std::string save() { return save(model().state()); }
   void require_settings(const Checkpoint& checkpoint) const;
   nlohmann::json go_to(const Checkpoint& checkpoint);
   TrainResult result(const Evaluation& last) const;

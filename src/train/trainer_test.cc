@@ -361,6 +361,10 @@ TEST_F(TrainerTest, AfterThreeRollbacksTheBatchAndTheFirstLayerAreWrittenDown) {
   EXPECT_FALSE(trouble.at("first_not_finite").at("where").get<std::string>().empty());
 }
 
+int64_t step_of(const Checkpoint& checkpoint) {
+  return nlohmann::json::parse(checkpoint.metadata.at("progress")).at("step");
+}
+
 TEST_F(TrainerTest, AFiniteLossFarAboveGuessingIsRolledBack) {
   const RunFolder run = new_run("a");
   const Trainer* watched = nullptr;
@@ -394,7 +398,7 @@ TEST_F(TrainerTest, AStateThatWasSavedAfterItsStepWentWrongIsNotGoneBackTo) {
   Trainer first(small_config(4), "", synthetic_dataset(), run, hooks);
   watched = &first;
   EXPECT_EQ(first.run().stop_signal, 15);
-  EXPECT_EQ(nlohmann::json::parse(load_checkpoint(run).metadata.at("progress")).at("step"), 4);
+  EXPECT_EQ(step_of(load_checkpoint(run)), 4);
 
   Trainer second(small_config(4), "", synthetic_dataset(), run, {});
   second.restore();
@@ -414,9 +418,6 @@ TEST_F(TrainerTest, AStopBeforeTheFirstStepOfAResumeKeepsWhatWasBefore) {
     if (time > 0) trainer.restore();
     trainer.run();
   }
-  const auto step_of = [](const Checkpoint& checkpoint) {
-    return nlohmann::json::parse(checkpoint.metadata.at("progress")).at("step").get<int64_t>();
-  };
   EXPECT_EQ(step_of(load_checkpoint(run)), 4);
   EXPECT_EQ(step_of(*load_previous_checkpoint(run)), 0);
 }
@@ -464,7 +465,7 @@ TEST_F(TrainerTest, WhatIsKilledHasLostNoMoreThanTheTimeBetweenTwoSaves) {
   };
   const auto saved_step = [&] {
     EXPECT_THROW(Trainer(small_config(4), "", synthetic_dataset(), run, hooks).run(), Killed);
-    return nlohmann::json::parse(load_checkpoint(run).metadata.at("progress")).at("step");
+    return step_of(load_checkpoint(run));
   };
   EXPECT_EQ(saved_step(), 0);
   hooks.save_every_s = 0;
