@@ -67,17 +67,16 @@ class TemporaryFile {
   bool renamed_ = false;
 };
 
-[[noreturn]] void fail_to(const fs::path& path, std::string_view what) {
-  const int code = errno;
-  fail(kind_of_failure(code), "files", "could not {} {}: {}", what, path.string(),
-       code == 0 ? "it ends too soon" : std::strerror(code));
-}
-
 }  // namespace
 
 ErrorKind kind_of_failure(int error_number) {
   const bool is_disk = error_number == EACCES || error_number == EPERM || error_number == EIO;
   return is_disk ? ErrorKind::kDisk : ErrorKind::kData;
+}
+
+void fail_to(std::string_view what, const fs::path& path, int error_number, const char* module) {
+  fail(kind_of_failure(error_number), module, "could not {} {}: {}", what, path.string(),
+       error_number == 0 ? "it ends too soon" : std::strerror(error_number));
 }
 
 std::string read_file(const fs::path& path) {
@@ -86,12 +85,12 @@ std::string read_file(const fs::path& path) {
     fail(ErrorKind::kData, "files", "expected a file, got a folder at {}", path.string());
   }
   std::ifstream file(path, std::ios::binary | std::ios::ate);
-  if (!file) fail_to(path, "open");
+  if (!file) fail_to("open", path, errno, "files");
   std::string bytes(static_cast<size_t>(file.tellg()), '\0');
   file.seekg(0);
   errno = 0;
   file.read(bytes.data(), static_cast<std::streamsize>(bytes.size()));
-  if (!file) fail_to(path, "read");
+  if (!file) fail_to("read", path, errno, "files");
   return bytes;
 }
 
@@ -195,7 +194,7 @@ std::string hash_of(HashKind kind, std::string_view bytes) {
 
 std::string hash_of_file(HashKind kind, const fs::path& path) {
   std::ifstream file(path, std::ios::binary);
-  if (!file) fail_to(path, "open");
+  if (!file) fail_to("open", path, errno, "files");
   Hash hash(kind);
   std::vector<char> buffer(1 << 20);
   errno = 0;
@@ -203,7 +202,7 @@ std::string hash_of_file(HashKind kind, const fs::path& path) {
          file.gcount() > 0) {
     hash.update({buffer.data(), static_cast<size_t>(file.gcount())});
   }
-  if (file.bad()) fail_to(path, "read");
+  if (file.bad()) fail_to("read", path, errno, "files");
   return hash.hex();
 }
 

@@ -19,6 +19,10 @@ namespace fs = std::filesystem;
 /// the disk fails, else kData.
 ErrorKind kind_of_failure(int error_number);
 
+/// Throws that kind of error: "could not `what` `path`", and the reason; 0: it ends too soon.
+[[noreturn]] void fail_to(std::string_view what, const fs::path& path, int error_number,
+                          const char* module);
+
 /// The whole file. Errors: kData when it does not exist or ends too soon, kDisk as above.
 std::string read_file(const fs::path& path);
 

@@ -9,7 +9,6 @@
 #include <algorithm>
 #include <cerrno>
 #include <climits>
-#include <cstring>
 #include <exception>
 #include <map>
 #include <memory>
@@ -33,11 +32,7 @@ constexpr size_t kTarBlockBytes = 512;
 class GzipStream {
  public:
   explicit GzipStream(const fs::path& path) : path_(path), file_(gzopen(path.c_str(), "rb")) {
-    if (!file_) {
-      const int code = errno;
-      fail(kind_of_failure(code), "archive", "could not open {}: {}", path.string(),
-           std::strerror(code));
-    }
+    if (!file_) fail_to("open", path, errno, "archive");
     gzbuffer(file_, 1 << 18);
   }
   ~GzipStream() { gzclose_r(file_); }
@@ -50,9 +45,7 @@ class GzipStream {
     const int reason = errno;
     int code = Z_OK;
     const char* message = gzerror(file_, &code);
-    if (code == Z_ERRNO)
-      fail(kind_of_failure(reason), "archive", "could not read {}: {}", path_.string(),
-           std::strerror(reason));
+    if (code == Z_ERRNO) fail_to("read", path_, reason, "archive");
     if (got < 0 || code != Z_OK) {
       fail(ErrorKind::kData, "archive", "expected whole gzip data, got {} at {}; fetch it again",
            code == Z_BUF_ERROR ? "a file cut short" : message, path_.string());
@@ -236,8 +229,7 @@ FileTree list_folder(const fs::path& root) {
       }
     }
   } catch (const fs::filesystem_error& e) {
-    fail(kind_of_failure(e.code().value()), "archive", "could not list the folder {}: {}",
-         at.string(), e.code().message());
+    fail_to("list the folder", at, e.code().value(), "archive");
   }
   std::ranges::sort(tree.files, {}, &SourceFile::path);
   std::ranges::sort(tree.folders);

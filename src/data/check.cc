@@ -266,6 +266,7 @@ void check_duplicates(const Dataset& dataset, std::vector<Finding>& findings) {
     if (!repeats[static_cast<size_t>(i)]) different.push_back(i);
   }
   const std::vector<Pair> near = find_near_duplicates(images, different);
+  const bool is_cut_short = near.size() >= kMaxPairs;
 
   Finding labels{FindingLevel::kWarning, "exact-duplicate", {}, {}};
   Finding copies{FindingLevel::kNote, "exact-duplicate", {}, {}};
@@ -306,10 +307,10 @@ void check_duplicates(const Dataset& dataset, std::vector<Finding>& findings) {
     const auto share = static_cast<double>(test_exact.size() + test_near.size()) /
                        static_cast<double>(dataset.test.size());
     overlap.message = fmt::format(
-        "{} of {} test images ({:.2f} %) are in train too: {} exactly, {} nearly; accuracy on them "
-        "is memory, so leave them out of train or of test",
-        test_exact.size() + test_near.size(), dataset.test.size(), 100 * share, test_exact.size(),
-        test_near.size());
+        "{}{} of {} test images ({:.2f} %) are in train too: {} exactly, {} nearly; accuracy on "
+        "them is memory, so leave them out of train or of test",
+        is_cut_short ? "at least " : "", test_exact.size() + test_near.size(), dataset.test.size(),
+        100 * share, test_exact.size(), test_near.size());
     findings.push_back(overlap);
   }
   if (contradictions > 0) {
@@ -326,8 +327,7 @@ void check_duplicates(const Dataset& dataset, std::vector<Finding>& findings) {
   if (alike_count > 0) {
     alike.message = fmt::format(
         "{}{} of hardly different images inside one part, {} of them with different labels",
-        near.size() >= kMaxPairs ? "more than " : "", plural(alike_count, "pair", "pairs"),
-        alike_labels);
+        is_cut_short ? "more than " : "", plural(alike_count, "pair", "pairs"), alike_labels);
     findings.push_back(alike);
   }
 }

@@ -228,9 +228,7 @@ Dataset read_file_or_folder(const Source& source) {
   std::error_code code;
   if (fs::is_directory(source.path, code)) return read_folder(source);
   if (!fs::exists(source.path, code)) {
-    if (code)
-      fail(kind_of_failure(code.value()), "data", "could not look at {}: {}", source.path.string(),
-           code.message());
+    if (code) fail_to("look at", source.path, code.value(), "data");
     fail(ErrorKind::kData, "data",
          "expected the name of a data set, a folder or a tar.gz, got nothing at {}; `skipway data "
          "list` shows the names, and a folder has train/<class>/*.jpg and test/<class>/*.jpg",

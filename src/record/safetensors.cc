@@ -7,7 +7,6 @@
 #include <algorithm>
 #include <bit>
 #include <cerrno>
-#include <cstring>
 #include <fstream>
 #include <nlohmann/json.hpp>
 #include <set>
@@ -163,9 +162,7 @@ SafetensorsFile read_safetensors(const fs::path& path) {
   std::error_code code;
   const uint64_t file_bytes = fs::file_size(path, code);
   const auto require_disk = [&](int reason) {
-    if (kind_of_failure(reason) == ErrorKind::kDisk)
-      fail(ErrorKind::kDisk, "safetensors", "could not read {}: {}", path.string(),
-           std::strerror(reason));
+    if (kind_of_failure(reason) == ErrorKind::kDisk) fail_to("read", path, reason, "safetensors");
   };
   require_disk(code.value());
   if (code) complain("expected a file, got \"{}\"", code.message());
