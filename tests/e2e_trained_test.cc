@@ -227,7 +227,8 @@ TEST_F(E2eTrained, EvalCountsWhatIsRight) {
   EXPECT_NEAR(correct_by_class, 18, 1e-9);
 
   const ProgramResult plain = run({"eval", "run", "--data", "sorted", "--no-tta"});
-  EXPECT_THAT(plain.out, AllOf(HasSubstr("accuracy 75.00 % on 24 test images of sorted"),
+  EXPECT_THAT(plain.out, AllOf(HasSubstr("accuracy 75.00 % (95 % interval 55.1 to 88.0 %), on "
+                                         "24 test images of sorted"),
                                testing::Not(HasSubstr("TTA"))));
   EXPECT_FALSE(
       json::parse(run({"eval", "run", "--data", "sorted", "--no-tta", "--json"}).out)["accuracy"]

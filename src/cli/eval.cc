@@ -155,16 +155,8 @@ void print_as_text(const Evaluation& evaluation, const NamedClasses& classes,
   for (const auto& [name, tested] : classes)
     print_result(
         fmt::format("{:<{}}  {:6}  {:6.2f} %", name, width, tested.n, 100 * tested.accuracy));
-  const auto interval = interval95(evaluation.accuracy, evaluation.n);
-  const std::string with_tta =
-      options.tta ? fmt::format(", {:.2f} % with {},", 100 * evaluation.accuracy_tta,
-                                tta_name(options.views()))
-                  : "";
-  print_result(
-      fmt::format("accuracy {:.2f} %{} on {} test images of {} (95 % interval {:.1f} to "
-                  "{:.1f} %)",
-                  100 * evaluation.accuracy, with_tta, evaluation.n, dataset.name,
-                  100 * interval[0], 100 * interval[1]));
+  print_result(fmt::format("accuracy {}, on {} test images of {}",
+                           describe(evaluation, options.views()), evaluation.n, dataset.name));
 }
 
 int eval(const EvalFlags& flags) {

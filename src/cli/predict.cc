@@ -41,6 +41,7 @@ struct Prediction {
 struct Failure {
   std::string file;
   std::string error;
+  ErrorKind kind = ErrorKind::kData;
 };
 
 // Appends the images below `folder`, at any depth. A folder that cannot be read is put down in
@@ -59,7 +60,7 @@ void find_images(const fs::path& folder, std::vector<std::string>& found,
              (entry->is_regular_file(unreadable) || unreadable))  // what is wrong, reading will say
       found.push_back(entry->path().string());
   }
-  if (code) failed.push_back({folder.string(), code.message()});
+  if (code) failed.push_back({folder.string(), code.message(), kind_of_failure(code.value())});
 }
 
 // Files as given; folders become the images in them, at any depth, in the order of their names.
@@ -132,7 +133,7 @@ std::vector<Prediction> predict_files(TrainedModel& trained, const std::vector<s
       names.push_back(file);
     } catch (const Error& error) {
       if (error.kind() != ErrorKind::kData && error.kind() != ErrorKind::kDisk) throw;
-      failed.push_back({file, error.what()});
+      failed.push_back({file, error.what(), error.kind()});
     }
     if (images.size() == batch) flush();
   }
@@ -226,10 +227,13 @@ int predict(const PredictFlags& flags) {
   for (const Failure& f : failed)
     print_line(fmt::format("{} {}: {}", styled("failed:", "red"), f.file, f.error));
   std::optional<Error> failure;
-  if (predictions.empty())
+  if (predictions.empty()) {
+    const bool by_disk =
+        std::ranges::all_of(failed, [](const Failure& f) { return f.kind == ErrorKind::kDisk; });
     failure =
-        Error(ErrorKind::kData,
+        Error(by_disk ? ErrorKind::kDisk : ErrorKind::kData,
               fmt::format("expected images, got none that could be read, of {}", failed.size()));
+  }
   if (flags.model.json)
     print_as_json(flags, spec, predictions, failed, failure);
   else if (flags.csv)

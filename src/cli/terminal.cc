@@ -187,8 +187,6 @@ std::string format_duration(double seconds) {
                    : fmt::format("{}:{:02}", minutes, rest);
 }
 
-std::string tta_name(int64_t views) { return views == 2 ? "flip TTA" : "six-view TTA"; }
-
 std::string format_bytes(double bytes) {
   static constexpr std::array<std::string_view, 6> kUnits = {"B", "kB", "MB", "GB", "TB", "PB"};
   size_t unit = 0;

@@ -39,8 +39,6 @@ std::string without_style(std::string_view text);
 
 /// "1:05:09", "4:03", for durations [s].
 std::string format_duration(double seconds);
-/// "flip TTA", "six-view TTA": what evaluation averages over so many views of an image.
-std::string tta_name(int64_t views);
 /// "1.4 GB", "512 kB" (powers of ten).
 std::string format_bytes(double bytes);
 

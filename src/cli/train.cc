@@ -50,7 +50,7 @@ std::string status_line(const StepReport& r) {
                   terminal_columns());
 }
 
-std::string epoch_line(const EpochReport& report) {
+std::string epoch_text(const EpochReport& report) {
   const StepReport& r = report.step;
   std::string line = fmt::format("epoch {:6.2f}/{:.2f}  loss {:.4f}  lr {:.4f}  {:.0f} images/s",
                                  r.epoch, r.total_epochs, r.loss, r.lr, r.images_per_s);
@@ -62,7 +62,7 @@ std::string epoch_line(const EpochReport& report) {
 TrainHooks make_hooks(bool quiet) {
   TrainHooks hooks;
   hooks.stop_signal = [] { return received_signal.load(); };
-  hooks.on_epoch = [](const EpochReport& report) { log_info("{}", epoch_line(report)); };
+  hooks.on_epoch = [](const EpochReport& report) { log_info("{}", epoch_text(report)); };
   if (quiet) return hooks;
   hooks.on_step = [](const StepReport& report) { show_status(status_line(report)); };
   hooks.on_evaluate = [](int64_t done, int64_t all) {
@@ -115,13 +115,9 @@ void show_beginning(const Trainer& trainer, const Config& config) {
 }
 
 std::vector<std::string> result_lines(const TrainResult& r, bool has_report) {
-  const auto interval = interval95(r.last.accuracy, r.last.n);
-  std::vector<std::string> lines = {fmt::format(
-      "{} {:.2f} %{} on {} {} images (95 % interval {:.1f} to {:.1f} %)",
-      styled("accuracy", "bold"), 100 * r.last.accuracy,
-      r.views > 1 ? fmt::format(", {:.2f} % with {},", 100 * r.last.accuracy_tta, tta_name(r.views))
-                  : "",
-      r.last.n, r.split, 100 * interval[0], 100 * interval[1])};
+  std::vector<std::string> lines = {fmt::format("{} {}, on {} {} images",
+                                                styled("accuracy", "bold"),
+                                                describe(r.last, r.views), r.last.n, r.split)};
   if (r.best > r.last.accuracy)
     lines.push_back(fmt::format(
         "best     {:.2f} % after epoch {:g}: chosen on the {} images, so not a fair estimate",
@@ -249,13 +245,13 @@ int train(Arguments arguments) {
   }
 }
 
-// The object that the run ended with; null where it has not. Errors: kCheckpoint where the model is
-// not the one that it speaks of.
-nlohmann::ordered_json result_of(const RunFolder& run) {
+// The line of metrics.jsonl that the run ended with; null where it has not. Errors: kCheckpoint
+// where the model is not the one that it speaks of.
+nlohmann::ordered_json end_of(const RunFolder& run) {
   if (!fs::exists(run.model())) return nullptr;
   for (const auto& line : run.read_metrics()) {
     if (line.value("event", "") != "end" || !line.contains("result")) continue;
-    auto result = line.at("result");
+    const auto& result = line.at("result");
     const bool is_whole = result.contains("/accuracy/last"_json_pointer) &&
                           result.contains("/accuracy/last_tta"_json_pointer) &&
                           result.contains("/accuracy/n"_json_pointer) &&
@@ -266,7 +262,7 @@ nlohmann::ordered_json result_of(const RunFolder& run) {
            "expected the weights with which the run ended, got others at {}; move that file away, "
            "and `skipway resume` makes it again from the last state",
            run.model().string());
-    return result;
+    return line;
   }
   return nullptr;
 }
@@ -278,7 +274,8 @@ int resume(const fs::path& path, bool json, bool quiet) {
          "expected a run, got imported weights, which no run here has trained, at {}; `skipway "
          "train --weights {}` starts from them",
          run.path().string(), shell_quoted(run.path().string()));
-  if (auto result = result_of(run); !result.is_null()) {
+  if (const auto end = end_of(run); !end.is_null()) {
+    auto result = end.at("result");
     result["run"] = run.path().string();  // where it is now
     log_info("{} is finished; its result again", run.path().string());
     const std::optional<Error> failure = try_to_write_report(run);
@@ -287,12 +284,14 @@ int resume(const fs::path& path, bool json, bool quiet) {
       return exit_code_of(failure);
     }
     const nlohmann::ordered_json& accuracy = result.at("accuracy");
-    const nlohmann::ordered_json& tta = accuracy.at("last_tta");
+    Evaluation last;
+    last.n = accuracy.at("n");
+    last.accuracy = accuracy.at("last");
+    const bool tta = !accuracy.at("last_tta").is_null();
+    if (tta) last.accuracy_tta = accuracy.at("last_tta");
     print_result(fmt::format(
-        "accuracy {:.2f} %{} on {} images{}", 100 * accuracy.at("last").get<double>(),
-        tta.is_null() ? "" : fmt::format(", {:.2f} % with TTA,", 100 * tta.get<double>()),
-        accuracy.at("n").get<int64_t>(),
-        failure ? "" : fmt::format("; the report is {}", run.report_html().string())));
+        "accuracy {}, on {} images{}", describe(last, tta ? end.value("views", int64_t{2}) : 1),
+        last.n, failure ? "" : fmt::format("; the report is {}", run.report_html().string())));
     return exit_code_of(failure);
   }
   const RunLog log(run);

@@ -86,6 +86,7 @@ std::optional<Checkpoint> load_previous_checkpoint(const RunFolder& run) {
 
 Checkpoint load_checkpoint(const RunFolder& run) {
   std::vector<std::string> reasons;
+  ErrorKind kind = ErrorKind::kCheckpoint;
   for (const fs::path& path : {run.next(), run.last(), run.previous()}) {
     if (path == run.next() && !fs::exists(path)) continue;  // as it should be
     try {
@@ -95,9 +96,10 @@ Checkpoint load_checkpoint(const RunFolder& run) {
       return checkpoint;
     } catch (const Error& error) {
       reasons.emplace_back(error.what());
+      if (error.kind() == ErrorKind::kDisk) kind = ErrorKind::kDisk;
     }
   }
-  fail(ErrorKind::kCheckpoint, "checkpoint", "expected a whole checkpoint in {}, got none: {}",
+  fail(kind, "checkpoint", "expected a whole checkpoint in {}, got none: {}",
        run.path().string(), fmt::join(reasons, "; "));
 }
 

@@ -246,7 +246,7 @@ std::vector<Json> RunFolder::read_metrics(bool is_to_be_mended) const {
                   std::count(text.begin(), text.begin() + static_cast<ptrdiff_t>(end), '\n') + 1,
                   metrics_jsonl().string());
     } else if (text.find('\n', end + 1) != std::string::npos) {
-      fail(ErrorKind::kData, "run",
+      fail(ErrorKind::kCheckpoint, "run",
            "expected a JSON object in line {} of {}, got {}; take that line out",
            std::count(text.begin(), text.begin() + static_cast<ptrdiff_t>(end), '\n') + 1,
            metrics_jsonl().string(), text.substr(begin, std::min<size_t>(end - begin, 40)));

@@ -61,8 +61,9 @@ class RunFolder {
   /// Appends one line to metrics.jsonl, and brings it to the disk. Errors: kDisk.
   void append_metrics(const nlohmann::ordered_json& line) const;
   /// All whole lines of metrics.jsonl (a last line cut off by a crash is left out, and so is one
-  /// whose event is no text or whose step is no number). Errors: kData for a damaged line before
-  /// the last, which where it `is_to_be_mended` is left out as well, with a warning in the log.
+  /// whose event is no text or whose step is no number). Errors: kCheckpoint for a damaged line
+  /// before the last, which where it `is_to_be_mended` is left out as well, with a warning in the
+  /// log.
   std::vector<nlohmann::ordered_json> read_metrics(bool is_to_be_mended = false) const;
 
  private:

@@ -187,7 +187,7 @@ TEST_F(RunFolderTest, LinesThatNoRunWritesAreLeftOut) {
 TEST_F(RunFolderTest, ADamagedLineBeforeTheLastIsNamed) {
   const RunFolder run = RunFolder::create({});
   std::ofstream(run.metrics_jsonl()) << "{\"step\":1}\n{\"st\n{\"step\":3}\n";
-  EXPECT_THAT(complaint(ErrorKind::kData, [&] { run.read_metrics(); }), HasSubstr("line 2"));
+  EXPECT_THAT(complaint(ErrorKind::kCheckpoint, [&] { run.read_metrics(); }), HasSubstr("line 2"));
   std::ofstream(run.metrics_jsonl()) << "{\"step\":1}\n{\"st\n";
   EXPECT_EQ(run.read_metrics().size(), 1U);
 }

@@ -381,6 +381,10 @@ ScheduleOptions schedule_options(const Config& config, const Rule& rule) {
   return options;
 }
 
+std::string augment_words(const Config& config, const Rule& rule) {
+  return config.augment == "auto" ? rule.augment : config.augment;
+}
+
 AugmentOptions augment_options(const Config& config, const Rule& rule, int64_t image_size) {
   require_word("--flip-mode", config.flip_mode, {"random", "alternating"});
   require_word("--crop-fill", config.crop_fill, {"zero", "reflect"});
@@ -406,7 +410,7 @@ AugmentOptions augment_options(const Config& config, const Rule& rule, int64_t i
       parse_rectangles("--erase-area", config.erase_area, "--erase-ratio", config.erase_ratio);
   given.rand_augment = {config.randaugment_ops, config.randaugment_magnitude};
   given.mix = {config.mixup_alpha, config.cutmix_alpha};
-  return parse_augment(config.augment == "auto" ? rule.augment : config.augment, given);
+  return parse_augment(augment_words(config, rule), given);
 }
 
 OptimizerOptions optimizer_options(const Config& config, const Rule& rule) {

@@ -259,6 +259,8 @@ void validate(const Config& config);
 /// run. Errors: kUsage naming the flag, the value and
 /// what is allowed.
 ScheduleOptions schedule_options(const Config& config, const Rule& rule);
+/// Words of --augment.
+std::string augment_words(const Config& config, const Rule& rule);
 /// `image_size` [pixels]; 0: not known. Errors: kUsage, also for a --crop-pad that is not smaller.
 AugmentOptions augment_options(const Config& config, const Rule& rule, int64_t image_size = 0);
 OptimizerOptions optimizer_options(const Config& config, const Rule& rule);

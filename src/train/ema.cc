@@ -28,6 +28,8 @@ Ema::Ema(const NamedTensors& state, double decay, bool lookahead)
     names_.push_back(name);
     live_.push_back(tensor);
     averages_.push_back(tensor.detach().clone());
+    if (!spare_.defined() || spare_.numel() < tensor.numel())
+      spare_ = at::empty({tensor.numel()}, tensor.options());
   }
 }
 
@@ -49,7 +51,8 @@ void Ema::update(int64_t step, int64_t total) {
 void Ema::exchange() {
   const at::NoGradGuard no_grad;
   for (size_t i = 0; i < live_.size(); ++i) {
-    const at::Tensor kept = live_[i].detach().clone();
+    const at::Tensor kept = spare_.as_strided(live_[i].sizes(), live_[i].strides());
+    kept.copy_(live_[i]);
     live_[i].copy_(averages_[i]);
     averages_[i].copy_(kept);
   }

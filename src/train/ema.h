@@ -18,6 +18,7 @@ class Ema {
   /// lookahead by the cube of the run's share that is done.
   void update(int64_t step, int64_t total);
   /// The average becomes the state, and the state is kept in the average's place. Twice: nothing.
+  /// Takes no memory.
   void exchange();
   /// By the names of what is averaged; what a checkpoint keeps.
   NamedTensors state() const;
@@ -29,6 +30,7 @@ class Ema {
   bool lookahead_;
   std::vector<std::string> names_;
   std::vector<at::Tensor> live_, averages_;
+  at::Tensor spare_;  // as large as the largest of them
 };
 
 /// Keeps the average in the place of the state for as long as it lives.

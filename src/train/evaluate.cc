@@ -2,6 +2,7 @@
 
 #include <ATen/ATen.h>
 #include <ATen/core/grad_mode.h>
+#include <fmt/format.h>
 
 #include <algorithm>
 #include <cmath>
@@ -134,6 +135,16 @@ std::array<double, 2> interval95(double accuracy, int64_t count) {
   const double half = z * std::sqrt(accuracy * (1 - accuracy) / n + z * z / (4 * n * n));
   const double scale = 1 + z * z / n;
   return {(centre - half) / scale, (centre + half) / scale};
+}
+
+std::string describe(const Evaluation& evaluation, int64_t views) {
+  const auto [low, high] = interval95(evaluation.accuracy, evaluation.n);
+  std::string text = fmt::format("{:.2f} % (95 % interval {:.1f} to {:.1f} %)",
+                                 100 * evaluation.accuracy, 100 * low, 100 * high);
+  if (views > 1)
+    text += fmt::format(", {:.2f} % with {} TTA", 100 * evaluation.accuracy_tta,
+                        views == 2 ? "flip" : "six-view");
+  return text;
 }
 
 }  // namespace skipway

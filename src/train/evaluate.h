@@ -5,6 +5,7 @@
 #include <array>
 #include <cstdint>
 #include <functional>
+#include <string>
 #include <vector>
 
 #include "data/dataset.h"
@@ -53,5 +54,8 @@ std::vector<ClassAccuracy> accuracy_per_class(const Evaluation& evaluation);
 
 /// Wilson score interval at 95 % of a share `accuracy` of `n`. Source: Wilson, JASA 22 (1927).
 std::array<double, 2> interval95(double accuracy, int64_t n);
+
+/// "89.88 % (95 % interval 89.0 to 90.7 %), 90.66 % with flip TTA"; `views`: of each image.
+std::string describe(const Evaluation& evaluation, int64_t views);
 
 }  // namespace skipway

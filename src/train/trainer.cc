@@ -7,6 +7,8 @@
 
 #include <algorithm>
 #include <cmath>
+#include <map>
+#include <utility>
 
 #include "base/clock.h"
 #include "base/error.h"
@@ -39,28 +41,8 @@ constexpr int64_t kStepsUnread = 10;
 
 double mean_with(double mean, double loss) { return (1 - kMeanWeight) * mean + kMeanWeight * loss; }
 
-// Accuracies and times are shown with the digits they have.
-double rounded(double value, double digits) {
-  const double scale = std::pow(10.0, digits);
-  return std::round(value * scale) / scale;
-}
-
 // A NaN has a sign, which says nothing.
 std::string shown(double value) { return std::isnan(value) ? "nan" : fmt::format("{:.4g}", value); }
-
-// The last line of metrics.jsonl: the result and what the report draws beside it.
-nlohmann::ordered_json end_line(const TrainResult& result) {
-  nlohmann::ordered_json line = {
-      {"schema", "skipway.metrics/1"}, {"event", "end"}, {"result", to_json(result)}};
-  const std::vector<ClassAccuracy> per_class = accuracy_per_class(result.last);
-  for (size_t c = 0; c < result.classes.size(); ++c) {
-    auto& accuracy = line["per_class"][result.classes[c]];  // null: no images of the class
-    if (per_class[c].n > 0) accuracy = rounded(per_class[c].accuracy, 6);
-  }
-  line["confusion"] = result.last.confusion;
-  line["views"] = result.views;
-  return line;
-}
 
 [[noreturn]] void fail_reading_progress(const std::string& run, std::string_view reason) {
   fail(ErrorKind::kCheckpoint, "train",
@@ -81,19 +63,6 @@ nlohmann::json progress_of(const Checkpoint& checkpoint, const std::string& run)
   return state;
 }
 
-// A run that was killed has written metrics after its last checkpoint; a resumed run writes them
-// again.
-void forget_metrics_after(const RunFolder& run, int64_t step) {
-  std::string kept;
-  for (const auto& line : run.read_metrics(/*is_to_be_mended=*/true)) {
-    const std::string event = line.value("event", "");
-    if (event == "begin" || event == "rollback" ||
-        (event == "epoch" && line.value("step", int64_t{0}) <= step))
-      kept += line.dump() + "\n";
-  }
-  write_file_atomic(run.metrics_jsonl(), kept);
-}
-
 // The model's state as it is now, also after a forward pass, which changes BatchNorm's statistics,
 // and until an update.
 NamedTensors state_before_forward(const Model& model) {
@@ -104,36 +73,6 @@ NamedTensors state_before_forward(const Model& model) {
 }
 
 }  // namespace
-
-nlohmann::ordered_json to_json(const TrainResult& r) {
-  const auto interval = interval95(r.last.accuracy, r.last.n);
-  nlohmann::ordered_json accuracy = {{"last", rounded(r.last.accuracy, 6)}};
-  accuracy["last_tta"] =
-      r.views > 1 ? nlohmann::ordered_json(rounded(r.last.accuracy_tta, 6)) : nullptr;
-  accuracy["interval95"] = {rounded(interval[0], 4), rounded(interval[1], 4)};
-  accuracy["n"] = r.last.n;
-  accuracy["best"] = rounded(r.best, 6);
-  accuracy["best_epoch"] = rounded(r.best_epoch, 3);
-  accuracy["split"] = r.split;
-  return {{"schema", "skipway.train/1"},
-          {"ok", true},
-          {"run", r.run},
-          {"model", r.model},
-          {"dataset", r.dataset},
-          {"recipe", r.recipe},
-          {"epochs", rounded(r.epochs, 4)},
-          {"images", r.images},
-          {"wall_s", rounded(r.wall_s, 2)},
-          {"train_wall_s", rounded(r.train_wall_s, 2)},
-          {"images_per_s", rounded(r.images_per_s, 1)},
-          {"accuracy", accuracy},
-          {"device", r.device},
-          {"precision", r.precision},
-          {"kernel", r.kernel},
-          {"threads", r.threads},
-          {"peak_rss_bytes", r.peak_rss_bytes},
-          {"weights_sha256", r.weights_sha256}};
-}
 
 Trainer::Trainer(const Config& config, std::string config_toml, Dataset dataset, RunFolder run,
                  TrainHooks hooks)
@@ -156,10 +95,12 @@ Trainer::Trainer(const Config& config, std::string config_toml, Dataset dataset,
 
 void Trainer::warn_of_flaws() const {
   warn_of_schedule();
-  const int64_t side = model().spec().image_size;
-  for (const std::string& warning :
-       augment_warnings(augment_options(config_, rule_for(passes_), side), side))
+  for (const std::string& warning : augment_warnings(augmentation(), model().spec().image_size))
     log_warning("{}", warning);
+}
+
+AugmentOptions Trainer::augmentation() const {
+  return augment_options(config_, rule_for(passes_), model().spec().image_size);
 }
 
 void Trainer::warn_of_schedule() const {
@@ -223,7 +164,7 @@ TrainResult Trainer::run() {
   const Evaluation last = evaluate_now(config_.tta);
   if (stop_signal()) return stopped();
   if (!std::isfinite(last.loss)) {
-    record_giving_up("evaluation", progress_.step, last.loss, NAN);
+    run_.append_metrics(gave_up_line(bad_step(progress_.step, {last.loss, NAN}), "evaluation"));
     fail(ErrorKind::kDiverged, "train",
          "expected a finite loss in the evaluation, got {} after step {}; the last good state is "
          "in {}; lower --lr",
@@ -238,7 +179,6 @@ TrainResult Trainer::run() {
   return done;
 }
 
-// The first line of metrics.jsonl: what config.toml leaves to the data and the machine.
 void Trainer::record_beginning() {
   const ModelSpec& spec = model().spec();
   const Normalisation of_data = configured_normalisation(config_)
@@ -253,18 +193,7 @@ void Trainer::record_beginning() {
         fmt::join(spec.normalisation.mean, ","), fmt::join(spec.normalisation.std, ","),
         fmt::join(of_data.mean, ","), fmt::join(of_data.std, ","));
   write_file_atomic(run_.metrics_jsonl(), "");  // of a start that was killed before its first save
-  nlohmann::ordered_json line = {{"schema", "skipway.metrics/1"},
-                                 {"event", "begin"},
-                                 {"model", spec.name},
-                                 {"stem", spec.stem},
-                                 {"image_size", spec.image_size},
-                                 {"classes", spec.num_classes},
-                                 {"train_images", learner_.batches.image_count()},
-                                 {"device", device()},
-                                 {"mean", spec.normalisation.mean},
-                                 {"std", spec.normalisation.std},
-                                 {"data_mean", of_data.mean},
-                                 {"data_std", of_data.std}};
+  nlohmann::ordered_json line = begin_line(config_, learner_, of_data, passes_);
   if (dataset_.test_from_train) line["test_names_sha256"] = names_sha256(dataset_.test);
   run_.append_metrics(line);
 }
@@ -294,7 +223,7 @@ void Trainer::train_steps() {
   for (size_t i = 0; i < gradients.size(); ++i) {
     mean_loss = mean_with(mean_loss, gradients[i].loss);
     if (has_diverged(gradients[i], mean_loss))
-      return roll_back(first + static_cast<int64_t>(i), gradients[i],
+      return roll_back(bad_step(first + static_cast<int64_t>(i), gradients[i]),
                        fmt::format("loss {}, gradient norm {}", shown(gradients[i].loss),
                                    shown(gradients[i].norm)));
   }
@@ -303,7 +232,8 @@ void Trainer::train_steps() {
     const Stopwatch saving;
     const std::string not_finite = save(before);
     if (!not_finite.empty())
-      return roll_back(last, gradients.back(), fmt::format("{} that is not finite", not_finite));
+      return roll_back(bad_step(last, gradients.back()),
+                       fmt::format("{} that is not finite", not_finite));
     saving_s = saving.seconds();
   }
   update(last, {});
@@ -332,30 +262,32 @@ bool Trainer::has_diverged(const Gradient& gradient, double mean_loss) const {
          mean_loss > kDivergedAt * loss_of_guessing();
 }
 
-void Trainer::roll_back(int64_t step, const Gradient& gradient, const std::string& found) {
-  const int64_t rollbacks = progress_.rollbacks + 1;
-  if (rollbacks > kMaxRollbacks) give_up(step, gradient, found);
-  const double lr = learning_rate_at(step), lr_factor = progress_.lr_factor * kRollbackFactor;
+BadStep Trainer::bad_step(int64_t step, const Gradient& gradient) const {
+  return {.step = step,
+          .epoch = epochs(step),
+          .loss = gradient.loss,
+          .grad_norm = gradient.norm,
+          .lr = learning_rate_at(step),
+          .lr_factor = progress_.lr_factor,
+          .rollbacks = progress_.rollbacks};
+}
+
+void Trainer::roll_back(BadStep bad, const std::string& found) {
+  if (bad.rollbacks >= kMaxRollbacks) give_up(bad, found);
+  ++bad.rollbacks;
+  bad.lr_factor *= kRollbackFactor;
   const double train_wall_s = progress_.train_wall_s;
   learner_.optimizer.clear_gradients();
-  go_to(state_before(step));
+  go_to(state_before(bad.step));
   rolled_back_to_ = progress_.step;
   progress_.train_wall_s = train_wall_s;  // it was spent
-  progress_.rollbacks = rollbacks;
-  progress_.lr_factor = lr_factor;
+  progress_.rollbacks = bad.rollbacks;
+  progress_.lr_factor = bad.lr_factor;
   log_warning(
       "{} at step {} with rate {:.4g}: back to step {}, with {:g} times the rate from here on "
       "(rollback {} of {})",
-      found, step, lr, progress_.step, lr_factor, rollbacks, kMaxRollbacks);
-  run_.append_metrics({{"schema", "skipway.metrics/1"},
-                       {"event", "rollback"},
-                       {"step", step},
-                       {"epoch", rounded(epochs(step), 4)},
-                       {"to_step", progress_.step},
-                       {"loss", gradient.loss},
-                       {"grad_norm", gradient.norm},
-                       {"lr", lr},
-                       {"lr_factor", lr_factor}});
+      found, bad.step, bad.lr, progress_.step, bad.lr_factor, bad.rollbacks, kMaxRollbacks);
+  run_.append_metrics(rollback_line(bad, progress_.step, found));
   save();
 }
 
@@ -370,10 +302,10 @@ Checkpoint Trainer::state_before(int64_t step) const {
   return previous ? *std::move(previous) : std::move(last);
 }
 
-void Trainer::give_up(int64_t step, const Gradient& gradient, const std::string& found) {
+void Trainer::give_up(const BadStep& bad, const std::string& found) {
   std::string first;
   try {
-    first = fmt::format("{}; the batch is in {}, ", describe(record_trouble(step, gradient)),
+    first = fmt::format("{}; the batch is in {}, ", describe(record_trouble(bad)),
                         run_.trouble().string());
   } catch (const std::exception& error) {  // must not hide why the run ends
     log_warning("no {}: {}", run_.trouble().string(), error.what());
@@ -383,40 +315,22 @@ void Trainer::give_up(int64_t step, const Gradient& gradient, const std::string&
        "{:.4g}), after {} rollbacks; {}the last good state is in {}. Clip with --clip-grad-norm 1, "
        "see with `skipway data check` whether mean "
        "and std fit the images, lower --lr",
-       found, step, epochs(step), learning_rate_at(step), progress_.rollbacks, first,
-       run_.last().string());
+       found, bad.step, bad.epoch, bad.lr, bad.rollbacks, first, run_.last().string());
 }
 
-Breakdown Trainer::record_trouble(int64_t step, const Gradient& gradient) {
-  record_giving_up("training", step, gradient.loss, gradient.norm);
-  const Batch batch = batch_of(step);
+Breakdown Trainer::record_trouble(const BadStep& bad) {
+  run_.append_metrics(gave_up_line(bad, "training"));
+  const Batch batch = batch_of(bad.step);
   Breakdown breakdown;
   for (const Batch& part : learner_.parts_of(batch)) {  // for all at once memory may not suffice
     breakdown = find_breakdown(*learner_.model, learner_.batches.input(part), part.labels,
                                learner_.precision);
     if (!breakdown.where.empty()) break;
   }
-  const nlohmann::ordered_json facts = {
-      {"schema", "skipway.trouble/1"},     {"step", step},
-      {"epoch", rounded(epochs(step), 4)}, {"loss", gradient.loss},  // null: not finite
-      {"grad_norm", gradient.norm},        {"lr", learning_rate_at(step)},
-      {"rollbacks", progress_.rollbacks}};
-  write_trouble(run_, facts, breakdown, batch, dataset_);
+  nlohmann::ordered_json facts = {{"schema", "skipway.trouble/1"}};
+  facts.update(to_json(bad));
+  write_trouble(run_, std::move(facts), breakdown, batch, dataset_);
   return breakdown;
-}
-
-// `during`: "training" or "evaluation". null in the line: not finite, or of no meaning there.
-void Trainer::record_giving_up(const char* during, int64_t step, double loss, double grad_norm) {
-  run_.append_metrics({{"schema", "skipway.metrics/1"},
-                       {"event", "gave_up"},
-                       {"during", during},
-                       {"step", step},
-                       {"epoch", rounded(epochs(step), 4)},
-                       {"loss", loss},
-                       {"grad_norm", grad_norm},
-                       {"lr", learning_rate_at(step)},
-                       {"lr_factor", progress_.lr_factor},
-                       {"rollbacks", progress_.rollbacks}});
 }
 
 double Trainer::loss_of_guessing() const {
@@ -513,7 +427,8 @@ void Trainer::plan() {
                         progress_.stage, progress_.step, [this] { return stop_signal() != 0; });
   if (stop_signal()) return;
   passes_ = plan.passes;
-  schedule_ = schedule_options(config_, rule_for(passes_));
+  const Rule& rule = rule_for(passes_);
+  schedule_ = schedule_options(config_, rule);
   stages_ = std::move(plan.stages);
   budget_ = plan.budget;
   test_s_ = plan.test_s;
@@ -521,9 +436,12 @@ void Trainer::plan() {
   lay_out();
   require_steps(config_, plan, total_steps_, run_wall_s());
   warn_of_flaws();
-  const double muon_lr = optimizer_options(config_, rule_for(passes_)).muon_lr;
+  const double muon_lr = optimizer_options(config_, rule).muon_lr;
   log_info("plan: time for {:.2g} passes over whole images, peak rate {:g}{}", passes_,
            schedule_.lr, muon_lr > 0 ? fmt::format(", filters' {:g}", schedule_.lr * muon_lr) : "");
+  const int64_t crop_pad = augmentation().crop_pad;
+  log_info("plan: augmentation {}{}", augment_words(config_, rule),
+           crop_pad > 0 ? fmt::format(", crop by {} pixels", crop_pad) : "");
   for (size_t i = progress_.stage; i < stages_.size(); ++i) {
     log_info("plan: {} x {} pixels{} to epoch {:.2f}, steps of {:.3f} s", stages_[i].side,
              stages_[i].side, stages_[i].shallow ? ", first blocks" : "",
@@ -570,35 +488,27 @@ Evaluation Trainer::evaluate_now(bool tta) {
 }
 
 void Trainer::end_epoch(std::optional<Evaluation> evaluation, bool tta) {
-  StepReport step = step_report();
-  if (step.images_per_s == 0)
-    step.images_per_s = images_per_s();  // too few steps to leave some out
-  nlohmann::ordered_json line = {{"schema", "skipway.metrics/1"},
-                                 {"event", "epoch"},
-                                 {"epoch", rounded(step.epoch, 4)},
-                                 {"step", step.step},
-                                 {"images", learner_.batches.images_before(step.step)},
-                                 {"loss", rounded(step.loss, 6)},
-                                 {"grad_norm", rounded(step.grad_norm, 6)},
-                                 {"lr", step.lr},
-                                 {"images_per_s", rounded(step.images_per_s, 1)},
-                                 {"train_wall_s", rounded(progress_.train_wall_s, 2)},
-                                 {"wall_s", rounded(run_wall_s(), 2)}};
-  tensorboard_.add_scalar("train/loss", step.loss, step.step);
-  if (evaluation) {
-    progress_.accuracies.push_back(evaluation->accuracy);
-    if (evaluation->accuracy > progress_.best)
-      progress_.best = evaluation->accuracy, progress_.best_epoch = step.epoch;
-    line["test_loss"] = rounded(evaluation->loss, 6);
-    line["test_accuracy"] = rounded(evaluation->accuracy, 6);
-    if (tta) line["test_accuracy_tta"] = rounded(evaluation->accuracy_tta, 6);
-    tensorboard_.add_scalar("test/loss", evaluation->loss, step.step);
-    tensorboard_.add_scalar("test/accuracy", evaluation->accuracy, step.step);
+  EpochReport report{.step = step_report(),
+                     .images = learner_.batches.images_before(progress_.step),
+                     .train_wall_s = progress_.train_wall_s,
+                     .wall_s = run_wall_s(),
+                     .evaluation = std::move(evaluation),
+                     .tta = tta};
+  if (report.step.images_per_s == 0)
+    report.step.images_per_s = images_per_s();  // too few steps to leave some out
+  tensorboard_.add_scalar("train/loss", report.step.loss, progress_.step);
+  if (report.evaluation) {
+    const double accuracy = report.evaluation->accuracy;
+    progress_.accuracies.push_back(accuracy);
+    if (accuracy > progress_.best)
+      progress_.best = accuracy, progress_.best_epoch = report.step.epoch;
+    tensorboard_.add_scalar("test/loss", report.evaluation->loss, progress_.step);
+    tensorboard_.add_scalar("test/accuracy", accuracy, progress_.step);
   }
-  run_.append_metrics(line);
+  run_.append_metrics(epoch_line(report));
   tensorboard_.flush();
-  progress_.recorded_step = step.step;
-  if (hooks_.on_epoch) hooks_.on_epoch({step, evaluation});
+  progress_.recorded_step = progress_.step;
+  if (hooks_.on_epoch) hooks_.on_epoch(report);
 }
 
 std::string Trainer::save(const NamedTensors& model_state) {

@@ -3,7 +3,6 @@
 #pragma once
 #include <cstdint>
 #include <functional>
-#include <map>
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <string>
@@ -18,30 +17,12 @@
 #include "train/config.h"
 #include "train/evaluate.h"
 #include "train/learner.h"
+#include "train/metrics.h"
 #include "train/plan.h"
 #include "train/schedule.h"
 #include "train/trouble.h"
 
 namespace skipway {
-
-/// What is known after a step, for whoever watches.
-struct StepReport {
-  int64_t step = 0;         // steps done
-  int64_t total_steps = 0;  // as planned now
-  double epoch = 0;         // epochs done
-  double total_epochs = 0;
-  double loss = 0;          // mean over the epoch so far [nats]
-  double grad_norm = 0;     // mean over the epoch so far, before --clip-grad-norm
-  double lr = 0;            // of this step
-  double images_per_s = 0;  // recent
-  double eta_s = 0;         // until the end; in a run by epochs, without the last evaluation
-};
-
-/// What is known at the end of an epoch, and of the run.
-struct EpochReport {
-  StepReport step;
-  std::optional<Evaluation> evaluation;
-};
 
 struct TrainHooks {
   std::function<void(const StepReport&)> on_step;  // each may be empty
@@ -53,31 +34,6 @@ struct TrainHooks {
   // a percent.
   double save_every_s = 120;
 };
-
-struct TrainResult {
-  int stop_signal = 0;         // not 0: stopped early; `last` is then empty
-  bool state_is_saved = true;  // of the last step; else of an earlier one
-  std::string run;
-  std::string model, dataset, recipe, split;  // split: "test" or "validation"
-  double epochs = 0;
-  int64_t images = 0;
-  double wall_s =
-      0;  // of the process (and of those before a resume), loading and evaluation included
-  double train_wall_s = 0;  // of the training steps
-  double images_per_s = 0;  // median over the steps of this process
-  Evaluation last;
-  int64_t views = 1;  // of each image, that accuracy_tta averages
-  double best = 0;    // highest accuracy of any evaluation of the run (plain)
-  double best_epoch = 0;
-  std::vector<std::string> classes;
-  std::string device, precision, kernel;
-  int64_t threads = 0;
-  int64_t peak_rss_bytes = 0;
-  std::string weights_sha256;
-};
-
-/// The object that `train --json` prints.
-nlohmann::ordered_json to_json(const TrainResult& result);
 
 class Trainer {
  public:
@@ -107,6 +63,7 @@ class Trainer {
 
  private:
   void warn_of_flaws() const;
+  AugmentOptions augmentation() const;
   void warn_of_schedule() const;
   void record_beginning();
   void train_steps();
@@ -114,12 +71,12 @@ class Trainer {
   Batch batch_of(int64_t step);
   void update(int64_t step, const at::Tensor& skip);
   bool has_diverged(const Gradient& gradient, double mean_loss) const;
+  BadStep bad_step(int64_t step, const Gradient& gradient) const;
   // `found`: what is wrong with the step, in words.
-  void roll_back(int64_t step, const Gradient& gradient, const std::string& found);
+  void roll_back(BadStep bad, const std::string& found);
   Checkpoint state_before(int64_t step) const;
-  [[noreturn]] void give_up(int64_t step, const Gradient& gradient, const std::string& found);
-  Breakdown record_trouble(int64_t step, const Gradient& gradient);
-  void record_giving_up(const char* during, int64_t step, double loss, double grad_norm);
+  [[noreturn]] void give_up(const BadStep& bad, const std::string& found);
+  Breakdown record_trouble(const BadStep& bad);
   void record_step(const Gradient& gradient, double lr, double step_s);
   void end_epoch(std::optional<Evaluation> evaluation, bool tta);
   void plan();
