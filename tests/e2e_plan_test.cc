@@ -227,12 +227,12 @@ TEST_F(E2ePlan, LrFindWithImagesThatOverflowHasDiverged) {
 }
 
 TEST_F(E2ePlan, LrFindLeavesOnePictureAndOverwritesNone) {
-  const std::vector<std::string> command = {"lr-find", "--steps", "6", "--json"};
+  const std::vector<std::string> command = {"lr-find", "--steps", "40", "--json"};
   const ProgramResult result = run(command);
   ASSERT_EQ(result.exit_code, 0) << result.err;
   const json object = json::parse(result.out);
   EXPECT_EQ(object.at("schema"), "skipway.lr-find/1");
-  EXPECT_GE(object.at("points").size(), 1u);
+  EXPECT_GE(object.at("points").size(), 12u);
   EXPECT_GT(object.at("steepest"), 0);
   EXPECT_EQ(files(), (std::set<std::string>{"photos", "lr-find.svg"}));
   const std::string picture = read_file(folder_ / "lr-find.svg");
@@ -242,10 +242,13 @@ TEST_F(E2ePlan, LrFindLeavesOnePictureAndOverwritesNone) {
   EXPECT_THAT(again.err, HasSubstr("lr-find.svg"));
   EXPECT_EQ(read_file(folder_ / "lr-find.svg"), picture);
 
-  const ProgramResult words = run({"lr-find", "--steps", "6", "--plot", ""});
+  const ProgramResult words = run({"lr-find", "--steps", "40", "--plot", ""});
   EXPECT_EQ(words.exit_code, 0) << words.err;
   EXPECT_THAT(words.out,
               AllOf(HasSubstr("steepest "), HasSubstr("lowest "), Not(HasSubstr("plot"))));
+  const ProgramResult few = run({"lr-find", "--steps", "6", "--plot", ""});
+  EXPECT_EQ(few.exit_code, 0) << few.err;
+  EXPECT_THAT(few.out, AllOf(HasSubstr("no rate"), HasSubstr("--steps"), Not(HasSubstr("lowest"))));
 }
 
 TEST_F(E2ePlan, LrFindRefusesRatesThatDoNotRise) {

@@ -60,7 +60,7 @@ nlohmann::ordered_json to_json(const LrFindResult& result, const LrFindFlags& fl
     points.push_back({{"lr", p.lr}, {"loss", p.loss}, {"smoothed", p.smoothed}});
   return {{"schema", "skipway.lr-find/1"},
           {"ok", true},
-          {"steepest", result.steepest},
+          {"steepest", result.steepest ? nlohmann::ordered_json(*result.steepest) : nullptr},
           {"lowest", result.lowest},
           {"diverged", result.diverged},
           {"plot", flags.plot},
@@ -89,10 +89,19 @@ int run_lr_find(Arguments arguments, LrFindFlags flags) {
     print_json(to_json(result, flags));
     return 0;
   }
-  print_result(fmt::format(
-      "steepest {:.3g}   where the loss falls fastest: a peak rate that is safe", result.steepest));
-  print_result(fmt::format("lowest   {:.3g}   where it stops falling{}: too much for a whole run",
-                           result.lowest, result.diverged ? ", and it diverged further on" : ""));
+  const char* end = result.diverged ? ", and it diverged further on" : "";
+  if (result.steepest) {
+    print_result(
+        fmt::format("steepest {:.3g}   where the loss falls fastest: a peak rate that is safe",
+                    *result.steepest));
+    print_result(fmt::format("lowest   {:.3g}   where it stops falling{}: too much for a whole run",
+                             result.lowest, end));
+  } else {
+    print_result(fmt::format(
+        "no rate: the loss never falls, or the steps are too few to tell{}; a lower --from, more "
+        "--steps",
+        end));
+  }
   if (!flags.plot.empty()) print_result(fmt::format("plot     {}", flags.plot));
   return 0;
 }

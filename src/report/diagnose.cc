@@ -56,8 +56,10 @@ Facts facts_of(const RunRecord& record) {
 
 // ---- the rules: the evidence, or nothing ----
 
-constexpr double kLowestRate = 0.01, kHighestRate = 0.2;  // the article's range
-constexpr double kFewPasses = 15;                         // epochs
+// The article's range is 0.01 to 0.2, its rate 0.1.
+constexpr double kUsualRate = 0.1, kLowestShare = 0.1, kHighestShare = 2;
+constexpr double kFewPasses = 15;       // epochs
+constexpr double kFewSteps = 20;        // in which no rate can fall to nearly nothing
 constexpr int64_t kSmallStemSide = 64;  // pixels; up to it the stem of CIFAR is right
 constexpr int64_t kFewImages = 16;      // too few for BatchNorm's statistics
 
@@ -67,10 +69,12 @@ Evidence diverged(const Facts& f) {
   if (!f.history.rollbacks.empty()) {
     const Json& last = f.history.rollbacks.back();
     const auto loss = number_at(last, "loss");
-    evidence += fmt::format("; the last at step {:.0f}, with loss {} at rate {:.4g}",
-                            number_at(last, "step").value_or(0),
-                            loss ? fmt::format("{:.4g}", *loss) : "not finite",
-                            number_at(last, "lr").value_or(0));
+    const std::string found = text_at(last, "found");
+    evidence += fmt::format("; the last at step {:.0f}, at rate {:.4g}: {}",
+                            number_at(last, "step").value_or(0), number_at(last, "lr").value_or(0),
+                            !found.empty() ? found
+                            : loss         ? fmt::format("loss {:.4g}", *loss)
+                                           : "loss not finite");
   }
   if (f.history.gave_up) {
     const auto step = number_at(*f.history.gave_up, "step");
@@ -100,13 +104,24 @@ Evidence wrong_mean_and_std(const Facts& f) {
       fmt::join(*own_std, ","));
 }
 
+// A recipe's own rate goes with the rest of the recipe, that of `finetune` with weights.
+double usual_rate(const Config& config) {
+  const double of_recipe = recipe_config(config.recipe).lr;
+  return of_recipe > 0            ? of_recipe
+         : config.weights.empty() ? kUsualRate
+                                  : recipe_config("finetune").lr;
+}
+
+double peak_rate(const Facts& f) {
+  const auto recorded = number_at(f.history.begin, "peak_lr");
+  return recorded ? *recorded : schedule_options(f.config(), rule_for(f.passes)).lr;
+}
+
 Evidence rate(const Facts& f) {
-  // A recipe's own rate goes with the rest of the recipe.
-  if (f.config().lr == recipe_config(f.config().recipe).lr) return std::nullopt;
-  const double lr = schedule_options(f.config(), rule_for(f.passes)).lr;
-  if (lr >= kLowestRate && lr <= kHighestRate) return std::nullopt;
-  return fmt::format("the peak rate was {:g}, outside of {:g} to {:g}", lr, kLowestRate,
-                     kHighestRate);
+  const double lr = peak_rate(f), usual = usual_rate(f.config());
+  if (lr >= kLowestShare * usual && lr <= kHighestShare * usual) return std::nullopt;
+  return fmt::format("the peak rate was {:g}, outside of {:g} to {:g}", lr, kLowestShare * usual,
+                     kHighestShare * usual);
 }
 
 Evidence no_augmentation(const Facts& f) {
@@ -115,18 +130,19 @@ Evidence no_augmentation(const Facts& f) {
 }
 
 Evidence never_anneals(const Facts& f) {
-  const ScheduleOptions schedule = schedule_options(f.config(), rule_for(f.passes));
-  if (!f.history.end || f.passes <= 0) return std::nullopt;
-  double last = 0;
-  if (schedule.kind != ScheduleKind::kPlateau)
-    last = learning_rate(schedule, f.passes, f.passes);
-  else if (!f.history.epochs.empty())  // it went by the evaluations
-    last = number_at(f.history.epochs.back(), "lr").value_or(0);
-  if (last <= kStillHigh * schedule.lr) return std::nullopt;
+  if (!f.history.end || f.history.epochs.empty()) return std::nullopt;
+  const Json& last = f.history.epochs.back();
+  if (number_at(last, "step").value_or(0) < kFewSteps) return std::nullopt;
+  // What rollbacks have taken from it is not the schedule's.
+  const double of_rollbacks = f.history.rollbacks.empty()
+                                  ? 1
+                                  : number_at(f.history.rollbacks.back(), "lr_factor").value_or(1);
+  const double lr = number_at(last, "lr").value_or(0), peak = of_rollbacks * peak_rate(f);
+  if (lr <= kStillHigh * peak) return std::nullopt;
   return fmt::format(
       "the {} schedule left the rate at {:.3g} of a peak of {:g} when the run ended "
       "after {:.1f} epochs",
-      f.config().schedule, last, schedule.lr, f.passes);
+      f.config().schedule, lr, peak, f.passes);
 }
 
 Evidence few_passes(const Facts& f) {
@@ -168,22 +184,24 @@ struct Check {
   bool only_when_low;  // asked when the accuracy is low; no fault otherwise
   Evidence (*evidence)(const Facts&);
   const char* symptom;
-  const char* fix;                         // {run}: the run's folder
+  const char* fix;                         // {run}: the run's folder; {lr}: the usual rate
   const char* fix_with_weights = nullptr;  // in its place where the run began with weights
 };
 
 constexpr std::array<Check, 10> kChecks{{
-    {"diverged", false, diverged, "the loss was not finite, or far above guessing",
+    {"diverged", false, diverged,
+     "loss, gradient or weights were not finite, or the loss far above guessing",
      "--clip-grad-norm 1, see with `skipway data check` whether mean and std fit, a lower --lr"},
-    {"stopped", false, stopped, "the run was stopped before its end", "skipway resume {run}"},
+    {"stopped", false, stopped, "the run has not come to its end: stopped, or still going",
+     "skipway resume {run}"},
     {"mean_and_std", false, wrong_mean_and_std, "the images are scaled for other data",
      "--mean auto --std auto"},
     {"rate", true, rate, "the rate is out of the usual range",
-     "--lr 0.1, or what `skipway lr-find` shows"},
+     "--lr {lr}, or what `skipway lr-find` shows"},
     {"augmentation", true, no_augmentation, "every epoch showed the images unchanged",
-     "--augment flip,crop"},
+     "--augment flip,crop; crop alone where a mirror image means something else"},
     {"never_anneals", false, never_anneals, "the rate is still high at the end",
-     "--schedule cosine --t-max 0, which ends when the run does"},
+     "--schedule cosine --t-max 0 --final-lr 0.01, which ends when the run does"},
     {"few_passes", true, few_passes, "the run is short",
      "more --minutes or --epochs; `skipway plan` says what they buy here"},
     {"stem", false, wrong_stem, "the first layers are made for other images", "--stem auto",
@@ -194,9 +212,13 @@ constexpr std::array<Check, 10> kChecks{{
      "a smaller --model or --image-size; close what else needs memory"},
 }};
 
-std::string with_run(std::string fix, const std::string& run) {
-  if (const size_t at = fix.find("{run}"); at != std::string::npos)
-    fix.replace(at, 5, shell_quoted(run));
+std::string filled_in(std::string fix, const RunRecord& record) {
+  const auto fill = [&](std::string_view place, const std::string& text) {
+    if (const size_t at = fix.find(place); at != std::string::npos)
+      fix.replace(at, place.size(), text);
+  };
+  fill("{run}", shell_quoted(record.run));
+  fill("{lr}", fmt::format("{:.3g}", usual_rate(record.config)));
   return fix;
 }
 
@@ -211,7 +233,7 @@ Diagnosis diagnose(const RunRecord& record) {
                           ? check.fix_with_weights
                           : check.fix;
     if (const Evidence evidence = check.evidence(facts))
-      diagnosis.findings.push_back({check.id, check.symptom, *evidence, with_run(fix, record.run)});
+      diagnosis.findings.push_back({check.id, check.symptom, *evidence, filled_in(fix, record)});
   }
   return diagnosis;
 }

@@ -1,5 +1,6 @@
 #include "report/diagnose.h"
 
+#include <fmt/format.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -8,6 +9,7 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 using testing::AllOf;
+using testing::Contains;
 using testing::ElementsAre;
 using testing::HasSubstr;
 using testing::IsEmpty;
@@ -29,7 +31,11 @@ RunRecord sound_run(double accuracy = 0.93) {
        {"std", spread},
        {"data_mean", channels},
        {"data_std", spread}},
-      {{"event", "epoch"}, {"epoch", 30}, {"test_accuracy", accuracy}, {"lr", 0.002}},
+      {{"event", "epoch"},
+       {"epoch", 30},
+       {"step", 11730},
+       {"test_accuracy", accuracy},
+       {"lr", 0.002}},
       {{"event", "end"}, {"result", {{"epochs", 30}, {"accuracy", {{"last", accuracy}}}}}}};
   record.env = {{"nvidia_driver", false}};
   return record;
@@ -67,11 +73,37 @@ TEST(Diagnose, RateAugmentationAndLengthExplainALowAccuracyOnly) {
   }
 }
 
-TEST(Diagnose, ARecipesOwnRateIsRight) {
+TEST(Diagnose, ARateIsJudgedByThatOfItsRecipe) {
+  for (const char* recipe : {"article", "best", "finetune", "airbench94"}) {
+    RunRecord record = sound_run(0.6);
+    record.config = recipe_config(recipe);
+    const double own = record.config.lr;
+    for (const double share : {0.11, 1., 1.9}) {
+      record.config.lr = share * own;
+      EXPECT_THAT(ids(record), Not(Contains("rate"))) << recipe << share;
+    }
+    for (const double share : {0.09, 2.1}) {
+      record.config.lr = share * own;
+      EXPECT_THAT(ids(record), Contains("rate")) << recipe << share;
+      EXPECT_THAT(diagnose(record).findings[0].fix, HasSubstr(fmt::format("--lr {:.3g},", own)));
+    }
+  }
+}
+
+TEST(Diagnose, ARateForWeightsIsSmall) {
   RunRecord record = sound_run(0.6);
-  record.config.recipe = "airbench94";
-  record.config.lr = recipe_config("airbench94").lr;
+  record.config.weights = "torchvision:resnet50";
+  record.config.lr = 0.005;
+  record.metrics[1]["lr"] = 0.0005;
   EXPECT_THAT(ids(record), IsEmpty());
+  record.config.lr = 0.1;
+  EXPECT_THAT(diagnose(record).findings.at(0).fix, HasSubstr("--lr 0.01,"));
+}
+
+TEST(Diagnose, TheRateIsTheOneThatTheRunTook) {
+  RunRecord record = sound_run(0.6);  // whose configuration leaves it to the length
+  record.metrics[0]["peak_lr"] = 0.5;
+  EXPECT_THAT(ids(record), ElementsAre("rate"));
 }
 
 TEST(Diagnose, MeanAndStdOfOtherDataAreSeenAndTheArticlesAreNot) {
@@ -86,10 +118,23 @@ TEST(Diagnose, MeanAndStdOfOtherDataAreSeenAndTheArticlesAreNot) {
 TEST(Diagnose, AScheduleThatNeverAnneals) {
   RunRecord record = sound_run();
   record.config = recipe_config("article");
-  record.metrics.back()["result"]["epochs"] = 100;
+  record.metrics[1]["lr"] = 0.05;  // half a cosine
   EXPECT_THAT(ids(record), ElementsAre("never_anneals"));
-  record.config.t_max = 100;
+  record.metrics[1]["lr"] = 0.1;  // a step that would have come behind the end
+  EXPECT_THAT(ids(record), ElementsAre("never_anneals"));
+  record.metrics[1]["lr"] = 0.02;
   EXPECT_THAT(ids(record), IsEmpty());
+  record.metrics[1]["lr"] = 0.05;
+  record.metrics[1]["step"] = 3;  // so short a run cannot come down
+  EXPECT_THAT(ids(record), IsEmpty());
+}
+
+TEST(Diagnose, WhatRollbacksTookFromTheRateIsNoSchedule) {
+  RunRecord record = sound_run();
+  record.config = recipe_config("article");
+  record.metrics[1]["lr"] = 0.025;
+  record.metrics.push_back(Json{{"event", "rollback"}, {"lr_factor", 0.25}});
+  EXPECT_THAT(ids(record), ElementsAre("diverged", "never_anneals"));
 }
 
 TEST(Diagnose, APlateauThatNeverCameLeavesTheRateHigh) {
@@ -147,6 +192,9 @@ TEST(Diagnose, RollbacksComeFirst) {
               AllOf(HasSubstr("gave up at step 15"), Not(HasSubstr("trouble"))));
   record.trouble = true;
   EXPECT_THAT(diagnose(record).findings[0].evidence, HasSubstr("trouble"));
+  for (Json& line : record.metrics)
+    if (line["event"] == "rollback") line["found"] = "bn1.running_var that is not finite";
+  EXPECT_THAT(diagnose(record).findings[0].evidence, HasSubstr("running_var"));
 }
 
 TEST(Diagnose, ARunThatGaveUpAtItsEvaluationHasNoRollbacks) {

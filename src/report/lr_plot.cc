@@ -59,8 +59,10 @@ std::string lr_plot(const LrFindResult& result) {
         x(lr), kAreaTop, kAreaTop + kAreaHeight, colour,
         std::min(x(lr) + 5, kAreaLeft + kAreaWidth - 110), row, name, lr);
   };
-  mark(result.steepest, "#1b7f3b", "steepest", kAreaTop + kAreaHeight - 24);
-  mark(result.lowest, "#b3400a", "lowest", kAreaTop + kAreaHeight - 8);
+  if (result.steepest) {  // else neither says anything
+    mark(*result.steepest, "#1b7f3b", "steepest", kAreaTop + kAreaHeight - 24);
+    mark(result.lowest, "#b3400a", "lowest", kAreaTop + kAreaHeight - 8);
+  }
   std::string line;
   for (const LrPoint& p : points) {
     svg += fmt::format(R"(<circle cx="{:.1f}" cy="{:.1f}" r="1.6" fill="#9bb8da"/>)", x(p.lr),

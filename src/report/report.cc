@@ -133,7 +133,10 @@ struct Axis {
   int decimals;
 
   Axis(double from, double to, int ticks) {
-    if (to - from <= 1e-9 * std::abs(from)) to = from + std::max(std::abs(from), 1.0);
+    if (to - from <= 1e-9 * std::abs(from)) {  // one value: from zero to it
+      from = std::min(from, 0.0), to = std::max(to, 0.0);
+      if (from == to) to = 1;
+    }
     const double power = std::pow(10, std::floor(std::log10((to - from) / ticks)));
     const double rough = (to - from) / ticks / power;
     tick = power * (rough <= 1 ? 1 : rough <= 2 ? 2 : rough <= 5 ? 5 : 10);

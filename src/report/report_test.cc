@@ -70,6 +70,8 @@ TEST_F(Report, ShowsResultCurvesClassesConfigurationAndMachine) {
     EXPECT_THAT(html, HasSubstr(text));
   EXPECT_THAT(html, HasSubstr("--config " + quoted(run_.config_toml())));
   EXPECT_THAT(html, Not(HasSubstr("not finished")));
+  // The axis of one accuracy goes from zero to it.
+  EXPECT_THAT(html, AllOf(HasSubstr(">60<"), HasSubstr(">80<"), Not(HasSubstr(">160<"))));
 }
 
 TEST_F(Report, NeedsNothingFromElsewhereAndRunsNothing) {

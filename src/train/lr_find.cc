@@ -59,7 +59,6 @@ LrFindResult summarise(std::vector<LrPoint> points) {
     const double here = p[i + kSlopeOver].smoothed - p[i - kSlopeOver].smoothed;
     if (here < slope) slope = here, result.steepest = p[i].lr;
   }
-  if (result.steepest == 0) result.steepest = result.lowest;  // it never falls, or too few points
   return result;
 }
 

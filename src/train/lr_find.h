@@ -3,6 +3,7 @@
 #pragma once
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <vector>
 
 #include "train/learner.h"
@@ -23,9 +24,11 @@ struct LrPoint {
 
 struct LrFindResult {
   std::vector<LrPoint> points;  // of equal distance in log(lr)
-  double steepest = 0;          // rate where the smoothed loss falls fastest over log(lr)
-  double lowest = 0;            // rate of the smallest smoothed loss
-  bool diverged = false;        // stopped before `to`: four times the smallest loss, or not finite
+  // Rate where the smoothed loss falls fastest over log(lr); none: it never falls, or the points
+  // are too few to tell.
+  std::optional<double> steepest;
+  double lowest = 0;      // rate of the smallest smoothed loss
+  bool diverged = false;  // stopped before `to`: four times the smallest loss, or not finite
 };
 
 /// Trains `learner` on rising rates; it is of no other use afterwards. All groups of parameters

@@ -46,9 +46,18 @@ std::vector<LrPoint> valley() {
 
 TEST(LrFind, TheSteepestPlaceLiesBeforeTheLowest) {
   const LrFindResult result = summarise(valley());
-  EXPECT_NEAR(std::log10(result.steepest), -1, 0.15);
+  EXPECT_NEAR(std::log10(result.steepest.value()), -1, 0.15);
   EXPECT_GT(result.lowest, 0.2);
   EXPECT_LT(result.lowest, 2);
+}
+
+TEST(LrFind, ALossThatNeverFallsOrFewPointsGiveNoRate) {
+  std::vector<LrPoint> rising = valley();
+  for (LrPoint& point : rising) point.smoothed = point.loss = point.lr;
+  EXPECT_FALSE(summarise(rising).steepest.has_value());
+  std::vector<LrPoint> few = valley();
+  few.resize(10);
+  EXPECT_FALSE(summarise(few).steepest.has_value());
 }
 
 TEST(LrFind, RatesRiseEvenlyFromTheFirstToTheLast) {
