@@ -170,6 +170,24 @@ TEST_F(E2eWeights, AttentionComesOutAndInAgain) {
   EXPECT_THAT(imported.out, HasSubstr("attention se"));
 }
 
+TEST_F(E2eWeights, AnAirbenchComesOutAndInAgain) {
+  ModelSpec spec = model_->spec();
+  spec.name = "airbench93";
+  spec.image_size = 32;
+  save_model(RunFolder::create(folder_ / "a"), *make_model(spec, 5));
+  ASSERT_EQ(run({"export", "a", "--to", "pth"}).exit_code, 0);
+  const ProgramResult imported =
+      run({"import", "a/airbench93.pth", "--model", "airbench93", "--out", "b"});
+  ASSERT_EQ(imported.exit_code, 0) << imported.err;
+  EXPECT_THAT(imported.out, HasSubstr("airbench93, cifar stem, 3 classes, images of 32 x 32"));
+  const auto expected = by_name(read_safetensors(folder_ / "a/model.safetensors").tensors);
+  const NamedTensors tensors = read_safetensors(folder_ / "b/model.safetensors").tensors;
+  ASSERT_EQ(tensors.size(), expected.size());
+  for (const auto& [name, tensor] : tensors)
+    EXPECT_TRUE(at::equal(tensor, expected.at(name))) << name;
+  EXPECT_EQ(run({"eval", "b", "--data", "photos"}).exit_code, 0);
+}
+
 TEST_F(E2eWeights, WeightsThatAreNotFiniteAreSaidToBe) {
   const at::NoGradGuard no_grad;
   at::Tensor(model_->parameters().front().second).fill_(std::numeric_limits<float>::quiet_NaN());
@@ -188,6 +206,8 @@ TEST_F(E2eWeights, WeightsThatAreNotFiniteAreSaidToBe) {
 TEST_F(E2eWeights, AFrozenBackboneIsTheOneThatCame) {
   ASSERT_EQ(import({"--out", "start", "--mean", "0.1,0.2,0.3", "--std", "0.4,0.5,0.6"}).exit_code,
             0);
+  EXPECT_THAT(run({"config", "show", "--weights", "start"}).out,
+              HasSubstr("mean = \"0.1,0.2,0.3\"  # weights"));
   const ProgramResult result =
       train({"--weights", "start", "--epochs", "1", "--freeze-epochs", "1"});
   ASSERT_EQ(result.exit_code, 0) << result.err;

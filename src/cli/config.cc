@@ -5,7 +5,9 @@
 
 #include "cli/arguments.h"
 #include "cli/commands.h"
+#include "cli/data_loading.h"
 #include "cli/terminal.h"
+#include "train/pretrained.h"
 
 namespace skipway {
 namespace {
@@ -18,7 +20,9 @@ void show_as_json(const Arguments& arguments) {
   print_json({{"schema", "skipway.config/1"}, {"ok", true}, {"config", settings}});
 }
 
-int show(const Arguments& arguments) {
+int show(Arguments arguments) {
+  // What shows settings fetches nothing.
+  if (!is_fetched(arguments.config.weights)) take_settings_of_weights(arguments);
   if (arguments.json) {
     show_as_json(arguments);
     return 0;

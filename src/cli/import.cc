@@ -12,7 +12,7 @@
 #include "cli/commands.h"
 #include "cli/data_loading.h"
 #include "cli/terminal.h"
-#include "model/resnet.h"
+#include "model/model.h"
 #include "train/config.h"
 #include "train/pretrained.h"
 #include "train/saved_model.h"
@@ -35,7 +35,7 @@ ModelSpec spec_of(const Pretrained& weights, const ImportFlags& flags) {
   if (flags.model.empty() && !weights.spec)
     fail(ErrorKind::kUsage, "import",
          "expected --model, because {} does not say which model its weights are of; one of {}",
-         weights.where, fmt::join(resnet_names(), ", "));
+         weights.where, fmt::join(model_names(), ", "));
   ModelSpec spec = weights.spec ? *weights.spec : describe(weights, flags.model);
   if (!flags.model.empty()) spec.name = flags.model;
   if (!flags.stem.empty()) spec.stem = flags.stem;
@@ -117,16 +117,16 @@ void add_import(CLI::App& program, Run& chosen) {
   CLI::App* command =
       program.add_subcommand("import", "Weights from elsewhere as a folder to use like a run");
   command
-      ->add_option(
-          "file", flags->source,
-          ".safetensors or .pth of torchvision or timm, its address, or torchvision:resnet50, …")
+      ->add_option("file", flags->source,
+                   ".safetensors or .pth of torchvision, timm or `export`, its address, or "
+                   "torchvision:resnet50, …")
       ->required();
   command
       ->add_option("--model", flags->model,
                    fmt::format("{}; a run and what `export` wrote say it themselves",
-                               fmt::join(resnet_names(), ", ")))
+                               fmt::join(model_names(), ", ")))
       ->type_name("NAME")
-      ->check(CLI::IsMember(resnet_names()).description(""));
+      ->check(CLI::IsMember(model_names()).description(""));
   command->add_option("--stem", flags->stem, "cifar or imagenet; without it, as the weights are")
       ->type_name("NAME")
       ->check(CLI::IsMember({"cifar", "imagenet"}).description(""));

@@ -15,6 +15,7 @@
 #include "base/files.h"
 #include "base/log.h"
 #include "data/known.h"
+#include "model/airbench.h"
 #include "record/sealed_file.h"
 #include "record/torch_file.h"
 #include "train/saved_model.h"
@@ -159,14 +160,15 @@ ModelSpec describe(const Pretrained& weights, const std::string& model) {
   ModelSpec spec;
   spec.name = model;
   const at::Tensor* stem = find(weights.tensors, "conv1.weight");
-  const bool cifar = stem != nullptr && stem->dim() == 4 && stem->size(3) == 3;
+  const bool cifar =
+      is_airbench(model) || (stem != nullptr && stem->dim() == 4 && stem->size(3) == 3);
   spec.stem = cifar ? "cifar" : "imagenet";
   spec.image_size = cifar ? 32 : 224;
   spec.normalisation = cifar ? kCifarNormalisation : kImageNetNormalisation;
   for (const auto& [name, tensor] : weights.tensors)
     for (const auto& [part, kind] : kAttentionNames)
       if (name.find(part) != std::string::npos) spec.attention = kind;
-  const at::Tensor* head = find(weights.tensors, "fc.weight");
+  const at::Tensor* head = find(weights.tensors, is_airbench(model) ? "7.weight" : "fc.weight");
   spec.num_classes = head != nullptr && head->dim() == 2 ? head->size(0) : cifar ? 10 : 1000;
   return spec;
 }
