@@ -15,13 +15,18 @@ from rows import add_row_arguments, print_row
 from train_step import resnet
 
 
-def torch_forward(model, images, precision):
+def torch_forward(model, images, precision, compiled):
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     model = model.to(dtype, memory_format=torch.channels_last)
     images = torch.from_numpy(images).to(dtype, memory_format=torch.channels_last)
+    if compiled:
+        import torch._inductor.config
+
+        torch._inductor.config.freezing = True
+        model = torch.compile(model)
 
     def forward():
-        with torch.inference_mode():
+        with torch.no_grad():  # freezing wants it so
             return model(images)
 
     return forward
@@ -42,6 +47,7 @@ def onnxruntime_forward(model, images, threads):
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--by", choices=["torch", "onnxruntime"], default="torch")
+    parser.add_argument("--compile", action="store_true", help="torch.compile with freezing")
     add_row_arguments(parser)
     args = parser.parse_args()
 
@@ -50,7 +56,7 @@ def main():
     model = resnet(args.model).eval()
     images = np.random.default_rng(0).standard_normal((args.batch, 3, 32, 32), dtype=np.float32)
     if args.by == "torch":
-        forward = torch_forward(model, images, args.precision)
+        forward = torch_forward(model, images, args.precision, args.compile)
     else:
         forward = onnxruntime_forward(model, images, args.threads)
     times_s = []

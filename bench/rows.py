@@ -25,11 +25,26 @@ def python_with(*packages):
     """An interpreter with PyTorch and what else is needed, installed once."""
     if not (VENV / "done").exists():
         subprocess.run(["/usr/bin/python3", "-m", "venv", "--clear", VENV], check=True)
-        subprocess.run([VENV / "bin/pip", "install", "--quiet", "torch==2.11.0", "numpy"], check=True, stdout=sys.stderr)
+        pip_install("torch==2.11.0", "numpy")
         (VENV / "done").touch()
     if packages:
-        subprocess.run([VENV / "bin/pip", "install", "--quiet", *packages], check=True, stdout=sys.stderr)
+        pip_install(*packages)
     return VENV / "bin/python"
+
+
+def pip_install(*packages):
+    """Downloads lie on the disk of this folder: /tmp may be too small."""
+    (ROOT / "build").mkdir(exist_ok=True)
+    subprocess.run([VENV / "bin/pip", "install", "--quiet", *packages], check=True, stdout=sys.stderr, env=os.environ | {"TMPDIR": str(ROOT / "build")})
+
+
+def without_compiled(rows, python):
+    """`rows` (name, …) that this machine can run: torch.compile builds against Python's headers."""
+    script = "import os, sysconfig; print(os.path.exists(os.path.join(sysconfig.get_path('include'), 'Python.h')))"
+    if subprocess.run([python, "-c", script], check=True, stdout=subprocess.PIPE, text=True).stdout.strip() == "True":
+        return rows
+    print("no rows of torch.compile: Python.h is missing; install python3-dev", file=sys.stderr)
+    return [row for row in rows if "compiled" not in row[0]]
 
 
 def output_of(command, no_tiles=False):

@@ -4,6 +4,7 @@ import json
 import math
 import os
 import pathlib
+import shlex
 import shutil
 import statistics
 import subprocess
@@ -29,9 +30,11 @@ def output_of(command):
 
 
 def remove_unless_in_use(run):
-    """The program holds a lock on a run's log.txt while it trains."""
+    """A run that has no state to go on from. The program holds a lock on a run's log.txt while it trains."""
     if not run.exists():
         return
+    if not (run / "log.txt").exists():
+        sys.exit(f"{run} is no run; move it away")
     with open(run / "log.txt", "a") as log:
         try:
             fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -42,11 +45,15 @@ def remove_unless_in_use(run):
 
 def train(result, seed, arguments):
     """The JSON object of `skipway train ARGUMENTS --seed SEED`, which stays in `result`, beside the run's folder. What is there is not run
-    again; a run that was stopped goes on."""
+    again; a run that was stopped goes on; neither with other arguments than it was made with."""
+    made_with, command = result.with_suffix(".arguments"), shlex.join(arguments)
+    if made_with.exists() and made_with.read_text() != command:
+        sys.exit(f"{result} was made with other arguments ({made_with}: {made_with.read_text()}); take another folder")
     if not result.exists():
         run = result.with_suffix("")
         run.parent.mkdir(parents=True, exist_ok=True)
-        if any((run / f"{name}.safetensors").exists() for name in ("last", "previous", "next")):
+        made_with.write_text(command)
+        if any((run / f"{name}.safetensors").exists() for name in ("model", "last", "previous", "next")):
             command = ["resume", str(run)]
         else:
             remove_unless_in_use(run)  # stopped before there was a state to go on from

@@ -93,9 +93,12 @@ install_packages() {
     say "not a Debian system; needed are the likes of: $*; going on with what is here"
     return
   fi
-  local needed wished missing as_root=()
+  local needed wished=() missing as_root=()
   mapfile -t needed < <(missing_packages "$@")
-  mapfile -t wished < <(missing_packages "${optional_packages[@]}")
+  # They are tried once, and again by a set-up that is asked for.
+  local tried=$root/build/.optional-tried
+  [[ -e $tried ]] || mapfile -t wished < <(missing_packages "${optional_packages[@]}")
+  touch "$tried"
   missing=(${needed[@]+"${needed[@]}"} ${wished[@]+"${wished[@]}"})
   ((${#missing[@]})) || return 0
   if (($(id -u) != 0)); then
