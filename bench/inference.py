@@ -20,10 +20,7 @@ def torch_forward(model, images, precision, compiled):
     model = model.to(dtype, memory_format=torch.channels_last)
     images = torch.from_numpy(images).to(dtype, memory_format=torch.channels_last)
     if compiled:
-        import torch._inductor.config
-
-        torch._inductor.config.freezing = True
-        model = torch.compile(model)
+        model = torch.compile(model, options={"freezing": True})
 
     def forward():
         with torch.no_grad():  # freezing wants it so
