@@ -18,6 +18,7 @@
 #include "cli/errors.h"
 #include "cli/terminal.h"
 #include "cli/trained_model.h"
+#include "data/archive.h"
 #include "data/image.h"
 #include "data/image_folder.h"
 
@@ -52,6 +53,7 @@ void find_images(const fs::path& folder, std::vector<std::string>& found,
   for (fs::directory_iterator entry(folder, code), end; !code && entry != end;
        entry.increment(code)) {
     std::error_code unreadable;
+    if (is_hidden(entry->path().filename())) continue;  // as where images are loaded from
     if (entry->is_directory(unreadable) && entry->is_symlink(unreadable))  // they can be circles
       failed.push_back({entry->path().string(), "a link to a folder; give that folder itself"});
     else if (entry->is_directory(unreadable))
@@ -113,7 +115,7 @@ std::vector<Prediction> predict_batch(TrainedModel& trained, const std::vector<s
 
 // A file that is no image is no reason to stop: it is put down in `failed`.
 std::vector<Prediction> predict_files(TrainedModel& trained, const std::vector<std::string>& files,
-                                      bool quiet, std::vector<Failure>& failed) {
+                                      std::vector<Failure>& failed) {
   const int64_t size = trained.model->spec().image_size;
   const auto batch = static_cast<size_t>(trained.options.batch);
   trained.options.progress = nullptr;  // it would count within a batch
@@ -125,7 +127,7 @@ std::vector<Prediction> predict_files(TrainedModel& trained, const std::vector<s
     for (Prediction& p : predict_batch(trained, names, images)) predictions.push_back(std::move(p));
     names.clear();
     images.clear();
-    if (!quiet) show_status(fmt::format("{} of {} images done", predictions.size(), files.size()));
+    show_status(fmt::format("{} of {} images done", predictions.size(), files.size()));
   };
   for (const std::string& file : files) {
     try {
@@ -222,8 +224,7 @@ int predict(const PredictFlags& flags) {
   const ModelSpec& spec = trained.model->spec();
   std::vector<Failure> failed;
   const std::vector<std::string> files = list_files(flags.files, failed);
-  const std::vector<Prediction> predictions =
-      predict_files(trained, files, flags.model.quiet, failed);
+  const std::vector<Prediction> predictions = predict_files(trained, files, failed);
   for (const Failure& f : failed)
     print_line(fmt::format("{} {}: {}", styled("failed:", "red"), f.file, f.error));
   std::optional<Error> failure;

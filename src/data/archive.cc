@@ -58,12 +58,6 @@ class GzipStream {
   gzFile file_;
 };
 
-bool is_hidden(const fs::path& relative) {
-  return std::ranges::any_of(relative, [](const fs::path& part) {
-    return part.native().starts_with('.') || part == "__MACOSX";
-  });
-}
-
 // What libarchive needs to pull bytes out of a GzipStream. No exception may cross its C code, so
 // one is kept here and thrown again behind it.
 struct TarInput {
@@ -192,6 +186,12 @@ fs::path entry_path(archive_entry* entry) {
 }
 
 }  // namespace
+
+bool is_hidden(const fs::path& relative) {
+  return std::ranges::any_of(relative, [](const fs::path& part) {
+    return part.native().starts_with('.') || part == "__MACOSX";
+  });
+}
 
 std::string FileTree::read(const SourceFile& file) const {
   return in_memory ? file.bytes : read_file(root / file.path);

@@ -36,6 +36,9 @@ struct FileTree {
   std::string where(const SourceFile& file) const;
 };
 
+/// Whether a part of the path is.
+bool is_hidden(const std::filesystem::path& relative);
+
 /// Follows links, but not into a folder that the way there leads through. Errors: kData when a
 /// folder cannot be read.
 FileTree list_folder(const std::filesystem::path& root);

@@ -96,7 +96,8 @@ void change_image(Pixels image, const AugmentOptions& o, uint64_t seed, int64_t 
   const auto rng_for = [&](AugmentUse use) { return augment_rng(seed, epoch, index, use); };
   if (o.resized_crop) {
     Rng rng = rng_for(AugmentUse::kResizedCrop);
-    resized_crop(image, draw_rectangle(*o.resized_crop, image.h, image.w, rng));
+    resized_crop(image, draw_rectangle(*o.resized_crop, image.h, image.w, rng)
+                            .value_or(middle_rectangle(*o.resized_crop, image.h, image.w)));
   }
   if (o.rotate > 0) {
     const double share = 2 * rng_for(AugmentUse::kRotate).uniform() - 1;
@@ -109,7 +110,7 @@ void change_image(Pixels image, const AugmentOptions& o, uint64_t seed, int64_t 
   if (o.erase_probability > 0) {
     Rng rng = rng_for(AugmentUse::kErase);
     if (rng.uniform() < o.erase_probability)
-      erase(image, draw_rectangle(o.erase, image.h, image.w, rng));
+      if (const auto place = draw_rectangle(o.erase, image.h, image.w, rng)) erase(image, *place);
   }
 }
 

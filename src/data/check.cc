@@ -303,6 +303,8 @@ void check_duplicates(const Dataset& dataset, std::vector<Finding>& findings) {
       add_example(alike.examples, images.names(pair.first, pair.second));
     }
   }
+  for (const Pair& pair : exact)  // a copy of what is nearly in train is so too
+    if (test_near.contains(pair.first)) test_near.insert(pair.second);
   if (!test_exact.empty() || !test_near.empty()) {
     const auto share = static_cast<double>(test_exact.size() + test_near.size()) /
                        static_cast<double>(dataset.test.size());

@@ -95,6 +95,15 @@ TEST(Check, ACopyInTheTestPartIsAnOverlap) {
   EXPECT_THAT(with_code(check(dataset), "exact-duplicate"), IsEmpty());
 }
 
+TEST(Check, ACopyOfANoisyCopyIsAnOverlapToo) {
+  Dataset dataset = random_dataset();
+  for (const int64_t i : {3, 5})
+    dataset.test.images[i].copy_(disturbed(dataset.train.images[7], 6));
+  const auto found = with_code(check(dataset), "train-test-overlap");
+  ASSERT_EQ(found.size(), 1U);
+  EXPECT_THAT(found[0].message, HasSubstr("2 of 20 test images"));
+}
+
 TEST(Check, ANoisyCopyInTheTestPartIsAnOverlapToo) {
   Dataset dataset = random_dataset();
   dataset.test.images[3].copy_(disturbed(dataset.train.images[7], 6));

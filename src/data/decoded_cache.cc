@@ -17,12 +17,13 @@
 #include "base/error.h"
 #include "base/files.h"
 #include "base/log.h"
+#include "data/image_folder.h"
 
 namespace skipway {
 namespace {
 
 // To be raised where other images, classes or parts come out of the same files, too.
-constexpr std::string_view kMagic = "skipway.decoded/2\n";
+constexpr std::string_view kMagic = "skipway.decoded/3\n";
 constexpr size_t kHashBytes = 64;
 
 struct Header {
@@ -78,7 +79,9 @@ std::string join_strings(const Dataset& dataset) {
 class CacheReader {
  public:
   explicit CacheReader(const fs::path& path)
-      : file_(path, std::ios::binary), bytes_left_(static_cast<int64_t>(fs::file_size(path))) {}
+      : path_(path),
+        file_(path, std::ios::binary),
+        bytes_left_(static_cast<int64_t>(fs::file_size(path))) {}
 
   Dataset read() {
     std::string magic(kMagic.size(), '\0');
@@ -99,6 +102,7 @@ class CacheReader {
 
     Dataset dataset;
     dataset.image_size = header.image_size;
+    require_memory_for_images(header.train_images + header.test_images, header.image_size, path_);
     read_tensors(dataset.train, header.train_images, header.image_size);
     read_tensors(dataset.test, header.test_images, header.image_size);
     if (bytes_left_ != 0 || hash_.hex() != expected_hash) fail_reading("a wrong checksum");
@@ -145,6 +149,7 @@ class CacheReader {
     read_hashed(split.labels.mutable_data_ptr(), split.labels.nbytes());
   }
 
+  fs::path path_;
   std::ifstream file_;
   int64_t bytes_left_;
   Hash hash_{HashKind::kSha256};

@@ -350,12 +350,6 @@ std::vector<std::string> mirrors_of(const KnownFile& file) {
   return urls;
 }
 
-bool is_right(const fs::path& path, const KnownFile& file) {
-  std::error_code code;
-  return fs::is_regular_file(path, code) &&
-         hash_of_file(file.hash_kind, path).starts_with(file.hash);
-}
-
 std::string_view name_of(HashKind kind) { return kind == HashKind::kMd5 ? "MD5" : "SHA-256"; }
 
 // True when the file came and is right; else the reason is in `reason`.
@@ -380,6 +374,12 @@ bool fetch_from(const std::string& url, const KnownFile& file, const Part& part,
 
 }  // namespace
 
+bool has_right_checksum(const fs::path& path, const KnownFile& file) {
+  std::error_code code;
+  return fs::is_regular_file(path, code) &&
+         hash_of_file(file.hash_kind, path).starts_with(file.hash);
+}
+
 bool is_address(std::string_view text) {
   return text.starts_with("http://") || text.starts_with("https://");
 }
@@ -390,9 +390,9 @@ void fetch_file(const KnownFile& file, const fs::path& target, const FetchOption
   make_directories(folder);
   const Part part(target);
   const Descriptor lock = lock_folder(folder);
-  if (is_right(target, file)) return;
+  if (has_right_checksum(target, file)) return;
   // Everything had come when an earlier program was stopped.
-  if (is_right(part.path(), file)) return part.publish(target);
+  if (has_right_checksum(part.path(), file)) return part.publish(target);
 
   // Libcurl wants one call before the first transfer of a process; a static makes it just one.
   static const CURLcode started = curl_global_init(CURL_GLOBAL_DEFAULT);

@@ -26,6 +26,9 @@ struct FetchOptions {
 /// Whether it is one that can be fetched from: http or https.
 bool is_address(std::string_view text);
 
+/// False where there is no such file, too.
+bool has_right_checksum(const std::filesystem::path& path, const KnownFile& file);
+
 /// Brings one file to `target`; does nothing when it is there with the right checksum.
 /// Mirrors:  $SKIPWAY_MIRROR/<file.name> first when that is set (http or https), then file.urls.
 /// Resume:   a part is kept as target.part with the server's ETag (else its Last-Modified) in

@@ -93,7 +93,8 @@ void warp(Pixels image, const Affine& affine, Sampling sampling, const Colour& f
     warp_with(image, affine, fill, read_bilinear);
 }
 
-Rectangle draw_rectangle(const RectangleRange& range, int64_t h, int64_t w, Rng& rng) {
+std::optional<Rectangle> draw_rectangle(const RectangleRange& range, int64_t h, int64_t w,
+                                        Rng& rng) {
   const auto placed = [&](int64_t height, int64_t width) {
     const int64_t top = below(rng, h - height + 1), left = below(rng, w - width + 1);
     return Rectangle{top, left, height, width};
@@ -108,6 +109,11 @@ Rectangle draw_rectangle(const RectangleRange& range, int64_t h, int64_t w, Rng&
     const auto wide = std::llround(std::sqrt(area * ratio));
     if (tall > 0 && tall <= h && wide > 0 && wide <= w) return placed(tall, wide);
   }
+  return std::nullopt;
+}
+
+Rectangle middle_rectangle(const RectangleRange& range, int64_t h, int64_t w) {
+  const double height = static_cast<double>(h), width = static_cast<double>(w);
   const double own = width / height, ratio = std::clamp(own, range.least_ratio, range.most_ratio);
   const int64_t tall = std::clamp<int64_t>(own < ratio ? std::llround(width / ratio) : h, 1, h);
   const int64_t wide = std::clamp<int64_t>(own > ratio ? std::llround(height * ratio) : w, 1, w);

@@ -1,6 +1,7 @@
 // What moves the pixels of an image. Definitions are those of torchvision.transforms.functional on
 // tensors; what comes from outside the image is grey where nothing else is said.
 #pragma once
+#include <optional>
 #include <vector>
 
 #include "base/rng.h"
@@ -34,9 +35,11 @@ struct RectangleRange {
 };
 
 /// A rectangle inside the image: area uniform, ratio uniform in its logarithm, place uniform, as in
-/// torchvision's RandomResizedCrop. When ten draws fit nowhere: as much of the middle as the ratios
-/// allow.
-Rectangle draw_rectangle(const RectangleRange& range, int64_t h, int64_t w, Rng& rng);
+/// torchvision's RandomResizedCrop and RandomErasing; none when ten draws fit nowhere.
+std::optional<Rectangle> draw_rectangle(const RectangleRange& range, int64_t h, int64_t w,
+                                        Rng& rng);
+/// As much of the middle of the image as the ratios allow.
+Rectangle middle_rectangle(const RectangleRange& range, int64_t h, int64_t w);
 /// Enlarges the rectangle to the whole image, bilinear. (Never shrinks, so that smoothing against
 /// aliases would change nothing.)
 void resized_crop(Pixels image, const Rectangle& from);

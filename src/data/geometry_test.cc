@@ -60,7 +60,7 @@ TEST(Rectangles, KeepToAreaRatioAndImage) {
   Rng rng(1, RngUse::kAugment);
   double tops = 0;
   for (int i = 0; i < 1000; ++i) {
-    const Rectangle r = draw_rectangle(range, kHigh, kWide, rng);
+    const Rectangle r = draw_rectangle(range, kHigh, kWide, rng).value();
     const double h = static_cast<double>(r.h), w = static_cast<double>(r.w);
     EXPECT_TRUE(r.top >= 0 && r.left >= 0 && r.top + r.h <= kHigh && r.left + r.w <= kWide);
     EXPECT_NEAR(h * w / (kHigh * kWide), 0.55, 0.25 + 0.02);
@@ -73,7 +73,8 @@ TEST(Rectangles, KeepToAreaRatioAndImage) {
 TEST(Rectangles, ThatFitNowhereBecomeTheMiddle) {
   const RectangleRange range{.least_ratio = 4, .most_ratio = 4};
   Rng rng(1, RngUse::kAugment);
-  const Rectangle r = draw_rectangle(range, 40, 40, rng);
+  EXPECT_FALSE(draw_rectangle(range, 40, 40, rng).has_value());
+  const Rectangle r = middle_rectangle(range, 40, 40);
   EXPECT_TRUE(r.top == 15 && r.left == 0 && r.h == 10 && r.w == 40);
 }
 

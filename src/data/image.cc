@@ -12,6 +12,7 @@
 #include <cstring>
 #include <string>
 
+#include <jerror.h>
 #include <jpeglib.h>
 
 #include "base/error.h"
@@ -53,8 +54,12 @@ void leave_jpeg(j_common_ptr jpeg) {
   std::longjmp(errors->jump, 1);
 }
 
+// -1: damaged data, which libjpeg would fill with grey, or a wrong number beside the image.
 void leave_on_warning(j_common_ptr jpeg, int level) {
-  if (level < 0) leave_jpeg(jpeg);  // -1: damaged data, which libjpeg would fill with grey
+  const int code = jpeg->err->msg_code;
+  const bool is_beside =
+      code == JWRN_JFIF_MAJOR || code == JWRN_ADOBE_XFORM || code == JWRN_NOT_SEQUENTIAL;
+  if (level < 0 && !is_beside) leave_jpeg(jpeg);
 }
 
 // Frees what libjpeg holds, in whichever way the decoder is left.

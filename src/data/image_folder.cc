@@ -7,10 +7,11 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
-#include <array>
 #include <cctype>
 #include <map>
+#include <span>
 #include <string>
+#include <string_view>
 #include <utility>
 
 #include "base/error.h"
@@ -46,17 +47,21 @@ std::vector<std::string> subfolders(const FileTree& tree, const std::string& roo
   return names;
 }
 
-bool contains(const std::vector<std::string>& names, const std::string& name) {
-  return std::ranges::find(names, name) != names.end();
+std::string lower_case(std::string text) {
+  std::ranges::transform(text, text.begin(), [](unsigned char c) { return std::tolower(c); });
+  return text;
 }
 
-constexpr std::array<const char*, 3> kTestNames = {"test", "val", "valid"};
+// What the folders of the parts are called, in whatever case, the likelier names first.
+constexpr std::string_view kTrainNames[] = {"train", "training"};
+constexpr std::string_view kTestNames[] = {"test", "testing", "val", "valid", "validation"};
 
-// The name of the test part among `names`, or "".
-std::string test_name(const std::vector<std::string>& names) {
-  for (const char* name : kTestNames) {
-    if (contains(names, name)) return name;
-  }
+// The first of those that is among `names`, as it is spelled there, or "".
+std::string part_among(const std::vector<std::string>& names,
+                       std::span<const std::string_view> of_part) {
+  for (const std::string_view part : of_part)
+    for (const std::string& name : names)
+      if (lower_case(name) == part) return name;
   return "";
 }
 
@@ -89,11 +94,13 @@ Layout find_layout(const FileTree& tree) {
   std::vector<std::string> names = subfolders(tree, root);
   // Without train/, "valid" beside "invalid" is a class.
   const auto is_divided = [&] {
-    const auto is_test = [](const std::string& name) { return !test_name({name}).empty(); };
-    const auto is_part = [&](const std::string& name) { return name == "train" || is_test(name); };
+    const auto is_part = [](const std::string& name) {
+      return !part_among({name}, kTrainNames).empty() || !part_among({name}, kTestNames).empty();
+    };
     if (!names.empty() && std::ranges::all_of(names, is_part)) return true;
     // Beside other folders "train" may be a class, of images alone.
-    return contains(names, "train") && !subfolders(tree, root + "train/").empty();
+    const std::string train = part_among(names, kTrainNames);
+    return !train.empty() && !subfolders(tree, root + train + "/").empty();
   };
   if (names.size() == 1 && !is_divided() && !subfolders(tree, names[0] + "/").empty()) {
     root = names[0] + "/";  // one folder around all
@@ -101,15 +108,15 @@ Layout find_layout(const FileTree& tree) {
   }
   Layout layout;
   if (is_divided()) {
-    const std::string test = test_name(names);
+    const std::string train = part_among(names, kTrainNames), test = part_among(names, kTestNames);
     for (const std::string& name : names) {
-      if (name != "train" && name != test) {
-        log_info("{} is not used: it is neither train/ nor the test part",
+      if (name != train && name != test) {
+        log_info("{} is not used: it is neither the training nor the test part",
                  (tree.root / root / name).string());
       }
     }
-    if (contains(names, "train")) {
-      layout.train.root = root + "train/";
+    if (!train.empty()) {
+      layout.train.root = root + train + "/";
       collect(tree, layout.train);
     }
     if (!test.empty()) {
@@ -213,9 +220,7 @@ void keep_bad_files(const std::vector<Job>& jobs, std::vector<BadFile>& bad_file
 }  // namespace
 
 bool is_image_name(std::string_view path) {
-  std::string extension = std::filesystem::path(path).extension().string();
-  std::ranges::transform(extension, extension.begin(),
-                         [](unsigned char c) { return std::tolower(c); });
+  const std::string extension = lower_case(std::filesystem::path(path).extension().string());
   return extension == ".jpg" || extension == ".jpeg" || extension == ".png";
 }
 

@@ -75,6 +75,9 @@ TEST(ImageFolder, AcceptsEveryLayout) {
       {{"wrap/a/1.png", "wrap/b/2.png", "wrap/preview.png", "README"}, 2, 0, "a"},
       {{"a/1.png", "a/2.png"}, 2, 0, "a"},
       {{"train/1.png", "bus/2.png"}, 2, 0, "bus"},
+      {{"Training/a/1.png", "Test/a/2.png"}, 1, 1, "a"},
+      {{"TRAIN/a/1.png", "validation/a/2.png"}, 1, 1, "a"},
+      {{"training/a/1.png", "testing/a/2.png", "validation/b/3.png"}, 1, 1, "a"},
       {{"train/a/1.png", "other/b/2.png"}, 1, 0, "a"},
   };
   for (const Case& layout : cases) {

@@ -123,6 +123,14 @@ TEST(Image, DamagedPixelsAreAnError) {
               HasSubstr("a.jpg"));
 }
 
+// As some cameras and old programs write it; every viewer shows such a file.
+TEST(Image, AnOddVersionOfJfifIsNoDamage) {
+  std::string jpeg = jpeg_bytes(9, 17, repeated({200, 40, 90}, 9 * 17));
+  ASSERT_EQ(jpeg.substr(6, 4), "JFIF");
+  jpeg[11] = 0;
+  expect_colour(decode_image(jpeg, "a.jpg"), {200, 40, 90}, 3);
+}
+
 TEST(Image, OtherFilesAreToldByTheirBytes) {
   EXPECT_THAT(message_of(ErrorKind::kData, [] { decode_image("plain text", "text.jpg"); }),
               HasSubstr("another kind at text.jpg"));
