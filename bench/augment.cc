@@ -10,7 +10,6 @@
 
 #include "base/clock.h"
 #include "train/config.h"
-#include "train/rules.h"
 
 namespace skipway {
 namespace {
@@ -22,7 +21,7 @@ constexpr int kRepeats = 20;
 double batch_ms(const at::Tensor& images, const std::string& words) {
   Config config;
   config.augment = words;
-  const AugmentOptions options = augment_options(config, rule_for(0));
+  const AugmentOptions options = augment_options(config, 0);
   const at::Tensor indices = at::arange(kBatch, at::kLong);
   double shortest_s = 1e9;
   for (int i = 0; i < kRepeats; ++i) {

@@ -406,7 +406,6 @@ struct Flags {
   std::vector<std::unique_ptr<Flag>> flags;
   std::string config_file;
   bool json = false;
-  bool quiet = false;
 };
 
 template <typename Field>
@@ -478,7 +477,7 @@ std::function<Arguments()> add_arguments(CLI::App& command,
           ->type_name("FILE")
           ->group("Run");
   add_json_flag(command, flags->json)->group("Output");
-  add_quiet_flag(command, flags->quiet)->group("Output");
+  add_quiet_flag(command)->group("Output");
 
   return [flags, config, working_directory] {
     std::vector<Layer> layers;
@@ -500,16 +499,12 @@ std::function<Arguments()> add_arguments(CLI::App& command,
             {flag->key, flag->text, flag_name(flag->key), flag_name(flag->key)});
     Arguments arguments = lay_down(std::move(layers));
     arguments.json = flags->json;
-    arguments.quiet = flags->quiet;
     return arguments;
   };
 }
 
 CLI::Option* add_json_flag(CLI::App& command, bool& json) {
   return command.add_flag("--json", json, "one JSON object on stdout at the end");
-}
-CLI::Option* add_quiet_flag(CLI::App& command, bool& quiet) {
-  return command.add_flag("--quiet", quiet, "only warnings and errors on stderr");
 }
 CLI::Option* add_quiet_flag(CLI::App& command) {
   return command.add_flag("--quiet")->description("only warnings and errors on stderr");

@@ -21,7 +21,6 @@ struct Arguments {
   /// "--lr".
   std::map<std::string, std::string> origins;
   bool json = false;
-  bool quiet = false;
 };
 
 /// Declares a flag for every field of Config, and --config, --json and --quiet, on `command`. The
@@ -38,8 +37,7 @@ std::function<Arguments()> add_arguments(CLI::App& command,
 
 /// --json and --quiet, as every command has them.
 CLI::Option* add_json_flag(CLI::App& command, bool& json);
-CLI::Option* add_quiet_flag(CLI::App& command, bool& quiet);
-/// Of a command that shows nothing but messages, which main.cc leaves out by itself.
+/// Declares --quiet alone: main.cc has read it before.
 CLI::Option* add_quiet_flag(CLI::App& command);
 
 /// One `key = value  # origin` a line, exact for every value. A run keeps it without run_dir, so

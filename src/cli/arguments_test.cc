@@ -61,7 +61,6 @@ TEST_F(ArgumentsTest, WithoutAnythingTheDefaultsHold) {
   EXPECT_EQ(toml_values(arguments.config), toml_values(recipe_config("budget")));
   EXPECT_EQ(arguments.origins.at("lr"), "default");
   EXPECT_FALSE(arguments.json);
-  EXPECT_FALSE(arguments.quiet);
 }
 
 TEST_F(ArgumentsTest, EachLayerIsStrongerThanTheOneBelow) {
@@ -140,7 +139,6 @@ TEST_F(ArgumentsTest, APlateauIsEvaluatedEveryEpochUnlessSaidOtherwise) {
 TEST_F(ArgumentsTest, OutputFlagsAreKept) {
   const Arguments arguments = parse({"--json", "--quiet"});
   EXPECT_TRUE(arguments.json);
-  EXPECT_TRUE(arguments.quiet);
 }
 
 TEST_F(ArgumentsTest, ValuesMustBeWholeNumbersOfTheirKind) {

@@ -37,7 +37,6 @@ constexpr const char* kModule = "data";
 constexpr int64_t kShownSide = 96;
 struct CommonFlags {
   bool json = false;
-  bool quiet = false;
 };
 
 struct FetchFlags : CommonFlags {
@@ -100,9 +99,9 @@ int list(const CommonFlags& flags) {
 
 // ---- fetch ----
 
-fs::path fetch_shown(const KnownDataset& dataset, bool quiet) {
+fs::path fetch_shown(const KnownDataset& dataset) {
   FetchOptions options;
-  options.progress = fetch_progress_display(quiet);
+  options.progress = fetch_progress_display();
   fs::path folder = fetch_dataset(dataset, options);
   clear_status();
   return folder;
@@ -119,9 +118,13 @@ int fetch(const FetchFlags& flags) {
   const Stopwatch watch;
   const fs::path own = data_directory() / dataset->folder;
   auto path = find_local(*dataset);
-  // What lies where downloads go is compared with its checksum; a copy elsewhere is the user's.
-  if (!path || *path == own || *path == own / dataset->files.front().name) {
-    const fs::path folder = fetch_shown(*dataset, flags.quiet);
+  // What lies where downloads go, or would be put by hand, is compared with its checksum; what is
+  // unpacked elsewhere is the user's.
+  const KnownFile& first = dataset->files.front();
+  const bool is_damaged =
+      path == data_directory() / first.name && !has_right_checksum(*path, first);
+  if (!path || is_damaged || *path == own || *path == own / first.name) {
+    const fs::path folder = fetch_shown(*dataset);
     path = find_local(*dataset).value_or(folder);
   }
   if (flags.json) {
@@ -180,7 +183,7 @@ void show_findings(const Dataset& dataset, const std::vector<Finding>& findings)
 
 int check(const CheckFlags& flags) {
   const auto asked_for = configured_normalisation(flags.config);
-  const Dataset dataset = load_data(flags.spec, flags.config, flags.quiet);
+  const Dataset dataset = load_data(flags.spec, flags.config);
   const Normalisation own = channel_statistics(dataset.train.images);
   const std::vector<Finding> findings = check_dataset(dataset, asked_for.value_or(own));
   const auto errors = std::ranges::count(findings, FindingLevel::kError, &Finding::level);
@@ -240,8 +243,8 @@ int show(const ShowFlags& flags) {
   const fs::path out = expand_user(flags.out);
   if (!flags.force) require_new_file(out, kModule, "--out", "give --force to replace it");
   // A wrong word is said before the data are read.
-  const AugmentOptions options = augment_options(flags.config, rule_for(0));
-  const Dataset dataset = load_data(flags.spec, flags.config, flags.quiet);
+  const AugmentOptions options = augment_options(flags.config, 0);
+  const Dataset dataset = load_data(flags.spec, flags.config);
   if (flags.augmented)
     for (const std::string& warning : augment_warnings(options, dataset.image_size))
       log_warning("{}", warning);
@@ -275,7 +278,7 @@ int show(const ShowFlags& flags) {
 
 void add_common_flags(CLI::App& command, CommonFlags& flags) {
   add_json_flag(command, flags.json);
-  add_quiet_flag(command, flags.quiet);
+  add_quiet_flag(command);
 }
 
 // Flags of `train`, with their names, defaults and help from the one place that has them.

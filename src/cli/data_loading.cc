@@ -11,8 +11,8 @@
 
 namespace skipway {
 
-std::function<void(const FetchProgress&)> fetch_progress_display(bool quiet) {
-  if (quiet) return {};
+std::function<void(const FetchProgress&)> fetch_progress_display() {
+  if (is_quiet()) return {};
   return [file = std::string(), tenths = int64_t{0}](const FetchProgress& p) mutable {
     std::string line =
         fmt::format("fetching {}: {}", p.file, format_bytes(static_cast<double>(p.bytes_done)));
@@ -34,28 +34,28 @@ std::function<void(const FetchProgress&)> fetch_progress_display(bool quiet) {
   };
 }
 
-Dataset load_data(const std::string& spec, LoadOptions options, bool quiet) {
-  options.fetch_progress = fetch_progress_display(quiet);
+Dataset load_data(const std::string& spec, LoadOptions options) {
+  options.fetch_progress = fetch_progress_display();
   Dataset dataset = load_dataset(spec, options);
   clear_status();
   return dataset;
 }
 
-Dataset load_data(const std::string& spec, const Config& config, bool quiet) {
+Dataset load_data(const std::string& spec, const Config& config) {
   LoadOptions options;
   options.image_size = config.image_size;
   options.seed = config.seed;
-  return load_data(spec, options, quiet);
+  return load_data(spec, options);
 }
 
 void take_settings_of_weights(Arguments& arguments) {
   Config& config = arguments.config;
   if (config.weights.empty()) return;
   FetchOptions fetching;
-  fetching.progress = fetch_progress_display(arguments.quiet);
+  fetching.progress = fetch_progress_display();
   const Pretrained weights = read_pretrained(config.weights, fetching);
   clear_status();
-  const ModelSpec spec = weights.spec ? *weights.spec : describe(weights, config.model);
+  const ModelSpec spec = weights.spec ? *weights.spec : spec_from_shapes(weights, config.model);
   const auto is_given = [&](const char* key) {
     const std::string& origin = arguments.origins.at(key);
     return origin != "default" && !origin.starts_with("recipe ");
@@ -77,11 +77,11 @@ void take_settings_of_weights(Arguments& arguments) {
   validate(config);
 }
 
-Dataset prepare(const Config& config, bool quiet) {
+Dataset prepare(const Config& config) {
   prepare_allocator();
   at::set_num_threads(static_cast<int>(config.threads > 0 ? config.threads : usable_cores()));
   resolve_device(config.device);
-  return load_data(config.data, config, quiet);
+  return load_data(config.data, config);
 }
 
 }  // namespace skipway

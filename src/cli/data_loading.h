@@ -10,13 +10,13 @@
 
 namespace skipway {
 
-/// A status line on a terminal, else a line for every tenth of a file; nothing when `quiet`.
-std::function<void(const FetchProgress&)> fetch_progress_display(bool quiet);
+/// A status line on a terminal, else a line for every tenth of a file; nothing when is_quiet().
+std::function<void(const FetchProgress&)> fetch_progress_display();
 
 /// load_dataset, with progress on the terminal. Errors: as load_dataset.
-Dataset load_data(const std::string& spec, LoadOptions options, bool quiet);
+Dataset load_data(const std::string& spec, LoadOptions options);
 /// The same with the image size and seed of `config`.
-Dataset load_data(const std::string& spec, const Config& config, bool quiet);
+Dataset load_data(const std::string& spec, const Config& config);
 
 /// Of --weights: fetches what is published, and takes model, stem, mean and std from the weights
 /// where neither flag, variable nor file gave them. Nothing without --weights. Errors: as
@@ -25,6 +25,6 @@ void take_settings_of_weights(Arguments& arguments);
 
 /// What every command that trains begins with: allocator and threads of the process, the device,
 /// then load_data. Errors: kDevice before the data are read; as load_dataset.
-Dataset prepare(const Config& config, bool quiet);
+Dataset prepare(const Config& config);
 
 }  // namespace skipway

@@ -76,7 +76,7 @@ Dataset load_test_data(const EvalFlags& flags, const RunFolder& run,
   options.image_size = image_size;
   options.whole_tree_is_test = !config || !is_same_data(data, config->data);
   if (config) options.seed = config->seed;
-  Dataset dataset = load_data(data, options, flags.model.quiet);
+  Dataset dataset = load_data(data, options);
   if (config && options.whole_tree_is_test && dataset.train.size() == 0)
     log_warning(
         "all images of {} are evaluated; where the model was trained on some of them, its "

@@ -21,7 +21,7 @@ namespace {
 
 struct ExportFlags {
   std::string run, to, out;
-  bool json = false, quiet = false;
+  bool json = false;
 };
 
 void write_weights(const fs::path& path, const Model& model, const std::string& format) {
@@ -102,7 +102,7 @@ void add_export(CLI::App& program, Run& chosen) {
   command->add_option("--out", flags->out, "file to write; without it, RUN/<model>.<format>")
       ->type_name("FILE");
   add_json_flag(*command, flags->json);
-  add_quiet_flag(*command, flags->quiet);
+  add_quiet_flag(*command);
   command->callback([flags, &chosen] { chosen = [flags] { return export_weights(*flags); }; });
 }
 

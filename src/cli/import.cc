@@ -27,7 +27,7 @@ struct ImportFlags {
   std::string mean = "auto", std = "auto";
   int64_t input_size = 0;
   std::string out;
-  bool json = false, quiet = false;
+  bool json = false;
 };
 
 // Flags first, then what came with the weights, then what their shapes say.
@@ -36,7 +36,7 @@ ModelSpec spec_of(const Pretrained& weights, const ImportFlags& flags) {
     fail(ErrorKind::kUsage, "import",
          "expected --model, because {} does not say which model its weights are of; one of {}",
          weights.where, fmt::join(model_names(), ", "));
-  ModelSpec spec = weights.spec ? *weights.spec : describe(weights, flags.model);
+  ModelSpec spec = weights.spec ? *weights.spec : spec_from_shapes(weights, flags.model);
   if (!flags.model.empty()) spec.name = flags.model;
   if (!flags.stem.empty()) spec.stem = flags.stem;
   if (flags.input_size > 0) spec.image_size = flags.input_size;
@@ -68,7 +68,7 @@ std::string saved(const RunFolder& run, const Model& model) {
 int import_weights(const ImportFlags& flags) {
   RunFolder::require_free(flags.out, "--out");
   FetchOptions fetching;
-  fetching.progress = fetch_progress_display(flags.quiet);
+  fetching.progress = fetch_progress_display();
   const Pretrained weights = read_pretrained(flags.source, fetching);
   clear_status();
   const ModelSpec spec = spec_of(weights, flags);
@@ -144,7 +144,7 @@ void add_import(CLI::App& program, Run& chosen) {
       ->check(CLI::Range(1, 1 << 14).description(""));
   command->add_option("--out", flags->out, "folder to make")->type_name("DIR")->required();
   add_json_flag(*command, flags->json);
-  add_quiet_flag(*command, flags->quiet);
+  add_quiet_flag(*command);
   command->callback([flags, &chosen] { chosen = [flags] { return import_weights(*flags); }; });
 }
 

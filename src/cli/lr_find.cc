@@ -72,16 +72,14 @@ int run_lr_find(Arguments arguments, LrFindFlags flags) {
   check(flags);
   take_settings_of_weights(arguments);
   const Config& config = arguments.config;
-  Dataset dataset = prepare(config, arguments.quiet);
+  Dataset dataset = prepare(config);
   const Split evaluation_split = take_evaluation_split(config, dataset);
   Learner learner(config, dataset);
   // What the length of the run decides, such as the filters' share of the rate, becomes known here.
   if (config.minutes > 0) make_plan(config, learner, evaluation_split, process_wall_s());
-  LrFindOptions options{flags.from, flags.to, flags.steps, {}};
-  if (!arguments.quiet)
-    options.on_step = [&](int64_t done) {
-      show_status(fmt::format("step {} of {}", done, flags.steps));
-    };
+  const LrFindOptions options{flags.from, flags.to, flags.steps, [&](int64_t done) {
+                                show_status(fmt::format("step {} of {}", done, flags.steps));
+                              }};
   const LrFindResult result = lr_find(learner, options);
   clear_status();
   if (!flags.plot.empty()) write_file_atomic(flags.plot, lr_plot(result));

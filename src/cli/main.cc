@@ -131,10 +131,11 @@ bool is_on(const std::vector<std::string>& args, const std::string& name) {
 }
 
 int run(const std::vector<std::string>& args) {
-  add_log_sink([quiet = is_on(args, "--quiet")](LogLevel level, std::string_view line) {
+  set_quiet(is_on(args, "--quiet"));
+  add_log_sink([](LogLevel level, std::string_view line) {
     if (level == LogLevel::kWarning)
       print_line(fmt::format("{} {}", styled("warning:", "yellow"), line));
-    else if (!quiet)
+    else if (!is_quiet())
       print_line(line);
   });
 

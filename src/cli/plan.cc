@@ -49,11 +49,11 @@ std::vector<Alternative> alternatives(const Config& config) {
   return all;
 }
 
-nlohmann::ordered_json measure(const Config& config, bool quiet) {
-  Dataset dataset = prepare(config, quiet);
+nlohmann::ordered_json measure(const Config& config) {
+  Dataset dataset = prepare(config);
   const Split evaluation_split = take_evaluation_split(config, dataset);
   Learner learner(config, dataset);
-  if (!quiet) show_status("measuring …");
+  show_status("measuring …");
   const double loaded_s = process_wall_s();
   const Plan plan = make_plan(config, learner, evaluation_split, loaded_s);
   clear_status();
@@ -137,8 +137,7 @@ nlohmann::ordered_json measure_alternatives(const Arguments& arguments) {
   nlohmann::ordered_json results = nlohmann::ordered_json::array();
   const std::vector<Alternative> all = alternatives(arguments.config);
   for (size_t i = 0; i < all.size(); ++i) {
-    if (!arguments.quiet)
-      show_status(fmt::format("measuring {} ({} of {}) …", all[i].name, i + 1, all.size()));
+    show_status(fmt::format("measuring {} ({} of {}) …", all[i].name, i + 1, all.size()));
     auto [result, error] = measurer.plan_with(all[i].flags);
     if (!result) {
       log_warning("{} could not be measured{}; try it alone: skipway plan {}", all[i].name,
@@ -161,7 +160,7 @@ nlohmann::ordered_json measure_alternatives(const Arguments& arguments) {
 nlohmann::ordered_json find_largest_batch(const Arguments& arguments) {
   int64_t images = 0;
   {
-    Dataset dataset = prepare(arguments.config, arguments.quiet);
+    Dataset dataset = prepare(arguments.config);
     take_evaluation_split(arguments.config, dataset);
     images = dataset.train.size();
   }
@@ -172,7 +171,7 @@ nlohmann::ordered_json find_largest_batch(const Arguments& arguments) {
   nlohmann::ordered_json measured = nlohmann::ordered_json::array();
   std::optional<Error> last_error;
   const int64_t largest = largest_that_fits(arguments.config.batch, images, [&](int64_t batch) {
-    if (!arguments.quiet) show_status(fmt::format("measuring --batch {} …", batch));
+    show_status(fmt::format("measuring --batch {} …", batch));
     std::vector<std::string> flags = {"--batch", std::to_string(batch), "--microbatch", "auto"};
     // Memory has nothing to do with whether the minutes are enough.
     if (arguments.config.minutes > 0)
@@ -270,7 +269,7 @@ int run_memory(Arguments arguments) {
 
 int run_plan(Arguments arguments, bool alone) {
   take_settings_of_weights(arguments);
-  const nlohmann::ordered_json plan = measure(arguments.config, arguments.quiet);
+  const nlohmann::ordered_json plan = measure(arguments.config);
   release_cached_memory(at::kCPU);
   nlohmann::ordered_json others = nlohmann::ordered_json::array();
   if (!alone) others = measure_alternatives(arguments);

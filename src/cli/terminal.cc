@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <array>
+#include <atomic>
 #include <cerrno>
 #include <cmath>
 #include <cstdio>
@@ -26,6 +27,7 @@ constexpr std::string_view kEraseLine = "\r\x1b[K";
 struct Status {
   std::mutex mutex;
   std::string line;  // what stands at the foot of the terminal, cut to its width; empty: nothing
+  std::atomic<bool> is_quiet = false;
 };
 
 // The terminal is one, so is its last line.
@@ -113,8 +115,12 @@ void print_json(const nlohmann::ordered_json& object) {
   write_stdout(object.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace));
 }
 
+void set_quiet(bool quiet) { status().is_quiet = quiet; }
+
+bool is_quiet() { return status().is_quiet; }
+
 void show_status(std::string_view line) {
-  if (!is_interactive()) return;
+  if (is_quiet() || !is_interactive()) return;
   std::lock_guard lock(status().mutex);
   // The last column stays free: a character there makes some terminals begin a new line.
   status().line = cut(printable(line), terminal_columns() - 1);

@@ -21,8 +21,11 @@ void print_result(std::string_view line);
 /// One JSON object and a newline to stdout; what --json gives.
 void print_json(const nlohmann::ordered_json& object);
 
-/// Replaces the status line at the foot of the terminal; does nothing when not interactive. Cut to
-/// the terminal's width.
+/// Of --quiet: nothing is to be shown of what goes on. False at first.
+void set_quiet(bool quiet);
+bool is_quiet();
+/// Replaces the status line at the foot of the terminal; does nothing when not interactive, or
+/// quiet. Cut to the terminal's width.
 void show_status(std::string_view line);
 void clear_status();
 /// "before ━━━┄┄┄ after": a bar of `share` in [0,1] that takes what the two leave of a status line

@@ -24,6 +24,7 @@
 #include "data/known.h"
 #include "model/device.h"
 #include "record/run_folder.h"
+#include "report/history.h"
 #include "report/report.h"
 #include "train/pretrained.h"
 #include "train/trainer.h"
@@ -59,11 +60,10 @@ std::string epoch_text(const EpochReport& report) {
   return line;
 }
 
-TrainHooks make_hooks(bool quiet) {
+TrainHooks make_hooks() {
   TrainHooks hooks;
   hooks.stop_signal = [] { return received_signal.load(); };
   hooks.on_epoch = [](const EpochReport& report) { log_info("{}", epoch_text(report)); };
-  if (quiet) return hooks;
   hooks.on_step = [](const StepReport& report) { show_status(status_line(report)); };
   hooks.on_evaluate = [](int64_t done, int64_t all) {
     show_status(fmt::format("evaluating {} of {}", done, all));
@@ -106,7 +106,7 @@ void show_beginning(const Trainer& trainer, const Config& config) {
   log_info("device: {}, {} threads, {}", trainer.device(), at::get_num_threads(),
            trainer.precision());
   const bool lr_is_known = config.lr > 0 || config.minutes == 0;
-  const double lr = schedule_options(config, rule_for(config.epochs)).lr;
+  const double lr = schedule_options(config, config.epochs).lr;
   log_info("recipe: {}, {}, batch {}, {} schedule, lr {}, seed {}", config.recipe,
            config.minutes > 0 ? fmt::format("{:g} minutes in all", config.minutes)
                               : fmt::format("{:g} epochs", config.epochs),
@@ -214,7 +214,7 @@ int train(Arguments arguments) {
   Config& config = arguments.config;
   validated_normalisation(config);
   RunFolder::require_free(config.run_dir);  // before the data take their time
-  Dataset dataset = prepare(config, arguments.quiet);
+  Dataset dataset = prepare(config);
   // The run's config.toml holds what `auto` came to, so that a resumed run, and one like it, has
   // the same images and computes alike.
   if (config.data == "auto") {
@@ -235,7 +235,7 @@ int train(Arguments arguments) {
       write_file_atomic(run.config_toml(), config_toml);
       write_file_atomic(run.env_json(), environment().dump(2) + "\n");
       log_info("run: {}", run.path().string());
-      Trainer trainer(config, config_toml, std::move(dataset), run, make_hooks(arguments.quiet));
+      Trainer trainer(config, config_toml, std::move(dataset), run, make_hooks());
       show_beginning(trainer, config);
       return finish(run, log, trainer.run(), arguments.json);
     });
@@ -245,37 +245,32 @@ int train(Arguments arguments) {
   }
 }
 
-// The line of metrics.jsonl that the run ended with; null where it has not. Errors: kCheckpoint
+// The line of metrics.jsonl that the run ended with; none where it has not. Errors: kCheckpoint
 // where the model is not the one that it speaks of.
-nlohmann::ordered_json end_of(const RunFolder& run) {
-  if (!fs::exists(run.model())) return nullptr;
-  for (const auto& line : run.read_metrics()) {
-    if (line.value("event", "") != "end" || !line.contains("result")) continue;
-    const auto& result = line.at("result");
-    const bool is_whole = result.contains("/accuracy/last"_json_pointer) &&
-                          result.contains("/accuracy/last_tta"_json_pointer) &&
-                          result.contains("/accuracy/n"_json_pointer) &&
-                          result.contains("weights_sha256");
-    if (!is_whole) continue;
-    if (hash_of_file(HashKind::kSha256, run.model()) != result.at("weights_sha256"))
-      fail(ErrorKind::kCheckpoint, "resume",
-           "expected the weights with which the run ended, got others at {}; move that file away, "
-           "and `skipway resume` makes it again from the last state",
-           run.model().string());
-    return line;
-  }
-  return nullptr;
+std::optional<nlohmann::ordered_json> end_of(const RunFolder& run) {
+  if (!fs::exists(run.model())) return std::nullopt;
+  const auto end = history_of(run.read_metrics()).end;
+  if (!end || !number_at(*end, "result/accuracy/last") || !number_at(*end, "result/accuracy/n") ||
+      value_at(*end, "result/accuracy/last_tta") == nullptr ||
+      text_at(*end, "result/weights_sha256").empty())
+    return std::nullopt;
+  if (hash_of_file(HashKind::kSha256, run.model()) != text_at(*end, "result/weights_sha256"))
+    fail(ErrorKind::kCheckpoint, "resume",
+         "expected the weights with which the run ended, got others at {}; move that file away, "
+         "and `skipway resume` makes it again from the last state",
+         run.model().string());
+  return end;
 }
 
-int resume(const fs::path& path, bool json, bool quiet) {
+int resume(const fs::path& path, bool json) {
   const RunFolder run = RunFolder::open(path);
   if (run.is_imported())
     fail(ErrorKind::kCheckpoint, "resume",
          "expected a run, got imported weights, which no run here has trained, at {}; `skipway "
          "train --weights {}` starts from them",
          run.path().string(), shell_quoted(run.path().string()));
-  if (const auto end = end_of(run); !end.is_null()) {
-    auto result = end.at("result");
+  if (const auto end = end_of(run)) {
+    auto result = end->at("result");
     result["run"] = run.path().string();  // where it is now
     log_info("{} is finished; its result again", run.path().string());
     const std::optional<Error> failure = try_to_write_report(run);
@@ -290,7 +285,7 @@ int resume(const fs::path& path, bool json, bool quiet) {
     const bool tta = !accuracy.at("last_tta").is_null();
     if (tta) last.accuracy_tta = accuracy.at("last_tta");
     print_result(fmt::format(
-        "accuracy {}, on {} images{}", describe(last, tta ? end.value("views", int64_t{2}) : 1),
+        "accuracy {}, on {} images{}", describe(last, tta ? end->value("views", int64_t{2}) : 1),
         last.n, failure ? "" : fmt::format("; the report is {}", run.report_html().string())));
     return exit_code_of(failure);
   }
@@ -300,9 +295,9 @@ int resume(const fs::path& path, bool json, bool quiet) {
     Config config = from_toml(config_toml, run.config_toml().string());
     const bool begun = run.has_checkpoint();  // or it was killed before its first step
     if (begun) config.weights.clear();        // the checkpoint has what became of them
-    Dataset dataset = prepare(config, quiet);
+    Dataset dataset = prepare(config);
     catch_stop_signals();
-    Trainer trainer(config, config_toml, std::move(dataset), run, make_hooks(quiet));
+    Trainer trainer(config, config_toml, std::move(dataset), run, make_hooks());
     if (begun) trainer.restore();
     show_beginning(trainer, config);
     return finish(run, log, trainer.run(), json);
@@ -320,17 +315,16 @@ void add_train(CLI::App& program, Run& chosen) {
 void add_resume(CLI::App& program, Run& chosen) {
   struct Options {
     std::string run;
-    bool json = false, quiet = false;
+    bool json = false;
   };
   auto options = std::make_shared<Options>();
   CLI::App* command =
       program.add_subcommand("resume", "Go on where a run stopped; with --epochs, bit for bit");
   command->add_option("run", options->run, "folder of the run")->required();
   add_json_flag(*command, options->json);
-  add_quiet_flag(*command, options->quiet);
-  command->callback([options, &chosen] {
-    chosen = [options] { return resume(options->run, options->json, options->quiet); };
-  });
+  add_quiet_flag(*command);
+  command->callback(
+      [options, &chosen] { chosen = [options] { return resume(options->run, options->json); }; });
 }
 
 }  // namespace skipway

@@ -55,7 +55,7 @@ void add_model_flags(CLI::App& command, ModelFlags& flags) {
       ->check(CLI::Range(0, 1 << 20).description(""))
       ->capture_default_str();
   add_json_flag(command, flags.json);
-  add_quiet_flag(command, flags.quiet);
+  add_quiet_flag(command);
 }
 
 TrainedModel load_trained_model(const RunFolder& run, const ModelFlags& flags) {
@@ -75,8 +75,7 @@ TrainedModel load_trained_model(const RunFolder& run, const ModelFlags& flags) {
   options.precision = resolve_precision(precision, device, model->kernels().word());
   options.shift = config && config->tta_shift;
   options.batch = flags.batch > 0 ? flags.batch : evaluation_batch(model->spec().image_size);
-  if (!flags.quiet)
-    options.progress = [](int64_t done) { show_status(fmt::format("{} images done", done)); };
+  options.progress = [](int64_t done) { show_status(fmt::format("{} images done", done)); };
   return {std::move(model), std::move(options), std::move(config)};
 }
 

@@ -19,7 +19,6 @@ struct ModelFlags {
   int64_t threads = 0;  // 0: all cores this process may use
   int64_t batch = 0;    // 0: by the image size
   bool json = false;
-  bool quiet = false;
 };
 
 /// --kernel, else SKIPWAY_KERNEL.

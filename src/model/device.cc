@@ -20,6 +20,8 @@ namespace {
 
 namespace fs = std::filesystem;
 
+constexpr std::string_view kIndexed = "cuda:";
+
 // What keeps CUDA from being used, or nothing. Opening libtorch_cuda.so takes seconds, so the
 // driver comes first; and it must happen before ATen looks for CUDA, because ATen keeps its first
 // answer.
@@ -52,11 +54,16 @@ std::string processor_name() {
 
 }  // namespace
 
+bool is_device_name(std::string_view name) {
+  if (name == "auto" || name == "cpu" || name == "cuda") return true;
+  return name.starts_with(kIndexed) && name.size() > kIndexed.size() &&
+         name.size() <= kIndexed.size() + 2 &&
+         name.find_first_not_of("0123456789", kIndexed.size()) == std::string_view::npos;
+}
+
 at::Device resolve_device(const std::string& name) {
   if (name == "cpu") return at::kCPU;
-  const bool indexed = name.size() >= 6 && name.size() <= 7 && name.starts_with("cuda:") &&
-                       name.find_first_not_of("0123456789", 5) == std::string::npos;
-  if (name != "auto" && name != "cuda" && !indexed) {
+  if (!is_device_name(name)) {
     fail(ErrorKind::kUsage, "device", "expected auto, cpu, cuda or cuda:N, got '{}' at --device",
          name);
   }
@@ -68,7 +75,7 @@ at::Device resolve_device(const std::string& name) {
          obstacle, name);
   }
   // Not run on a GPU.
-  const int index = indexed ? std::stoi(name.substr(5)) : 0;
+  const int index = name.starts_with(kIndexed) ? std::stoi(name.substr(kIndexed.size())) : 0;
   const int count = static_cast<int>(at::detail::getCUDAHooks().deviceCount());
   if (index >= count) {
     fail(ErrorKind::kDevice, "device", "expected a GPU from 0 to {}, got {} at --device {}",

@@ -4,12 +4,16 @@
 #include <ATen/core/Tensor.h>
 
 #include <string>
+#include <string_view>
 
 namespace skipway {
 
-/// "auto", "cpu", "cuda", "cuda:1". Opens libtorch_cuda.so when there is an NVIDIA driver and it is
+/// Whether it is "auto", "cpu", "cuda" or "cuda:" and a number of one or two digits.
+bool is_device_name(std::string_view name);
+
+/// The device of such a name. Opens libtorch_cuda.so when there is an NVIDIA driver and it is
 /// beside libtorch_cpu.so; auto falls back to the CPU. Call it before anything else asks ATen about
-/// CUDA, manual_seed included: ATen keeps its first answer. Errors: kUsage for another word;
+/// CUDA, manual_seed included: ATen keeps its first answer. Errors: kUsage for another name;
 /// kDevice when CUDA was asked for and cannot be had, with the reason.
 at::Device resolve_device(const std::string& name);
 

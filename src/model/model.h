@@ -69,8 +69,9 @@ class Model {
   /// that evaluation would see. `batch_norm`: gamma, beta and the running statistics, which
   /// training then normalises with, on LibTorch's operations. Nothing where there are no blocks.
   virtual void set_frozen(bool /*backbone*/, bool /*batch_norm*/) {}
-  /// The gamma that ends each residual block; none where there are no blocks.
-  virtual std::vector<at::Tensor> last_gammas() const { return {}; }
+  /// The gamma that ends each residual block; `skipped_only`: of those that set_shallow() skips.
+  /// None where there are no blocks.
+  virtual std::vector<at::Tensor> last_gammas(bool /*skipped_only*/) const { return {}; }
   /// Weights of the first convolution [out,3,r,r].
   virtual at::Tensor stem_weight() const = 0;
 

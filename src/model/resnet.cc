@@ -260,9 +260,11 @@ void ResNet::set_frozen(bool backbone, bool batch_norm) {
   }
 }
 
-std::vector<at::Tensor> ResNet::last_gammas() const {
+std::vector<at::Tensor> ResNet::last_gammas(bool skipped_only) const {
   std::vector<at::Tensor> gammas;
-  for (const Block& block : blocks_) gammas.push_back(block.chain.units.back().norm.weight);
+  for (const Block& block : blocks_)
+    if (!(skipped_only && block.begins_stage))
+      gammas.push_back(block.chain.units.back().norm.weight);
   return gammas;
 }
 

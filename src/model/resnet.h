@@ -32,7 +32,7 @@ class ResNet : public Model {
   void set_batch_norm_momentum(double momentum) override;
   void set_shallow(bool shallow) override { shallow_ = shallow; }
   void set_frozen(bool backbone, bool batch_norm) override;
-  std::vector<at::Tensor> last_gammas() const override;
+  std::vector<at::Tensor> last_gammas(bool skipped_only) const override;
   at::Tensor stem_weight() const override { return stem_.units.front().weight; }
 
  private:

@@ -99,8 +99,8 @@ Checkpoint load_checkpoint(const RunFolder& run) {
       if (error.kind() == ErrorKind::kDisk) kind = ErrorKind::kDisk;
     }
   }
-  fail(kind, "checkpoint", "expected a whole checkpoint in {}, got none: {}",
-       run.path().string(), fmt::join(reasons, "; "));
+  fail(kind, "checkpoint", "expected a whole checkpoint in {}, got none: {}", run.path().string(),
+       fmt::join(reasons, "; "));
 }
 
 }  // namespace skipway

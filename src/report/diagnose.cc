@@ -114,7 +114,7 @@ double usual_rate(const Config& config) {
 
 double peak_rate(const Facts& f) {
   const auto recorded = number_at(f.history.begin, "peak_lr");
-  return recorded ? *recorded : schedule_options(f.config(), rule_for(f.passes)).lr;
+  return recorded ? *recorded : schedule_options(f.config(), f.passes).lr;
 }
 
 Evidence rate(const Facts& f) {

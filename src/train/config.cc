@@ -15,6 +15,7 @@
 #include "model/attention.h"
 #include "model/device.h"
 #include "model/model.h"
+#include "train/rules.h"
 
 namespace skipway {
 namespace {
@@ -62,13 +63,6 @@ std::optional<std::vector<double>> parse_numbers(std::string_view text) {
     if (*stop != ',') return std::nullopt;
     at = stop + 1;
   }
-}
-
-bool is_device(std::string_view name) {
-  if (name == "auto" || name == "cpu" || name == "cuda") return true;
-  if (!name.starts_with("cuda:")) return false;
-  const std::string_view index = name.substr(5);
-  return !index.empty() && index.find_first_not_of("0123456789") == std::string_view::npos;
 }
 
 bool is_finite_from_zero(double value) { return std::isfinite(value) && value >= 0; }
@@ -123,10 +117,10 @@ void validate_data(const Config& c) {
   require(c.image_size >= 0 && c.image_size <= kMaxImageSize, "--image-size", c.image_size,
           "0 (from the data) to 16384 pixels");
   require(c.val_split >= 0, "--val-split", c.val_split, "0 or more images");
-  augment_options(c, rule_for(c.epochs), c.image_size);
+  augment_options(c, c.epochs, c.image_size);
   configured_normalisation(c);
   require(c.shallow >= 0 && c.shallow < 1, "--shallow", c.shallow, "a share of the run in [0, 1)");
-  if (c.image_size > 0) stages(c, c.image_size, rule_for(c.epochs));
+  if (c.image_size > 0) stages(c, c.image_size, c.epochs);
 }
 
 void validate_step(const Config& c) {
@@ -197,7 +191,7 @@ void validate_schedule(const Config& c) {
           "epochs above 0");
   require(c.gamma > 0 && c.gamma <= 1, "--gamma", c.gamma, "a factor in (0, 1]");
   require(c.patience >= 0, "--patience", c.patience, "0 or more evaluations");
-  if (schedule_options(c, rule_for(c.epochs)).kind == ScheduleKind::kPlateau && c.test_every == 0)
+  if (schedule_options(c, c.epochs).kind == ScheduleKind::kPlateau && c.test_every == 0)
     fail(ErrorKind::kUsage, kModule,
          "expected --test-every above 0 with --schedule plateau, got 0 at --test-every; plateau "
          "goes by the evaluations during the run");
@@ -212,7 +206,7 @@ void validate_evaluation(const Config& c) {
 void validate_machine(const Config& c) {
   if (c.precision == "fp16") resolve_precision(c.precision, at::kCPU);  // says why not
   require_word("--precision", c.precision, {"auto", "fp32", "bf16"});
-  require(is_device(c.device), "--device", '"' + c.device + '"', "auto, cpu or cuda:N");
+  require(is_device_name(c.device), "--device", '"' + c.device + '"', "auto, cpu or cuda:N");
   require_word("--kernel", c.kernel, KernelChoice::words());
   require(c.threads >= 0 && c.threads <= kMostThreads, "--threads", c.threads,
           "0 (all cores) to 4096 threads");
@@ -361,9 +355,9 @@ void validate(const Config& config) {
   validate_machine(config);
 }
 
-ScheduleOptions schedule_options(const Config& config, const Rule& rule) {
+ScheduleOptions schedule_options(const Config& config, double passes) {
   ScheduleOptions options{.kind = parse_schedule(config.schedule),
-                          .lr = config.lr > 0 ? config.lr : rule.lr,
+                          .lr = config.lr > 0 ? config.lr : rule_for(passes).lr,
                           .warmup_fraction = config.warmup,
                           .warmup_start = config.warmup_start,
                           .final_fraction = config.final_lr,
@@ -381,11 +375,12 @@ ScheduleOptions schedule_options(const Config& config, const Rule& rule) {
   return options;
 }
 
-std::string augment_words(const Config& config, const Rule& rule) {
-  return config.augment == "auto" ? rule.augment : config.augment;
+std::string augment_words(const Config& config, double passes) {
+  return config.augment == "auto" ? rule_for(passes).augment : config.augment;
 }
 
-AugmentOptions augment_options(const Config& config, const Rule& rule, int64_t image_size) {
+AugmentOptions augment_options(const Config& config, double passes, int64_t image_size) {
+  const int64_t usual_pad = rule_for(passes).crop_pad;
   require_word("--flip-mode", config.flip_mode, {"random", "alternating"});
   require_word("--crop-fill", config.crop_fill, {"zero", "reflect"});
   AugmentOptions given;
@@ -395,8 +390,8 @@ AugmentOptions augment_options(const Config& config, const Rule& rule, int64_t i
          "expected less than the image's side of {} pixels, got {} at --crop-pad", image_size,
          config.crop_pad);
   given.crop_pad = config.crop_pad != 0 ? config.crop_pad
-                   : image_size > 0     ? std::min(rule.crop_pad, image_size - 1)
-                                        : rule.crop_pad;
+                   : image_size > 0     ? std::min(usual_pad, image_size - 1)
+                                        : usual_pad;
   given.crop_fill = config.crop_fill == "zero" ? CropFill::kZero : CropFill::kReflect;
   given.cutout = config.cutout;
   given.jitter = {config.jitter_brightness, config.jitter_contrast, config.jitter_saturation,
@@ -410,11 +405,11 @@ AugmentOptions augment_options(const Config& config, const Rule& rule, int64_t i
       parse_rectangles("--erase-area", config.erase_area, "--erase-ratio", config.erase_ratio);
   given.rand_augment = {config.randaugment_ops, config.randaugment_magnitude};
   given.mix = {config.mixup_alpha, config.cutmix_alpha};
-  return parse_augment(augment_words(config, rule), given);
+  return parse_augment(augment_words(config, passes), given);
 }
 
-OptimizerOptions optimizer_options(const Config& config, const Rule& rule) {
-  const double muon_lr = config.muon_lr > 0 ? config.muon_lr : rule.muon_lr;
+OptimizerOptions optimizer_options(const Config& config, double passes) {
+  const double muon_lr = config.muon_lr > 0 ? config.muon_lr : rule_for(passes).muon_lr;
   return {.momentum = config.momentum,
           .weight_decay = config.weight_decay,
           .nesterov = config.nesterov,
@@ -426,8 +421,9 @@ OptimizerOptions optimizer_options(const Config& config, const Rule& rule) {
           .layer_lr_decay = config.layer_lr_decay};
 }
 
-int64_t batch_norm_images(const Config& config, const Rule& rule) {
-  return config.batch_norm_images < 0 ? rule.batch_norm_images : config.batch_norm_images;
+int64_t batch_norm_images(const Config& config, double passes) {
+  return config.batch_norm_images < 0 ? rule_for(passes).batch_norm_images
+                                      : config.batch_norm_images;
 }
 
 int64_t micro_batch(const Config& config) {
@@ -440,13 +436,13 @@ int64_t micro_batch(const Config& config) {
   return std::min(images, config.batch);
 }
 
-std::vector<Stage> stages(const Config& config, int64_t image_size, const Rule& rule) {
+std::vector<Stage> stages(const Config& config, int64_t image_size, double passes) {
   const bool pools = is_airbench(config.model);
   // Half the side. An airbench's first convolution takes a pixel off: 18 pixels leave maps of 8, 4
   // and 2, which are half as large and fit tiles of four, and 16 leave 7, 3 and 1.
   const int64_t small_side = image_size / 2 + (pools ? 2 : 0);
   std::vector<Stage> all = make_stages(config.resize, config.shallow, image_size,
-                                       {.end = rule.small_share, .side = small_side});
+                                       {.end = rule_for(passes).small_share, .side = small_side});
   const int64_t smallest = all.front().side;
   if (pools && smallest < image_size && smallest < kAirbenchSmallestSide)
     fail(ErrorKind::kUsage, kModule,

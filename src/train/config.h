@@ -8,7 +8,6 @@
 #include "base/tensors.h"
 #include "data/augment.h"
 #include "train/optimizer.h"
-#include "train/rules.h"
 #include "train/schedule.h"
 #include "train/stages.h"
 
@@ -255,18 +254,18 @@ Config recipe_config(const std::string& recipe);
 /// Checks ranges and combinations. Errors: kUsage naming the flag, the value and what is allowed.
 void validate(const Config& config);
 
-/// The fields that a module needs, as it takes them; `rule` says what is left to the length of the
-/// run. Errors: kUsage naming the flag, the value and
-/// what is allowed.
-ScheduleOptions schedule_options(const Config& config, const Rule& rule);
+/// The fields that a module needs, as it takes them, in a run of so many passes, by which
+/// rule_for() says what is left to the length. Errors: kUsage naming the flag, the value and what
+/// is allowed.
+ScheduleOptions schedule_options(const Config& config, double passes);
 /// Words of --augment.
-std::string augment_words(const Config& config, const Rule& rule);
+std::string augment_words(const Config& config, double passes);
 /// `image_size` [pixels]; 0: not known. Errors: kUsage, also for a --crop-pad that is not smaller.
-AugmentOptions augment_options(const Config& config, const Rule& rule, int64_t image_size = 0);
-OptimizerOptions optimizer_options(const Config& config, const Rule& rule);
-int64_t batch_norm_images(const Config& config, const Rule& rule);
+AugmentOptions augment_options(const Config& config, double passes, int64_t image_size = 0);
+OptimizerOptions optimizer_options(const Config& config, double passes);
+int64_t batch_norm_images(const Config& config, double passes);
 int64_t micro_batch(const Config& config);  // images, at most the batch
-std::vector<Stage> stages(const Config& config, int64_t image_size, const Rule& rule);
+std::vector<Stage> stages(const Config& config, int64_t image_size, double passes);
 /// std::nullopt: mean and std are to be taken from the training images. Errors: kUsage, also when
 /// only one of the two is given.
 std::optional<Normalisation> configured_normalisation(const Config& config);

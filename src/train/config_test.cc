@@ -63,18 +63,18 @@ TEST(Config, ArticleIsTheArticles) {
   EXPECT_EQ(config.label_smoothing, 0);
   EXPECT_FALSE(config.tta);
 
-  const OptimizerOptions sgd = optimizer_options(config, rule_for(config.epochs));
+  const OptimizerOptions sgd = optimizer_options(config, config.epochs);
   EXPECT_EQ(sgd.momentum, 0.9);
   EXPECT_EQ(sgd.weight_decay, 5e-4);
   EXPECT_FALSE(sgd.nesterov);
   EXPECT_TRUE(sgd.decay_all);
 
-  const AugmentOptions augmentation = augment_options(config, rule_for(config.epochs));
+  const AugmentOptions augmentation = augment_options(config, config.epochs);
   EXPECT_EQ(augmentation.flip, Flip::kRandom);
   EXPECT_EQ(augmentation.crop_pad, 4);
   EXPECT_EQ(augmentation.crop_fill, CropFill::kZero);
 
-  const ScheduleOptions schedule = schedule_options(config, rule_for(config.epochs));
+  const ScheduleOptions schedule = schedule_options(config, config.epochs);
   EXPECT_DOUBLE_EQ(learning_rate(schedule, 0, 100), 0.1);
   EXPECT_DOUBLE_EQ(learning_rate(schedule, 50.5, 100), learning_rate(schedule, 50, 100));
   EXPECT_DOUBLE_EQ(learning_rate(schedule, 100, 100), 0.05);  // it never anneals
@@ -89,13 +89,13 @@ TEST(Config, BestWarmsUpForAFifthAndAnneals) {
   const Config config = recipe_config("best");
   EXPECT_EQ(config.epochs, 80);
   EXPECT_EQ(config.batch, 500);
-  const ScheduleOptions schedule = schedule_options(config, rule_for(config.epochs));
+  const ScheduleOptions schedule = schedule_options(config, config.epochs);
   EXPECT_DOUBLE_EQ(learning_rate(schedule, 16, 80), 0.2);
   EXPECT_DOUBLE_EQ(learning_rate(schedule, 80, 80), 0);
-  const AugmentOptions augmentation = augment_options(config, rule_for(config.epochs));
+  const AugmentOptions augmentation = augment_options(config, config.epochs);
   EXPECT_EQ(augmentation.flip, Flip::kAlternating);
   EXPECT_EQ(augmentation.crop_fill, CropFill::kReflect);
-  EXPECT_TRUE(optimizer_options(config, rule_for(config.epochs)).nesterov);
+  EXPECT_TRUE(optimizer_options(config, config.epochs).nesterov);
   EXPECT_FALSE(configured_normalisation(config).has_value());
   EXPECT_EQ(config.label_smoothing, 0.1);
   EXPECT_EQ(config.ema, 0.998);
@@ -105,7 +105,7 @@ TEST(Config, Airbench94IsThePublishedRecipe) {
   const Config config = recipe_config("airbench94");
   EXPECT_EQ(config.model, "airbench94");
   EXPECT_NO_THROW(validate(config));
-  const OptimizerOptions options = optimizer_options(config, rule_for(config.epochs));
+  const OptimizerOptions options = optimizer_options(config, config.epochs);
   EXPECT_EQ(options.momentum, 0.85);
   EXPECT_TRUE(options.nesterov);
   // There: 0.67 for the sum of the losses, and a head 28.4 times as large (its spread is one) with
@@ -119,9 +119,9 @@ TEST(Config, Airbench94IsThePublishedRecipe) {
   EXPECT_TRUE(options.decay_all);
   EXPECT_NEAR(config.lr * options.muon_lr, 0.24, 1e-3);
   EXPECT_EQ(options.muon_momentum, 0.6);
-  EXPECT_EQ(augment_options(config, rule_for(8)).crop_pad, 2);
-  EXPECT_EQ(augment_options(config, rule_for(25)).crop_pad, 4);
-  const ScheduleOptions schedule = schedule_options(config, rule_for(config.epochs));
+  EXPECT_EQ(augment_options(config, 8).crop_pad, 2);
+  EXPECT_EQ(augment_options(config, 25).crop_pad, 4);
+  const ScheduleOptions schedule = schedule_options(config, config.epochs);
   EXPECT_DOUBLE_EQ(learning_rate(schedule, 0, 10), config.lr);
   EXPECT_DOUBLE_EQ(learning_rate(schedule, 5, 10), 0.5 * config.lr);
   EXPECT_DOUBLE_EQ(learning_rate(schedule, 10, 10), 0);
@@ -141,18 +141,18 @@ TEST(Config, TheOtherAirbenchesAreThePublishedRecipes) {
     EXPECT_NEAR(config.lr, rate / (1 + 1 / 0.15), 2e-3) << name;
     // There: 0.0153 in units of 1024 images, over the same and over the rate.
     EXPECT_NEAR(config.weight_decay, 0.0153 / rate, 2e-6) << name;
-    const OptimizerOptions sgd = optimizer_options(config, rule_for(config.epochs));
+    const OptimizerOptions sgd = optimizer_options(config, config.epochs);
     EXPECT_EQ(sgd.momentum, 0.85) << name;
     EXPECT_EQ(sgd.bias_lr, 64) << name;
     EXPECT_EQ(sgd.muon_lr, 0) << name;
-    const ScheduleOptions schedule = schedule_options(config, rule_for(config.epochs));
+    const ScheduleOptions schedule = schedule_options(config, config.epochs);
     EXPECT_DOUBLE_EQ(learning_rate(schedule, 0, 10), 0.2 * config.lr) << name;
     EXPECT_DOUBLE_EQ(learning_rate(schedule, 2.3, 10), config.lr) << name;
     EXPECT_NEAR(learning_rate(schedule, 10, 10), 0.07 * config.lr, 1e-12) << name;
     EXPECT_EQ(config.whiten_bias_epochs, 3) << name;
     EXPECT_TRUE(config.lookahead) << name;
-    EXPECT_EQ(stages(config, 32, rule_for(4)).size(), 1u) << name;
-    const AugmentOptions augmentation = augment_options(config, rule_for(4));
+    EXPECT_EQ(stages(config, 32, 4).size(), 1u) << name;
+    const AugmentOptions augmentation = augment_options(config, 4);
     EXPECT_EQ(augmentation.crop_pad, name == "airbench96" ? 4 : 2) << name;
     EXPECT_EQ(augmentation.cutout, name == "airbench96" ? 12 : 0) << name;
   }
@@ -161,8 +161,7 @@ TEST(Config, TheOtherAirbenchesAreThePublishedRecipes) {
 TEST(Config, SmallImagesOfAnAirbenchLeaveItsPoolsEnough) {
   Config config = recipe_config("budget");
   config.model = "airbench94";
-  EXPECT_EQ(stages(config, 32, rule_for(4)),
-            (std::vector<Stage>{{0.55, 18, false}, {1, 32, false}}));
+  EXPECT_EQ(stages(config, 32, 4), (std::vector<Stage>{{0.55, 18, false}, {1, 32, false}}));
   config.resize = "8:0.5,28:0.7";
   config.image_size = 32;
   EXPECT_THAT(message_of(config), HasSubstr("8 in \"8:0.5,28:0.7\" at --resize"));
@@ -170,16 +169,13 @@ TEST(Config, SmallImagesOfAnAirbenchLeaveItsPoolsEnough) {
 
 TEST(Config, TheLengthOfARunDecidesWhatIsLeftToIt) {
   const Config config = recipe_config("budget");
-  EXPECT_EQ(augment_options(config, rule_for(4)).crop_pad, 2);
-  EXPECT_EQ(augment_options(config, rule_for(4)).cutout, 0);
-  EXPECT_EQ(augment_options(config, rule_for(100)).crop_pad, 4);
-  EXPECT_EQ(augment_options(config, rule_for(100)).cutout, 12);
-  EXPECT_EQ(augment_options(config, rule_for(100), /*image_size=*/4).crop_pad, 3);
-  EXPECT_GT(stages(config, 32, rule_for(4)).front().end,
-            stages(config, 32, rule_for(100)).front().end);
-  const auto rate = [](const Config& c, double passes) {
-    return schedule_options(c, rule_for(passes)).lr;
-  };
+  EXPECT_EQ(augment_options(config, 4).crop_pad, 2);
+  EXPECT_EQ(augment_options(config, 4).cutout, 0);
+  EXPECT_EQ(augment_options(config, 100).crop_pad, 4);
+  EXPECT_EQ(augment_options(config, 100).cutout, 12);
+  EXPECT_EQ(augment_options(config, 100, /*image_size=*/4).crop_pad, 3);
+  EXPECT_GT(stages(config, 32, 4).front().end, stages(config, 32, 100).front().end);
+  const auto rate = [](const Config& c, double passes) { return schedule_options(c, passes).lr; };
   EXPECT_LT(rate(config, 0.1), rate(config, 0.4));
   EXPECT_LT(rate(config, 0.4), rate(config, 4));
   EXPECT_EQ(rate(config, 4), rate(config, 100));
@@ -187,7 +183,7 @@ TEST(Config, TheLengthOfARunDecidesWhatIsLeftToIt) {
   given.crop_pad = 3, given.augment = "crop", given.resize = "none", given.lr = 0.3;
   EXPECT_EQ(rate(given, 0.1), 0.3);
   const auto muon = [](const Config& c, double passes) {
-    return optimizer_options(c, rule_for(passes)).muon_lr;
+    return optimizer_options(c, passes).muon_lr;
   };
   EXPECT_GT(muon(config, 0.1), muon(config, 0.7));
   EXPECT_GT(muon(config, 0.7), muon(config, 4));
@@ -195,19 +191,19 @@ TEST(Config, TheLengthOfARunDecidesWhatIsLeftToIt) {
   EXPECT_EQ(muon(recipe_config("article"), 4), 0);
   given.muon_lr = 0.3;
   EXPECT_EQ(muon(given, 0.1), 0.3);
-  EXPECT_GT(batch_norm_images(config, rule_for(0.1)), 0);
-  EXPECT_EQ(batch_norm_images(config, rule_for(4)), 0);
+  EXPECT_GT(batch_norm_images(config, 0.1), 0);
+  EXPECT_EQ(batch_norm_images(config, 4), 0);
   given.batch_norm_images = 0;
-  EXPECT_EQ(batch_norm_images(given, rule_for(0.1)), 0);
-  EXPECT_EQ(batch_norm_images(recipe_config("article"), rule_for(0.1)), 0);
-  const AugmentOptions augmentation = augment_options(given, rule_for(100));
+  EXPECT_EQ(batch_norm_images(given, 0.1), 0);
+  EXPECT_EQ(batch_norm_images(recipe_config("article"), 0.1), 0);
+  const AugmentOptions augmentation = augment_options(given, 100);
   EXPECT_EQ(augmentation.crop_pad, 3);
   EXPECT_EQ(augmentation.cutout, 0);
-  EXPECT_EQ(stages(given, 32, rule_for(4)).size(), 1u);
+  EXPECT_EQ(stages(given, 32, 4).size(), 1u);
 }
 
 TEST(Config, BudgetDecaysWeightsOnly) {
-  EXPECT_FALSE(optimizer_options(recipe_config("budget"), rule_for(4)).decay_all);
+  EXPECT_FALSE(optimizer_options(recipe_config("budget"), 4).decay_all);
 }
 
 TEST(Validate, NeedsOneLengthOfTheRun) {

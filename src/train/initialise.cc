@@ -22,14 +22,7 @@ constexpr int64_t kRows = 1 << 15;  // patches whose sums may be fp32
 
 void zero_gamma(Model& model, bool skipped_only) {
   const at::NoGradGuard no_grad;
-  for (const at::Tensor& gamma : model.last_gammas()) {
-    const auto& parameters = model.parameters();
-    const std::string& name = std::ranges::find_if(parameters, [&](const auto& named) {
-                                return named.second.is_same(gamma);
-                              })->first;
-    const bool begins_stage = name.find(".0.") != std::string::npos;  // "layer1.0.bn2.weight"
-    if (!(skipped_only && begins_stage)) gamma.zero_();
-  }
+  for (const at::Tensor& gamma : model.last_gammas(skipped_only)) gamma.zero_();
 }
 
 void whiten_stem(Model& model, const at::Tensor& images) {

@@ -18,7 +18,7 @@
 namespace skipway {
 namespace {
 
-constexpr double kSmallestStd = 1. / 255;  // for a colour that never varies
+constexpr double kStdOfConstantColour = 1. / 255;  // for a colour that never varies
 
 ModelSpec model_spec(const Config& config, const Dataset& dataset) {
   ModelSpec spec;
@@ -32,7 +32,7 @@ ModelSpec model_spec(const Config& config, const Dataset& dataset) {
   spec.normalisation = configured ? *configured : channel_statistics(dataset.train.images);
   if (!configured)
     for (double& of_channel : spec.normalisation.std)
-      of_channel = std::max(of_channel, kSmallestStd);
+      of_channel = std::max(of_channel, kStdOfConstantColour);
   return spec;
 }
 
@@ -71,10 +71,10 @@ Learner::Learner(const Config& config, const Dataset& dataset)
     : device(resolve_device(config.device)),
       precision(resolve_precision(config.precision, device, config.kernel)),
       model(new_model(config, dataset, device)),
-      optimizer(model->parameters(), optimizer_options(config, rule_for(config.epochs))),
+      optimizer(model->parameters(), optimizer_options(config, config.epochs)),
       ema(model->state(), config.ema, config.lookahead),
       batches(on_device(dataset.train, device), config.batch,
-              augment_options(config, rule_for(config.epochs), dataset.image_size),
+              augment_options(config, config.epochs, dataset.image_size),
               model->spec().normalisation, config.seed, precision),
       micro_batch(skipway::micro_batch(config)),
       label_smoothing_(config.label_smoothing),
@@ -98,12 +98,12 @@ at::Tensor Learner::forward_loss(const Batch& batch) {
       .mean();
 }
 
-std::vector<Gradient> read_gradients(const std::vector<at::Tensor>& numbers) {
+std::vector<LossAndNorm> read_losses(const std::vector<at::Tensor>& numbers) {
   const at::Tensor read = at::stack(numbers).to(at::kCPU, at::kDouble);
-  std::vector<Gradient> gradients;
+  std::vector<LossAndNorm> all;
   for (int64_t i = 0; i < read.size(0); ++i)
-    gradients.push_back({read[i][0].item<double>(), read[i][1].item<double>()});
-  return gradients;
+    all.push_back({read[i][0].item<double>(), read[i][1].item<double>()});
+  return all;
 }
 
 at::Tensor Learner::backward_unread(const Batch& batch) {

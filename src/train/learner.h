@@ -1,5 +1,5 @@
-// What a training step needs: a model, the rule that changes it, and the batches it learns from.
-// Knows no schedule, no clock and no files.
+// What a training step needs: a model, the rule that changes it, and the batches it learns from;
+// and how long one takes. Knows no schedule and no run folder.
 #pragma once
 #include <cstdint>
 #include <functional>
@@ -18,13 +18,13 @@
 namespace skipway {
 
 /// What a training step is judged by before it changes the weights.
-struct Gradient {
+struct LossAndNorm {
   double loss = 0;  // mean over the batch [nats]
   double norm = 0;  // of all gradients together, before --clip-grad-norm
 };
 
 /// Those of several steps from what Learner::backward_unread() gave; waits for the device once.
-std::vector<Gradient> read_gradients(const std::vector<at::Tensor>& numbers);
+std::vector<LossAndNorm> read_losses(const std::vector<at::Tensor>& numbers);
 
 class Learner {
  public:
@@ -40,7 +40,7 @@ class Learner {
   /// part weighted by its images, which is the same but for rounding, except that BatchNorm sees
   /// the statistics of a part. Out of memory, micro_batch is halved. Errors: kMemory when one image
   /// is too many.
-  Gradient backward(const Batch& batch) { return read_gradients({backward_unread(batch)})[0]; }
+  LossAndNorm backward(const Batch& batch) { return read_losses({backward_unread(batch)})[0]; }
   /// The same without waiting for the device, on which loss and norm [2] stay.
   at::Tensor backward_unread(const Batch& batch);
   /// Changes the weights by their gradients, as Optimizer::step.

@@ -84,8 +84,8 @@ TEST(Learner, GradientsAddedUpInPartsAreThoseOfTheBatch) {
   EXPECT_EQ(whole->micro_batch, 16);
   EXPECT_EQ(parts->micro_batch, 6);
   for (int64_t step = 0; step < 3; ++step) {  // of 16, 16 and 8 images: parts of 6, 6, 4 and 4, 4
-    const Gradient a = whole->backward(whole->batches.at_step(step));
-    const Gradient b = parts->backward(parts->batches.at_step(step));
+    const LossAndNorm a = whole->backward(whole->batches.at_step(step));
+    const LossAndNorm b = parts->backward(parts->batches.at_step(step));
     EXPECT_NEAR(a.loss, b.loss, 1e-12 * a.loss);
     EXPECT_NEAR(a.norm, b.norm, 1e-12 * a.norm);
     for (size_t i = 0; i < whole->model->parameters().size(); ++i)
@@ -129,8 +129,8 @@ constexpr int64_t kBatch = 1024;  // takes some 90 MB more than the most that on
   else
     limit_address_space_to_more("VmSize:", 8 << 20);
   try {
-    const Gradient gradient = learner.backward(batch);
-    std::_Exit(std::isfinite(gradient.loss) && learner.micro_batch < kBatch ? 0 : 100);
+    const LossAndNorm seen = learner.backward(batch);
+    std::_Exit(std::isfinite(seen.loss) && learner.micro_batch < kBatch ? 0 : 100);
   } catch (const Error& error) {
     std::cerr << error.what() << std::endl;
     std::_Exit(error.exit_code());

@@ -35,7 +35,7 @@ struct LrFindResult {
 /// keep the proportions of their rates. Errors: kDiverged when the first step is not finite.
 LrFindResult lr_find(Learner& learner, const LrFindOptions& options);
 
-/// What there is to say of such a run; `points` alone are read.
+/// What there is to say of the points of such a run.
 LrFindResult summarise(std::vector<LrPoint> points);
 
 }  // namespace skipway

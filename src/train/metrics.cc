@@ -61,7 +61,6 @@ Json to_json(const BadStep& bad) {
 Json begin_line(const Config& config, const Learner& learner, const Normalisation& of_data,
                 double passes) {
   const ModelSpec& spec = learner.model->spec();
-  const Rule& rule = rule_for(passes);
   Json line = new_line("begin");
   line.update({{"model", spec.name},
                {"stem", spec.stem},
@@ -74,11 +73,11 @@ Json begin_line(const Config& config, const Learner& learner, const Normalisatio
                {"data_mean", of_data.mean},
                {"data_std", of_data.std},
                {"passes", rounded(passes, 4)},
-               {"peak_lr", schedule_options(config, rule).lr},
-               {"muon_lr", optimizer_options(config, rule).muon_lr},
-               {"augment", augment_words(config, rule)},
-               {"crop_pad", augment_options(config, rule, spec.image_size).crop_pad},
-               {"batch_norm_images", batch_norm_images(config, rule)}});
+               {"peak_lr", schedule_options(config, passes).lr},
+               {"muon_lr", optimizer_options(config, passes).muon_lr},
+               {"augment", augment_words(config, passes)},
+               {"crop_pad", augment_options(config, passes, spec.image_size).crop_pad},
+               {"batch_norm_images", batch_norm_images(config, passes)}});
   return line;
 }
 

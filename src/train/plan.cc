@@ -82,7 +82,7 @@ int64_t affordable_views(const Config& config, double test_s, double most_s) {
 }
 
 int64_t images_for_batch_norm(const Config& config, const Learner& learner, double passes) {
-  return std::min(batch_norm_images(config, rule_for(passes)), learner.batches.image_count());
+  return std::min(batch_norm_images(config, passes), learner.batches.image_count());
 }
 
 double last_evaluation_s(const Config& config, const Learner& learner, int64_t views, double passes,
@@ -127,7 +127,7 @@ Plan make_plan(const Config& config, Learner& learner, const Split& evaluation_s
   const double enough_s =
       config.minutes > 0 ? std::min(kMeasure_s, kMeasure * 60 * config.minutes) : kMeasure_s;
   const auto take_stages = [&] {
-    plan.stages = stages(config, learner.model->spec().image_size, rule_for(plan.passes));
+    plan.stages = stages(config, learner.model->spec().image_size, plan.passes);
   };
   const auto stopped = [&] { return cancelled && cancelled(); };
   const auto measure = [&] {
@@ -154,8 +154,8 @@ Plan make_plan(const Config& config, Learner& learner, const Split& evaluation_s
     if (stopped()) return plan;
   }
   learner.batches.set_augmentation(
-      augment_options(config, rule_for(plan.passes), learner.model->spec().image_size));
-  learner.optimizer.set_muon_lr(optimizer_options(config, rule_for(plan.passes)).muon_lr);
+      augment_options(config, plan.passes, learner.model->spec().image_size));
+  learner.optimizer.set_muon_lr(optimizer_options(config, plan.passes).muon_lr);
   plan.evaluation_s =
       last_evaluation_s(config, learner, plan.views, plan.passes, test_s, plan.steps_s.back());
   if (config.test_every > 0) plan.test_s = test_s;

@@ -6,6 +6,7 @@
 
 #include "base/error.h"
 #include "base/for_test.h"
+#include "train/rules.h"
 
 namespace skipway {
 namespace {

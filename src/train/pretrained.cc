@@ -113,7 +113,7 @@ Pretrained read_fetched(const KnownFile& file, const char* folder, const FetchOp
 Pretrained read_published(const std::string& name, const FetchOptions& options) {
   const KnownWeights& weights = known_weights(name);
   Pretrained read = read_fetched(weights.file, "torchvision", options);
-  read.spec = describe(read, weights.model);
+  read.spec = spec_from_shapes(read, weights.model);
   return read;
 }
 
@@ -156,7 +156,7 @@ Pretrained read_pretrained(const std::string& source, const FetchOptions& option
   return read;
 }
 
-ModelSpec describe(const Pretrained& weights, const std::string& model) {
+ModelSpec spec_from_shapes(const Pretrained& weights, const std::string& model) {
   ModelSpec spec;
   spec.name = model;
   const at::Tensor* stem = find(weights.tensors, "conv1.weight");
@@ -177,7 +177,7 @@ void load_pretrained(Model& model, const Pretrained& weights) {
   const ModelSpec& spec = model.spec();
   const std::vector<std::string> their_names =
       weights.spec ? weights.spec->classes : std::vector<std::string>();
-  const ModelSpec theirs = describe(weights, spec.name);
+  const ModelSpec theirs = spec_from_shapes(weights, spec.name);
   const int64_t their_count = theirs.num_classes;
   const int64_t their_size = weights.spec ? weights.spec->image_size : theirs.image_size;
   const bool no_head = find(weights.tensors, "fc.weight") == nullptr;

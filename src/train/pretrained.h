@@ -32,7 +32,7 @@ Pretrained read_pretrained(const std::string& source, const FetchOptions& option
 /// What the weights' own shapes say of `model`: a stem of 7x7 (ImageNet's mean, standard deviation
 /// and 224 pixels go with it) or of 3x3 (CIFAR's and 32, which go with an airbench too), the number
 /// of classes, and what their names say: the attention.
-ModelSpec describe(const Pretrained& weights, const std::string& model);
+ModelSpec spec_from_shapes(const Pretrained& weights, const std::string& model);
 
 /// Copies the weights into `model`. Where the weights are of other classes, by number or by name,
 /// or have no head, the head stays as it is, and the log says so. Errors: kCheckpoint as

@@ -89,7 +89,7 @@ TEST_F(PretrainedTest, WrappersPrefixesAndMissingCountsAreMadeGood) {
 }
 
 TEST_F(PretrainedTest, ShapesTellTheStemAndTheClasses) {
-  const ModelSpec cifar = describe({model_.state(), {}, ""}, "resnet18");
+  const ModelSpec cifar = spec_from_shapes({model_.state(), {}, ""}, "resnet18");
   EXPECT_EQ(cifar.stem, "cifar");
   EXPECT_EQ(cifar.num_classes, 3);
   EXPECT_EQ(cifar.image_size, 32);
@@ -97,7 +97,7 @@ TEST_F(PretrainedTest, ShapesTellTheStemAndTheClasses) {
   ModelSpec spec;
   spec.stem = "imagenet";
   spec.num_classes = 7;
-  const ModelSpec imagenet = describe({ResNet(spec, 1).state(), {}, ""}, "resnet18");
+  const ModelSpec imagenet = spec_from_shapes({ResNet(spec, 1).state(), {}, ""}, "resnet18");
   EXPECT_EQ(imagenet.stem, "imagenet");
   EXPECT_EQ(imagenet.num_classes, 7);
   EXPECT_EQ(imagenet.image_size, 224);
@@ -108,7 +108,7 @@ TEST_F(PretrainedTest, NamesTellTheAttention) {
   for (const char* attention : {"none", "se", "eca", "cbam"}) {
     ModelSpec spec = spec_of({"a", "b", "c"});
     spec.attention = attention;
-    EXPECT_EQ(describe({ResNet(spec, 1).state(), {}, ""}, "resnet18").attention, attention);
+    EXPECT_EQ(spec_from_shapes({ResNet(spec, 1).state(), {}, ""}, "resnet18").attention, attention);
   }
 }
 

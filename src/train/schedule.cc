@@ -1,6 +1,8 @@
 // The arithmetic of the schedules, each in torch's closed form.
 #include "train/schedule.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <array>
 #include <cmath>
@@ -114,6 +116,31 @@ ScheduleKind parse_schedule(const std::string& name) {
   fail(ErrorKind::kUsage, "schedule",
        "expected linear, cosine, step, multistep, onecycle or plateau, got \"{}\" at --schedule",
        name);
+}
+
+std::vector<std::string> schedule_warnings(const ScheduleOptions& o, double length, bool by_time) {
+  std::vector<std::string> warnings;
+  const double fall = length * (1 - o.warmup_fraction);
+  if (o.kind == ScheduleKind::kCosine && o.t_max_epochs > 0) {
+    const double last = learning_rate(o, length, length);
+    if (last > kStillHigh * o.lr)
+      warnings.push_back(fmt::format(
+          "the cosine schedule has --t-max {:g} but the run has {:.4g} epochs for it: the rate {} "
+          "{:.3g}, which costs several points of accuracy; --t-max {:g} ends at --final-lr",
+          o.t_max_epochs, fall,
+          o.t_max_epochs < fall ? "rises again and ends at" : "never anneals and stops at", last,
+          by_time ? 0 : fall));  // 0: at the end, whenever that is
+  }
+  const bool by_step = o.kind == ScheduleKind::kStep;
+  if (!by_step && o.kind != ScheduleKind::kMultistep) return warnings;
+  const double first_decay = by_step ? o.step_epochs : *std::ranges::min_element(o.milestones);
+  if (first_decay >= length)
+    warnings.push_back(fmt::format(
+        "the {} schedule first decays at epoch {:g} but the run has {:.4g} epochs: the rate stays "
+        "at its peak, which costs several points of accuracy; give earlier {}",
+        by_step ? "step" : "multistep", first_decay, length,
+        by_step ? "--step-epochs" : "--milestones"));
+  return warnings;
 }
 
 }  // namespace skipway

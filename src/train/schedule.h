@@ -42,6 +42,11 @@ double warmup_share(const ScheduleOptions& options, double progress_epochs, doub
 double learning_rate(const ScheduleOptions& options, double progress_epochs, double total_epochs,
                      double epochs_per_step = 0);
 
+/// What leaves the rate high at the end of a run of `length` epochs, a line each; `by_time`: that
+/// length is not known beforehand.
+std::vector<std::string> schedule_warnings(const ScheduleOptions& options, double length,
+                                           bool by_time);
+
 /// ReduceLROnPlateau (mode max, threshold 1e-4 relative) over the accuracies so far -> the rate
 /// from now on, before warmup_share().
 double plateau_learning_rate(const ScheduleOptions& options, const std::vector<double>& accuracies);

@@ -83,50 +83,26 @@ Trainer::Trainer(const Config& config, std::string config_toml, Dataset dataset,
       run_(std::move(run)),
       hooks_(std::move(hooks)),
       learner_(config_, dataset_),
-      schedule_(schedule_options(config_, rule_for(config_.epochs))),
-      stages_(stages(config_, model().spec().image_size, rule_for(config_.epochs))),
+      schedule_(schedule_options(config_, config_.epochs)),
+      stages_(stages(config_, model().spec().image_size, config_.epochs)),
       budget_(make_budget(config_, stages_, learner_.batches.steps_per_epoch())),
       tensorboard_(run_.tensorboard()),
-      passes_(config_.epochs),
       total_steps_(budget_.total_steps(0, 0, 0)) {
+  progress_.passes = config_.epochs;
   progress_.mean_loss = loss_of_guessing();
   if (!budget_.by_time()) warn_of_flaws();  // else once the length is known
 }
 
 void Trainer::warn_of_flaws() const {
-  warn_of_schedule();
+  const double length = budget_.by_time() ? epochs(total_steps_) : config_.epochs;
+  for (const std::string& warning : schedule_warnings(schedule_, length, budget_.by_time()))
+    log_warning("{}", warning);
   for (const std::string& warning : augment_warnings(augmentation(), model().spec().image_size))
     log_warning("{}", warning);
 }
 
 AugmentOptions Trainer::augmentation() const {
-  return augment_options(config_, rule_for(passes_), model().spec().image_size);
-}
-
-void Trainer::warn_of_schedule() const {
-  const double length = budget_.by_time() ? epochs(total_steps_) : config_.epochs;
-  const double fall = length * (1 - schedule_.warmup_fraction);
-  const bool is_cosine = schedule_.kind == ScheduleKind::kCosine;
-  const double fitting = budget_.by_time() ? 0 : fall;  // 0: at the end, whenever that is
-  const double last = is_cosine ? learning_rate(schedule_, length, length) : 0;
-  if (config_.t_max > 0 && last > kStillHigh * schedule_.lr) {
-    log_warning(
-        "the cosine schedule has --t-max {:g} but the run has {:.4g} epochs for it: the rate {} "
-        "{:.3g}, which costs several points of accuracy; --t-max {:g} ends at --final-lr",
-        config_.t_max, fall,
-        config_.t_max < fall ? "rises again and ends at" : "never anneals and stops at", last,
-        fitting);
-  }
-  const bool by_step = schedule_.kind == ScheduleKind::kStep;
-  if (!by_step && schedule_.kind != ScheduleKind::kMultistep) return;
-  const double first_decay =
-      by_step ? schedule_.step_epochs : *std::ranges::min_element(schedule_.milestones);
-  if (first_decay >= length) {
-    log_warning(
-        "the {} schedule first decays at epoch {:g} but the run has {:.4g} epochs: the rate stays "
-        "at its peak, which costs several points of accuracy; give earlier {}",
-        config_.schedule, first_decay, length, by_step ? "--step-epochs" : "--milestones");
-  }
+  return augment_options(config_, progress_.passes, model().spec().image_size);
 }
 
 TrainResult Trainer::run() {
@@ -136,6 +112,17 @@ TrainResult Trainer::run() {
     record_beginning();
     save();  // what the first epochs can go back to
   }
+  train_to_the_end();
+  const bool saved = save().empty();
+  if (!stop_signal())
+    if (std::optional<TrainResult> done = conclude()) return *std::move(done);
+  TrainResult so_far = result({});
+  so_far.state_is_saved = saved;
+  return so_far;
+}
+
+// Unless it is stopped before.
+void Trainer::train_to_the_end() {
   while (!stop_signal()) {
     if (epoch_is_unrecorded()) {
       const auto evaluation = evaluate_if_due();
@@ -147,22 +134,19 @@ TrainResult Trainer::run() {
       break;
     }
   }
-  const bool saved = save().empty();
-  const auto stopped = [&] {
-    TrainResult so_far = result({});
-    so_far.state_is_saved = saved;
-    return so_far;
-  };
-  if (stop_signal()) return stopped();
+}
 
+// The evaluation and the files that end the run; none where it is stopped before them.
+std::optional<TrainResult> Trainer::conclude() {
   const EmaScope average(learner_.ema);
   // As in the last step, also where that was another process's.
   freeze_at(epochs(progress_.step - 1), config_, *learner_.model);
-  learner_.retake_batch_norm(progress_.step, images_for_batch_norm(config_, learner_, passes_),
+  learner_.retake_batch_norm(progress_.step,
+                             images_for_batch_norm(config_, learner_, progress_.passes),
                              [this] { return stop_signal() != 0; });
-  if (stop_signal()) return stopped();
+  if (stop_signal()) return std::nullopt;
   const Evaluation last = evaluate_now(config_.tta);
-  if (stop_signal()) return stopped();
+  if (stop_signal()) return std::nullopt;
   if (!std::isfinite(last.loss)) {
     run_.append_metrics(gave_up_line(bad_step(progress_.step, {last.loss, NAN}), "evaluation"));
     fail(ErrorKind::kDiverged, "train",
@@ -193,7 +177,7 @@ void Trainer::record_beginning() {
         fmt::join(spec.normalisation.mean, ","), fmt::join(spec.normalisation.std, ","),
         fmt::join(of_data.mean, ","), fmt::join(of_data.std, ","));
   write_file_atomic(run_.metrics_jsonl(), "");  // of a start that was killed before its first save
-  nlohmann::ordered_json line = begin_line(config_, learner_, of_data, passes_);
+  nlohmann::ordered_json line = begin_line(config_, learner_, of_data, progress_.passes);
   if (dataset_.test_from_train) line["test_names_sha256"] = names_sha256(dataset_.test);
   run_.append_metrics(line);
 }
@@ -218,27 +202,27 @@ void Trainer::train_steps() {
     skip = skip.defined() ? at::maximum(skip, broken) : broken;
     update(step, skip);
   }
-  const std::vector<Gradient> gradients = read_gradients(numbers);
+  const std::vector<LossAndNorm> seen = read_losses(numbers);
   double mean_loss = progress_.mean_loss;
-  for (size_t i = 0; i < gradients.size(); ++i) {
-    mean_loss = mean_with(mean_loss, gradients[i].loss);
-    if (has_diverged(gradients[i], mean_loss))
-      return roll_back(bad_step(first + static_cast<int64_t>(i), gradients[i]),
-                       fmt::format("loss {}, gradient norm {}", shown(gradients[i].loss),
-                                   shown(gradients[i].norm)));
+  for (size_t i = 0; i < seen.size(); ++i) {
+    mean_loss = mean_with(mean_loss, seen[i].loss);
+    if (has_diverged(seen[i], mean_loss))
+      return roll_back(
+          bad_step(first + static_cast<int64_t>(i), seen[i]),
+          fmt::format("loss {}, gradient norm {}", shown(seen[i].loss), shown(seen[i].norm)));
   }
   double saving_s = 0;
   if (is_save_due) {  // weights whose loss has just been seen: the update may spoil them
     const Stopwatch saving;
     const std::string not_finite = save(before);
     if (!not_finite.empty())
-      return roll_back(bad_step(last, gradients.back()),
+      return roll_back(bad_step(last, seen.back()),
                        fmt::format("{} that is not finite", not_finite));
     saving_s = saving.seconds();
   }
   update(last, {});
-  const double step_s = (watch.seconds() - saving_s) / static_cast<double>(gradients.size());
-  for (size_t i = 0; i < gradients.size(); ++i) record_step(gradients[i], rates[i], step_s);
+  const double step_s = (watch.seconds() - saving_s) / static_cast<double>(seen.size());
+  for (size_t i = 0; i < seen.size(); ++i) record_step(seen[i], rates[i], step_s);
 }
 
 int64_t Trainer::steps_unread() const {
@@ -257,16 +241,16 @@ void Trainer::update(int64_t step, const at::Tensor& skip) {
   learner_.ema.update(step + 1, total_steps_);
 }
 
-bool Trainer::has_diverged(const Gradient& gradient, double mean_loss) const {
-  return !std::isfinite(gradient.loss) || !std::isfinite(gradient.norm) ||
+bool Trainer::has_diverged(const LossAndNorm& seen, double mean_loss) const {
+  return !std::isfinite(seen.loss) || !std::isfinite(seen.norm) ||
          mean_loss > kDivergedAt * loss_of_guessing();
 }
 
-BadStep Trainer::bad_step(int64_t step, const Gradient& gradient) const {
+BadStep Trainer::bad_step(int64_t step, const LossAndNorm& seen) const {
   return {.step = step,
           .epoch = epochs(step),
-          .loss = gradient.loss,
-          .grad_norm = gradient.norm,
+          .loss = seen.loss,
+          .grad_norm = seen.norm,
           .lr = learning_rate_at(step),
           .lr_factor = progress_.lr_factor,
           .rollbacks = progress_.rollbacks};
@@ -279,7 +263,7 @@ void Trainer::roll_back(BadStep bad, const std::string& found) {
   const double train_wall_s = progress_.train_wall_s;
   learner_.optimizer.clear_gradients();
   go_to(state_before(bad.step));
-  rolled_back_to_ = progress_.step;
+  progress_.rolled_back_to = progress_.step;
   progress_.train_wall_s = train_wall_s;  // it was spent
   progress_.rollbacks = bad.rollbacks;
   progress_.lr_factor = bad.lr_factor;
@@ -297,7 +281,7 @@ void Trainer::roll_back(BadStep bad, const std::string& found) {
 Checkpoint Trainer::state_before(int64_t step) const {
   Checkpoint last = load_checkpoint(run_);
   const int64_t saved_step = progress_of(last, run_.path().string()).at("step");
-  if (saved_step != step && saved_step != rolled_back_to_) return last;
+  if (saved_step != step && saved_step != progress_.rolled_back_to) return last;
   std::optional<Checkpoint> previous = load_previous_checkpoint(run_);
   return previous ? *std::move(previous) : std::move(last);
 }
@@ -337,15 +321,15 @@ double Trainer::loss_of_guessing() const {
   return std::log(static_cast<double>(std::max<int64_t>(2, model().spec().num_classes)));
 }
 
-void Trainer::record_step(const Gradient& gradient, double lr, double step_s) {
+void Trainer::record_step(const LossAndNorm& seen, double lr, double step_s) {
   const int64_t images = learner_.batches.images_before(progress_.step + 1) -
                          learner_.batches.images_before(progress_.step);
   if (progress_.step % learner_.batches.steps_per_epoch() == 0)
     progress_.epoch_loss_sum = progress_.epoch_norm_sum = 0, progress_.epoch_images = 0;
-  progress_.epoch_loss_sum += gradient.loss * static_cast<double>(images);
-  progress_.epoch_norm_sum += gradient.norm * static_cast<double>(images);
+  progress_.epoch_loss_sum += seen.loss * static_cast<double>(images);
+  progress_.epoch_norm_sum += seen.norm * static_cast<double>(images);
   progress_.epoch_images += images;
-  progress_.mean_loss = mean_with(progress_.mean_loss, gradient.loss);
+  progress_.mean_loss = mean_with(progress_.mean_loss, seen.loss);
   progress_.lr = lr;
   progress_.train_wall_s += step_s;
   ++progress_.step;
@@ -366,8 +350,8 @@ void Trainer::record_step(const Gradient& gradient, double lr, double step_s) {
   }
   const StepReport report = step_report();
   if (progress_.step % kTensorBoardEvery == 0) {
-    tensorboard_.add_scalar("train/loss_of_batch", gradient.loss, progress_.step);
-    tensorboard_.add_scalar("train/grad_norm", gradient.norm, progress_.step);
+    tensorboard_.add_scalar("train/loss_of_batch", seen.loss, progress_.step);
+    tensorboard_.add_scalar("train/grad_norm", seen.norm, progress_.step);
     tensorboard_.add_scalar("train/lr", report.lr, progress_.step);
     tensorboard_.add_scalar("train/images_per_s", report.images_per_s, progress_.step);
   }
@@ -408,8 +392,8 @@ void Trainer::measure_evaluation_again() {
   if (measuring_s > kMostForMeasuring * (left_s - reserve_s)) return;
   const double test_s = measure_test_s(config_, learner_, evaluation_split_);
   take_views(affordable_views(config_, test_s, 60 * config_.minutes - run_wall_s()));
-  budget_.observe_reserve(last_evaluation_s(config_, learner_, views_of(config_), passes_, test_s,
-                                            budget_.step_s(INT64_MAX, stages_.size() - 1)));
+  budget_.observe_reserve(last_evaluation_s(config_, learner_, views_of(config_), progress_.passes,
+                                            test_s, budget_.step_s(INT64_MAX, stages_.size() - 1)));
   lay_out();
 }
 
@@ -423,12 +407,11 @@ void Trainer::enter_stage() {
 
 // Lays the run out over its minutes.
 void Trainer::plan() {
-  Plan plan = make_plan(config_, learner_, evaluation_split_, run_wall_s(), passes_,
+  Plan plan = make_plan(config_, learner_, evaluation_split_, run_wall_s(), progress_.passes,
                         progress_.stage, progress_.step, [this] { return stop_signal() != 0; });
   if (stop_signal()) return;
-  passes_ = plan.passes;
-  const Rule& rule = rule_for(passes_);
-  schedule_ = schedule_options(config_, rule);
+  progress_.passes = plan.passes;
+  schedule_ = schedule_options(config_, progress_.passes);
   stages_ = std::move(plan.stages);
   budget_ = plan.budget;
   test_s_ = plan.test_s;
@@ -436,11 +419,11 @@ void Trainer::plan() {
   lay_out();
   require_steps(config_, plan, total_steps_, run_wall_s());
   warn_of_flaws();
-  const double muon_lr = optimizer_options(config_, rule).muon_lr;
-  log_info("plan: time for {:.2g} passes over whole images, peak rate {:g}{}", passes_,
+  const double muon_lr = optimizer_options(config_, progress_.passes).muon_lr;
+  log_info("plan: time for {:.2g} passes over whole images, peak rate {:g}{}", progress_.passes,
            schedule_.lr, muon_lr > 0 ? fmt::format(", filters' {:g}", schedule_.lr * muon_lr) : "");
   const int64_t crop_pad = augmentation().crop_pad;
-  log_info("plan: augmentation {}{}", augment_words(config_, rule),
+  log_info("plan: augmentation {}{}", augment_words(config_, progress_.passes),
            crop_pad > 0 ? fmt::format(", crop by {} pixels", crop_pad) : "");
   for (size_t i = progress_.stage; i < stages_.size(); ++i) {
     log_info("plan: {} x {} pixels{} to epoch {:.2f}, steps of {:.3f} s", stages_[i].side,
@@ -530,13 +513,11 @@ std::string Trainer::save(const NamedTensors& model_state) {
   nlohmann::json state = progress_;
   state.update({{"images_per_s", images_per_s()},
                 {"total_steps", total_steps_},
-                {"passes", passes_},
                 {"wall_s", run_wall_s()},
                 {"micro_batch", learner_.micro_batch},
                 {"views", views_of(config_)},
                 {"train_images", learner_.batches.image_count()},
                 {"train_labels_sha256", labels_sha256(dataset_)},
-                {"rolled_back_to", rolled_back_to_},
                 {"kernels", model().kernels().chosen()}});
   checkpoint.metadata["progress"] = state.dump();
   // Of two of the same step, one is enough: what is previous may be what the run needs.
@@ -551,7 +532,6 @@ void Trainer::restore() {
   const nlohmann::json state = go_to(checkpoint);
   try {
     earlier_wall_s_ = state.at("wall_s");
-    rolled_back_to_ = state.value("rolled_back_to", int64_t{-1});
     take_views(state.value("views", views_of(config_)));
     learner_.model->kernels().restore(
         state.at("kernels").get<std::map<std::string, std::string>>());
@@ -590,7 +570,6 @@ nlohmann::json Trainer::go_to(const Checkpoint& checkpoint) {
     progress_ = state.get<Progress>();
     progress_.stage = std::min(progress_.stage, stages_.size() - 1);
     total_steps_ = std::min<int64_t>(total_steps_, state.at("total_steps"));
-    passes_ = state.at("passes");
     learner_.micro_batch = std::min<int64_t>(learner_.micro_batch, state.at("micro_batch"));
   } catch (const nlohmann::json::exception& error) {
     fail_reading_progress(where, error.what());

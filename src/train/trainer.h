@@ -64,20 +64,21 @@ class Trainer {
  private:
   void warn_of_flaws() const;
   AugmentOptions augmentation() const;
-  void warn_of_schedule() const;
+  void train_to_the_end();
+  std::optional<TrainResult> conclude();
   void record_beginning();
   void train_steps();
   int64_t steps_unread() const;
   Batch batch_of(int64_t step);
   void update(int64_t step, const at::Tensor& skip);
-  bool has_diverged(const Gradient& gradient, double mean_loss) const;
-  BadStep bad_step(int64_t step, const Gradient& gradient) const;
+  bool has_diverged(const LossAndNorm& seen, double mean_loss) const;
+  BadStep bad_step(int64_t step, const LossAndNorm& seen) const;
   // `found`: what is wrong with the step, in words.
   void roll_back(BadStep bad, const std::string& found);
   Checkpoint state_before(int64_t step) const;
   [[noreturn]] void give_up(const BadStep& bad, const std::string& found);
   Breakdown record_trouble(const BadStep& bad);
-  void record_step(const Gradient& gradient, double lr, double step_s);
+  void record_step(const LossAndNorm& seen, double lr, double step_s);
   void end_epoch(std::optional<Evaluation> evaluation, bool tta);
   void plan();
   void lay_out();
@@ -135,17 +136,18 @@ class Trainer {
     double images_per_s = 0;         // of the processes before a resume
     std::vector<double> accuracies;  // of every evaluation so far
     double best = 0, best_epoch = 0;
+    double passes = 0;            // that the run affords; 0 while it is not known
+    int64_t rolled_back_to = -1;  // step
     NLOHMANN_DEFINE_TYPE_INTRUSIVE(Progress, step, recorded_step, epoch_loss_sum, epoch_norm_sum,
                                    epoch_images, mean_loss, lr, lr_factor, rollbacks, stage,
-                                   train_wall_s, images_per_s, accuracies, best, best_epoch)
+                                   train_wall_s, images_per_s, accuracies, best, best_epoch, passes,
+                                   rolled_back_to)
   } progress_;
-  double passes_;              // that the run affords; 0 while it is not known
   int64_t total_steps_;        // as planned now
   double stage_total_ = 0;     // the same, as steady_length() has it
   double earlier_wall_s_ = 0;  // of processes before a resume
   double saved_at_s_ = 0;
-  int64_t saved_step_ = -1;  // of last.safetensors, as far as this process knows
-  int64_t rolled_back_to_ = -1;
+  int64_t saved_step_ = -1;                // of last.safetensors, as far as this process knows
   std::vector<double> step_images_per_s_;  // of this process
   int64_t steps_of_process_ = 0;
   bool evaluation_measured_again_ = false;
