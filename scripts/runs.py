@@ -46,13 +46,13 @@ def remove_unless_in_use(run):
 def train(result, seed, arguments):
     """The JSON object of `skipway train ARGUMENTS --seed SEED`, which stays in `result`, beside the run's folder. What is there is not run
     again; a run that was stopped goes on; neither with other arguments than it was made with."""
-    made_with, command = result.with_suffix(".arguments"), shlex.join(arguments)
-    if made_with.exists() and made_with.read_text() != command:
+    made_with, in_words = result.with_suffix(".arguments"), shlex.join(arguments)
+    if made_with.exists() and made_with.read_text() != in_words:
         sys.exit(f"{result} was made with other arguments ({made_with}: {made_with.read_text()}); take another folder")
     if not result.exists():
         run = result.with_suffix("")
         run.parent.mkdir(parents=True, exist_ok=True)
-        made_with.write_text(command)
+        made_with.write_text(in_words)
         if any((run / f"{name}.safetensors").exists() for name in ("model", "last", "previous", "next")):
             command = ["resume", str(run)]
         else:

@@ -50,6 +50,14 @@ class E2eWeights : public testing::Test {
     return run(args);
   }
 
+  // New weights of `spec` in the folder "a", exported as .pth, and what importing that into the
+  // folder "b" gives.
+  ProgramResult through_pth(const ModelSpec& spec) {
+    save_model(RunFolder::create(folder_ / "a"), *make_model(spec, 5));
+    EXPECT_EQ(run({"export", "a", "--to", "pth"}).exit_code, 0);
+    return run({"import", "a/" + spec.name + ".pth", "--model", spec.name, "--out", "b"});
+  }
+
   ProgramResult train(std::vector<std::string> more) {
     std::vector<std::string> args = {"train", "--data",   "photos",    "--batch",     "8",   "--lr",
                                      "0.01",  "--kernel", kTestKernel, "--precision", "fp32"};
@@ -162,10 +170,7 @@ TEST_F(E2eWeights, ExportAndImportAreInverse) {
 TEST_F(E2eWeights, AttentionComesOutAndInAgain) {
   ModelSpec spec = model_->spec();
   spec.attention = "se";
-  save_model(RunFolder::create(folder_ / "a"), *make_model(spec, 5));
-  ASSERT_EQ(run({"export", "a", "--to", "pth"}).exit_code, 0);
-  const ProgramResult imported =
-      run({"import", "a/resnet18.pth", "--model", "resnet18", "--out", "b"});
+  const ProgramResult imported = through_pth(spec);
   ASSERT_EQ(imported.exit_code, 0) << imported.err;
   EXPECT_THAT(imported.out, HasSubstr("attention se"));
 }
@@ -174,10 +179,7 @@ TEST_F(E2eWeights, AnAirbenchComesOutAndInAgain) {
   ModelSpec spec = model_->spec();
   spec.name = "airbench93";
   spec.image_size = 32;
-  save_model(RunFolder::create(folder_ / "a"), *make_model(spec, 5));
-  ASSERT_EQ(run({"export", "a", "--to", "pth"}).exit_code, 0);
-  const ProgramResult imported =
-      run({"import", "a/airbench93.pth", "--model", "airbench93", "--out", "b"});
+  const ProgramResult imported = through_pth(spec);
   ASSERT_EQ(imported.exit_code, 0) << imported.err;
   EXPECT_THAT(imported.out, HasSubstr("airbench93, cifar stem, 3 classes, images of 32 x 32"));
   const auto expected = by_name(read_safetensors(folder_ / "a/model.safetensors").tensors);

@@ -36,7 +36,7 @@ struct FileTree {
   std::string where(const SourceFile& file) const;
 };
 
-/// Whether a part of the path is.
+/// Whether a part of the path is hidden, as above.
 bool is_hidden(const std::filesystem::path& relative);
 
 /// Follows links, but not into a folder that the way there leads through. Errors: kData when a
