@@ -114,27 +114,32 @@ TEST_F(E2eCommandLine, WrongFlagsAndValuesAreUsageErrors) {
     std::vector<std::string> args;
     std::string message;
   };
-  for (const Case& c :
-       std::vector<Case>{{{"tarin"}, "did you mean 'train'"},
-                         {{"train", "--bacth", "3"}, "did you mean '--batch'"},
-                         {{"train", "--batch"}, "--batch"},
-                         {{"train", "--batch", "many"}, "'many'"},
-                         {{"train", "--batch", "-4"}, "batch"},
-                         {{"train", "--minutes", "1", "--epochs", "1"}, "--epochs"},
-                         {{"train", "--recipe", "bets"}, "best"},
-                         {{"train", "--schedule", "sine"}, "cosine"},
-                         {{"train", "--device", "tpu"}, "tpu"},
-                         {{"train", "surplus"}, "surplus"},
-                         {{"data", "show", "x", "--image-size", "4000000000"}, "image size"},
-                         {{"eval"}, "run"},
-                         {{"eval", "nowhere"}, "nowhere"},
-                         {{"eval", "nowhere", "--fail-under", "85"}, "fail-under"},
-                         {{"predict", "nowhere"}, "files"},
-                         {{"predict", "nowhere", "a.png", "--csv", "--json"}, "--json"},
-                         {{"predict", "nowhere", "a.png", "--top", "0"}, "--top"},
-                         {{"resume", "nowhere"}, "nowhere"},
-                         {{"doctor", "--jsno"}, "did you mean '--json'"},
-                         {{"doctor", "--device", "tpu"}, "'tpu' at --device"}}) {
+  for (const Case& c : std::vector<Case>{
+           {{"tarin"}, "did you mean 'train'"},
+           {{"train", "--bacth", "3"}, "did you mean '--batch'"},
+           {{"train", "--batch"}, "--batch"},
+           {{"train", "--batch", "many"}, "'many'"},
+           {{"train", "--batch", "-4"}, "batch"},
+           {{"train", "--minutes", "1", "--epochs", "1"}, "--epochs"},
+           {{"train", "--recipe", "bets"}, "best"},
+           {{"train", "--schedule", "sine"}, "cosine"},
+           {{"train", "--device", "tpu"}, "tpu"},
+           {{"train", "surplus"}, "surplus"},
+           {{"data", "show", "x", "--image-size", "4000000000"}, "image size"},
+           {{"eval"}, "run"},
+           {{"eval", "nowhere"}, "nowhere"},
+           {{"eval", "nowhere", "--fail-under", "85"}, "fail-under"},
+           {{"eval", "nowhere", "--fail-under", "nan"}, "fail-under"},
+           {{"eval", "nowhere", "--data", ""}, "--data: expected a value"},
+           {{"train", "--config", ""}, "--config: expected a value"},
+           {{"import", "w.pth", "--out", ""}, "--out: expected a value"},
+           {{"import", "http://127.0.0.1:1/w-01234567.pth", "--out", "w", "--mean", "1"}, "--mean"},
+           {{"predict", "nowhere"}, "files"},
+           {{"predict", "nowhere", "a.png", "--csv", "--json"}, "--json"},
+           {{"predict", "nowhere", "a.png", "--top", "0"}, "--top"},
+           {{"resume", "nowhere"}, "nowhere"},
+           {{"doctor", "--jsno"}, "did you mean '--json'"},
+           {{"doctor", "--device", "tpu"}, "'tpu' at --device"}}) {
     const ProgramResult result = run(c.args);
     EXPECT_EQ(result.exit_code, 2) << c.message << result.err;
     EXPECT_THAT(result.err, AllOf(testing::StartsWith("error: "), HasSubstr(c.message)));

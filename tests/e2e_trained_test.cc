@@ -254,7 +254,7 @@ TEST_F(E2eTrained, EvalFailsUnderTheGivenAccuracyAfterPrintingIt) {
 
 TEST_F(E2eTrained, FailUnderGoesByTtaWhereItIsOn) {
   EvaluateOptions options;
-  options.tta = true;
+  options.views = 2;
   labels_ = predict_logits(model_, at::stack(images_), options).argmax(1);  // right with TTA alone
   sort_images(0);
   const ProgramResult result =

@@ -78,7 +78,7 @@ TEST_F(E2eWeights, ImportMakesARunAndSaysWhatItAssumed) {
   const ProgramResult text = import({"--out", "run"});
   ASSERT_EQ(text.exit_code, 0) << text.err;
   EXPECT_THAT(text.out, AllOf(HasSubstr("cifar stem, 3 classes"), HasSubstr("CIFAR's"),
-                              HasSubstr("0.4914,0.4822,0.4465")));
+                              HasSubstr("0.4914,0.4822,0.4465"), HasSubstr("classes by number")));
   const auto expected = by_name(model_->state());
   for (const auto& [name, tensor] : read_safetensors(folder_ / "run/model.safetensors").tensors)
     EXPECT_TRUE(at::equal(tensor, expected.at(name))) << name;
@@ -187,7 +187,10 @@ TEST_F(E2eWeights, AnAirbenchComesOutAndInAgain) {
   ASSERT_EQ(tensors.size(), expected.size());
   for (const auto& [name, tensor] : tensors)
     EXPECT_TRUE(at::equal(tensor, expected.at(name))) << name;
-  EXPECT_EQ(run({"eval", "b", "--data", "photos"}).exit_code, 0);
+  const ProgramResult eval = run({"eval", "b", "--data", "photos"});
+  EXPECT_EQ(eval.exit_code, 0);
+  EXPECT_THAT(eval.out, HasSubstr("six-view TTA"));
+  EXPECT_THAT(eval.err, HasSubstr("class 0 is taken for 'a'"));
 }
 
 TEST_F(E2eWeights, WeightsThatAreNotFiniteAreSaidToBe) {
@@ -306,13 +309,28 @@ TEST_F(E2eWeights, TrainRefusesWeightsThatDoNotFit) {
     EXPECT_EQ(result.exit_code, 2) << result.err;
     EXPECT_THAT(result.err, HasSubstr("--"));
   }
-  EXPECT_FALSE(fs::exists(folder_ / "runs/002"));
+  EXPECT_FALSE(fs::exists(folder_ / "runs/001"));
 }
 
 TEST_F(E2eWeights, AnUnknownPublishedNameListsThoseThatAreKnown) {
   const ProgramResult unknown = run({"import", "torchvision:resnet19", "--out", "run"});
   EXPECT_EQ(unknown.exit_code, 2);
   EXPECT_THAT(unknown.err, HasSubstr("resnet50-v2"));
+}
+
+// The root of a negative variance, which a file may have, is none.
+TEST_F(E2eWeights, OutputsThatAreNotFiniteAreNoPrediction) {
+  const at::NoGradGuard no_grad;
+  for (const auto& [name, tensor] : model_->state())
+    if (name == "bn1.running_var") at::Tensor(tensor).fill_(-1);
+  write_torch_file(folder_ / "weights.pth", model_->state());
+  ASSERT_EQ(import({"--out", "bad"}).exit_code, 0);
+  for (const auto& args : {std::vector<std::string>{"predict", "bad", "photos/test/a"},
+                           {"eval", "bad", "--data", "photos"}}) {
+    const ProgramResult result = run(args);
+    EXPECT_EQ(result.exit_code, 7) << result.out;
+    EXPECT_THAT(result.err, HasSubstr("expected finite outputs"));
+  }
 }
 
 // The way of published weights to its end, with weights of this test's own.

@@ -74,7 +74,6 @@ class FetchNginx : public testing::Test {
     ASSERT_TRUE(fs::exists(target_));
     EXPECT_EQ(read_file(target_), bytes_);
     EXPECT_FALSE(fs::exists(part_));
-    EXPECT_FALSE(fs::exists(part_.string() + ".etag"));
   }
 
   const std::string bytes_ = noise(1);
@@ -140,23 +139,23 @@ TEST_F(FetchNginx, GoesOnWhereAKilledServerBrokeOff) {
   server_->start();
   fetch_file(file_, target_, {});
   expect_whole_file();
-  EXPECT_THAT(server_->requests(1),
-              ElementsAre(StartsWith(fmt::format("206 /file.bin bytes={}- ", kept))));
+  EXPECT_THAT(server_->requests(1), ElementsAre(fmt::format("206 /file.bin bytes={}-", kept)));
 }
 
-TEST_F(FetchNginx, StartsAnewWhenTheFileChangedInBetween) {
-  write_file_atomic(server_->root() / "file.bin", noise(2));
+// As it does at a mirror that breaks off every time.
+TEST_F(FetchNginx, AnotherMirrorGoesOnWhereTheFirstBrokeOff) {
   server_->start(kSlow);
   failure(killing_the_server());
-  ASSERT_TRUE(fs::exists(part_));
-  write_file_atomic(server_->root() / "file.bin", bytes_);
-  // The ETag is made of time and size; the new file may be of the same second.
-  fs::last_write_time(server_->root() / "file.bin",
-                      fs::file_time_type::clock::now() - std::chrono::hours(1));
+  const auto kept = fs::file_size(part_);
   server_->start();
+  fs::create_directory(server_->root() / "elsewhere");
+  fs::rename(server_->root() / "file.bin", server_->root() / "elsewhere/file.bin");
+  file_.urls = {server_->url("file.bin"), server_->url("elsewhere/file.bin")};
   fetch_file(file_, target_, {});
   expect_whole_file();
-  EXPECT_THAT(server_->requests(1), ElementsAre(StartsWith("200 /file.bin bytes=")));
+  EXPECT_THAT(server_->requests(2),
+              ElementsAre(fmt::format("404 /file.bin bytes={}-", kept),
+                          fmt::format("206 /elsewhere/file.bin bytes={}-", kept)));
 }
 
 TEST_F(FetchNginx, StartsAnewWhereTheServerKnowsNoRanges) {
@@ -166,14 +165,6 @@ TEST_F(FetchNginx, StartsAnewWhereTheServerKnowsNoRanges) {
   fetch_file(file_, target_, {});
   expect_whole_file();
   EXPECT_THAT(server_->requests(1), ElementsAre(StartsWith("200 /file.bin bytes=")));
-}
-
-TEST_F(FetchNginx, APartWithoutItsVersionIsNotGoneOnWith) {
-  write_file_atomic(part_, "some bytes of who knows what");
-  server_->start();
-  fetch_file(file_, target_, {});
-  expect_whole_file();
-  EXPECT_THAT(server_->requests(1), ElementsAre("200 /file.bin - -"));
 }
 
 TEST_F(FetchNginx, ADamagedPartIsFetchedAnewFromTheSameMirror) {
@@ -189,13 +180,20 @@ TEST_F(FetchNginx, ADamagedPartIsFetchedAnewFromTheSameMirror) {
 }
 
 TEST_F(FetchNginx, AWholeButWrongPartIsFetchedAnew) {
-  server_->start(kSlow);
-  failure(killing_the_server());
   write_file_atomic(part_, noise(3));
   server_->start();
   fetch_file(file_, target_, {});
   expect_whole_file();
-  EXPECT_THAT(server_->requests(2), ElementsAre(StartsWith("416 "), StartsWith("200 ")));
+  EXPECT_THAT(server_->requests(1), ElementsAre("200 /file.bin -"));
+}
+
+TEST_F(FetchNginx, AWholeButWrongPartOfAFileOfUnknownSizeIsFetchedAnew) {
+  write_file_atomic(part_, noise(3));
+  file_.bytes = 0;
+  server_->start();
+  fetch_file(file_, target_, {});
+  expect_whole_file();
+  EXPECT_THAT(server_->requests(2), ElementsAre(StartsWith("416 "), "200 /file.bin -"));
 }
 
 TEST_F(FetchNginx, AsksTheNextMirrorAfter404) {
@@ -229,17 +227,20 @@ TEST_F(FetchNginx, AWebPageIsNotTakenForTheFileAndCostsNoPart) {
   failure(killing_the_server());
   const std::string kept = read_file(part_);
   write_file_atomic(server_->root() / "portal.html", "<html>Please log in</html>");
-  server_->start("rewrite ^ /portal.html break;");
+  server_->start("rewrite ^ /portal.html break; max_ranges 0;");  // made for each who asks
   EXPECT_THAT(failure().what(), HasSubstr("web page"));
   EXPECT_EQ(read_file(part_), kept);
 }
 
 TEST_F(FetchNginx, AFileOfAnotherSizeIsRefusedBeforeItCostsAPart) {
   write_file_atomic(server_->root() / "file.bin", "short");
-  write_file_atomic(part_, "kept");
   server_->start();
+  write_file_atomic(part_, "kept");
   EXPECT_THAT(failure().what(), HasSubstr("5 bytes"));
   EXPECT_EQ(read_file(part_), "kept");
+  write_file_atomic(part_, "longer");
+  EXPECT_THAT(failure().what(), HasSubstr("nothing after the first 6 bytes"));
+  EXPECT_EQ(read_file(part_), "longer");
 }
 
 TEST_F(FetchNginx, EveryMirrorAndItsReasonAreInTheError) {

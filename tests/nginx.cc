@@ -84,7 +84,7 @@ pid {0}/nginx.pid;
 error_log {0}/error.log;
 events {{ worker_connections 64; }}
 http {{
-  log_format short '$status $uri $http_range $http_if_range';
+  log_format short '$status $uri $http_range';
   access_log {0}/access.log short;
   client_body_temp_path {0}/body;
   proxy_temp_path {0}/proxy;

@@ -27,7 +27,7 @@ class Nginx {
 
   std::filesystem::path root() const { return folder_ / "root"; }
   std::string url(const std::string& path) const;
-  /// One line a finished request: "status uri range if-range", "-" for a header not sent. Waits
+  /// One line a finished request: "status uri range", "-" for a range not sent. Waits
   /// until there are `count`, at most two seconds.
   std::vector<std::string> requests(size_t count) const;
 

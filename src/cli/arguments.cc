@@ -475,6 +475,7 @@ std::function<Arguments()> add_arguments(CLI::App& command,
           .add_option("--config", flags->config_file,
                       "TOML file of settings, stronger than skipway.toml")
           ->type_name("FILE")
+          ->check(not_empty())
           ->group("Run");
   add_json_flag(command, flags->json)->group("Output");
   add_quiet_flag(command)->group("Output");
@@ -487,8 +488,6 @@ std::function<Arguments()> add_arguments(CLI::App& command,
     if (const fs::path path = working_directory / "skipway.toml"; fs::exists(path))
       add_file(path, "skipway.toml");
     if (config->count() > 0) {
-      if (flags->config_file.empty())  // of a script's variable that is not set
-        fail(ErrorKind::kUsage, "config", "expected a TOML file at --config, got nothing");
       add_file(working_directory / expand_user(flags->config_file), flags->config_file);
     }
     layers.push_back(environment_layer());
@@ -501,6 +500,13 @@ std::function<Arguments()> add_arguments(CLI::App& command,
     arguments.json = flags->json;
     return arguments;
   };
+}
+
+CLI::Validator not_empty() {
+  return {[](const std::string& text) {
+            return text.empty() ? "expected a value, got nothing" : std::string();
+          },
+          ""};
 }
 
 CLI::Option* add_json_flag(CLI::App& command, bool& json) {

@@ -23,6 +23,9 @@ struct Arguments {
   bool json = false;
 };
 
+/// Of an option whose text must not be empty, as a script's variable that is not set leaves it.
+CLI::Validator not_empty();
+
 /// Declares a flag for every field of Config, and --config, --json and --quiet, on `command`. The
 /// function that comes back is called after parsing: it lays the layers
 ///   flags > SKIPWAY_<KEY> > --config FILE > skipway.toml in working_directory > recipe's defaults
@@ -31,7 +34,7 @@ struct Arguments {
 /// A variable that begins with SKIPWAY_ and is not known gives a warning in the log, and so does a
 /// recipe over a weaker layer that has another and settings in which the two differ.
 /// Errors: kUsage naming the key, the value, where it stands and, for an unknown key, the nearest
-/// known one, and for an empty --config; kData when a file cannot be read.
+/// known one; kData when a file cannot be read.
 std::function<Arguments()> add_arguments(CLI::App& command,
                                          const std::filesystem::path& working_directory = ".");
 

@@ -338,7 +338,9 @@ void add_data(CLI::App& program, Run& chosen) {
   add_spec(*command, show_flags->spec);
   command->add_flag("--augmented", show_flags->augmented,
                     "below the stored images, what each epoch makes of them");
-  command->add_option("--out", show_flags->out, "PNG file to write")->capture_default_str();
+  command->add_option("--out", show_flags->out, "PNG file to write")
+      ->check(not_empty())
+      ->capture_default_str();
   command->add_flag("--force", show_flags->force, "replace the file when it exists");
   command->add_option("--count", show_flags->count, "images in the picture")
       ->check(CLI::Range(1, 10'000))

@@ -4,6 +4,7 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
+#include <cmath>
 #include <filesystem>
 #include <memory>
 #include <optional>
@@ -21,6 +22,7 @@
 #include "cli/terminal.h"
 #include "cli/trained_model.h"
 #include "data/dataset.h"
+#include "model/airbench.h"
 #include "model/device.h"
 #include "report/history.h"
 #include "train/same_run.h"
@@ -30,7 +32,7 @@ namespace {
 
 struct EvalFlags {
   std::string run;
-  std::string data;
+  std::optional<std::string> data;
   bool tta = true;
   std::optional<double> fail_under;
   ModelFlags model;
@@ -67,11 +69,11 @@ void require_same_images(const RunFolder& run, const Config& config, const Datas
 // the model was trained on that tree: then it is the part that training left out.
 Dataset load_test_data(const EvalFlags& flags, const RunFolder& run,
                        const std::optional<Config>& config, int64_t image_size) {
-  if (flags.data.empty() && !config)
+  if (!flags.data && !config)
     fail(ErrorKind::kUsage, "eval",
          "expected --data, because {} has no config.toml that names the data of the run",
          run.path().string());
-  const std::string data = flags.data.empty() ? config->data : flags.data;
+  const std::string data = flags.data ? *flags.data : config->data;
   LoadOptions options;
   options.image_size = image_size;
   options.whole_tree_is_test = !config || !is_same_data(data, config->data);
@@ -101,6 +103,10 @@ at::Tensor labels_of_model(const Dataset& dataset, const ModelSpec& spec) {
     if (std::ssize(dataset.classes) != spec.num_classes)
       fail(ErrorKind::kData, "eval", "expected {} classes as the model has, got {} in {}",
            spec.num_classes, dataset.classes.size(), dataset.source);
+    log_warning(
+        "the model came without names of its classes: its class 0 is taken for '{}', and so on in "
+        "the order of the names",
+        dataset.classes.front());
     return dataset.test.labels;
   }
   std::vector<int64_t> label_of;
@@ -130,10 +136,10 @@ NamedClasses tested_classes(const Evaluation& evaluation, const std::vector<std:
 }
 
 void print_as_json(const Evaluation& evaluation, const NamedClasses& classes,
-                   const Dataset& dataset, bool tta, const std::optional<Error>& failure) {
+                   const Dataset& dataset, const std::optional<Error>& failure) {
   const auto interval = interval95(evaluation.accuracy, evaluation.n);
   nlohmann::ordered_json accuracy = {{"plain", evaluation.accuracy}};
-  if (tta) accuracy["tta"] = evaluation.accuracy_tta;
+  if (evaluation.views > 1) accuracy["tta"] = evaluation.accuracy_tta;
   accuracy["interval95"] = {interval[0], interval[1]};
   nlohmann::ordered_json per_class = nlohmann::ordered_json::object();
   for (const auto& [name, tested] : classes) per_class[name] = tested.accuracy;
@@ -148,18 +154,20 @@ void print_as_json(const Evaluation& evaluation, const NamedClasses& classes,
 }
 
 void print_as_text(const Evaluation& evaluation, const NamedClasses& classes,
-                   const Dataset& dataset, const EvaluateOptions& options) {
+                   const Dataset& dataset) {
   size_t width = 5;
   for (const auto& [name, tested] : classes) width = std::max(width, name.size());
   print_result(fmt::format("{:<{}}  images  accuracy", "class", width));
   for (const auto& [name, tested] : classes)
     print_result(
         fmt::format("{:<{}}  {:6}  {:6.2f} %", name, width, tested.n, 100 * tested.accuracy));
-  print_result(fmt::format("accuracy {}, on {} test images of {}",
-                           describe(evaluation, options.views()), evaluation.n, dataset.name));
+  print_result(fmt::format("accuracy {}, on {} test images of {}", describe(evaluation),
+                           evaluation.n, dataset.name));
 }
 
 int eval(const EvalFlags& flags) {
+  if (flags.fail_under && std::isnan(*flags.fail_under))
+    fail(ErrorKind::kUsage, "eval", "expected a number in [0, 1], got nan at --fail-under");
   const RunFolder run = RunFolder::open(flags.run);
   TrainedModel trained = load_trained_model(run, flags.model);
   const ModelSpec& spec = trained.model->spec();
@@ -168,11 +176,17 @@ int eval(const EvalFlags& flags) {
   log_info("evaluating {} of {} on {} images of {}, {}, kernel {}", spec.name, run.path().string(),
            dataset.test.size(), dataset.source, precision_name(trained.options.precision),
            trained.model->kernels().word());
-  trained.options.tta = flags.tta;
+  // Imported: as its recipe would have it.
+  const bool shift = trained.config ? trained.config->tta_shift : is_airbench(spec.name);
+  trained.options.views = !flags.tta ? 1 : shift ? 6 : 2;
+  trained.options.progress = [](int64_t done) { show_status(fmt::format("{} images done", done)); };
   const Evaluation evaluation = evaluate(*trained.model, dataset.test, trained.options);
   clear_status();
+  if (!std::isfinite(evaluation.loss))
+    fail(ErrorKind::kCheckpoint, "eval", "expected finite outputs, got a loss of {} from {}",
+         evaluation.loss, run.path().string());
 
-  const double accuracy = flags.tta ? evaluation.accuracy_tta : evaluation.accuracy;
+  const double accuracy = evaluation.accuracy_tta;  // plain without TTA
   std::optional<Error> failure;
   if (flags.fail_under && accuracy < *flags.fail_under)
     failure =
@@ -181,9 +195,9 @@ int eval(const EvalFlags& flags) {
   const NamedClasses classes =
       tested_classes(evaluation, spec.classes.empty() ? dataset.classes : spec.classes);
   if (flags.model.json)
-    print_as_json(evaluation, classes, dataset, flags.tta, failure);
+    print_as_json(evaluation, classes, dataset, failure);
   else
-    print_as_text(evaluation, classes, dataset, trained.options);
+    print_as_text(evaluation, classes, dataset);
   if (failure) print_line(fmt::format("{} {}", styled("failed:", "red"), failure->what()));
   return exit_code_of(failure);
 }
@@ -195,12 +209,15 @@ void add_eval(CLI::App& program, Run& chosen) {
   CLI::App* command =
       program.add_subcommand("eval", "Accuracy of a trained model, with interval and per class");
   command->add_option("run", flags->run, "folder of the run")->required();
-  command->add_option("--data", flags->data,
-                      "data as for train, of which the test part is used; a tree of class folders "
-                      "alone is a test part [the run's own data]");
+  command
+      ->add_option("--data", flags->data,
+                   "data as for train, of which the test part is used; a tree of class folders "
+                   "alone is a test part [the run's own data]")
+      ->check(not_empty());
   command->add_flag(
       "--tta,!--no-tta", flags->tta,
-      "also average each image and its mirror image, and what the run's --tta-shift adds [on]");
+      "also average each image and its mirror image, and what the run's --tta-shift adds, which "
+      "an imported airbench has [on]");
   command
       ->add_option("--fail-under", flags->fail_under,
                    "exit code 8 when the accuracy (with TTA when on) is lower, in [0, 1]")

@@ -100,7 +100,8 @@ void add_export(CLI::App& program, Run& chosen) {
       ->check(CLI::IsMember({"safetensors", "pth"}).description(""))
       ->required();
   command->add_option("--out", flags->out, "file to write; without it, RUN/<model>.<format>")
-      ->type_name("FILE");
+      ->type_name("FILE")
+      ->check(not_empty());
   add_json_flag(*command, flags->json);
   add_quiet_flag(*command);
   command->callback([flags, &chosen] { chosen = [flags] { return export_weights(*flags); }; });

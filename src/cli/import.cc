@@ -30,6 +30,17 @@ struct ImportFlags {
   bool json = false;
 };
 
+// --mean and --std; `own` where they are not given.
+Normalisation normalisation_of(const ImportFlags& flags, const Normalisation& own) {
+  const auto or_own = [](const std::string& given, const std::array<double, 3>& values) {
+    return given == "auto" ? fmt::format("{}", fmt::join(values, ",")) : given;
+  };
+  Config config;
+  config.mean = or_own(flags.mean, own.mean);
+  config.std = or_own(flags.std, own.std);
+  return *validated_normalisation(config);
+}
+
 // Flags first, then what came with the weights, then what their shapes say.
 ModelSpec spec_of(const Pretrained& weights, const ImportFlags& flags) {
   if (flags.model.empty() && !weights.spec)
@@ -44,14 +55,7 @@ ModelSpec spec_of(const Pretrained& weights, const ImportFlags& flags) {
     spec.num_classes = flags.classes;
     spec.classes.clear();
   }
-  if (flags.mean == "auto" && flags.std == "auto") return spec;
-  const auto or_own = [](const std::string& given, const std::array<double, 3>& own) {
-    return given == "auto" ? fmt::format("{}", fmt::join(own, ",")) : given;
-  };
-  Config config;
-  config.mean = or_own(flags.mean, spec.normalisation.mean);
-  config.std = or_own(flags.std, spec.normalisation.std);
-  spec.normalisation = *validated_normalisation(config);
+  spec.normalisation = normalisation_of(flags, spec.normalisation);
   return spec;
 }
 
@@ -67,14 +71,14 @@ std::string saved(const RunFolder& run, const Model& model) {
 
 int import_weights(const ImportFlags& flags) {
   RunFolder::require_free(flags.out, "--out");
+  normalisation_of(flags, Normalisation());  // refused before something is fetched
   FetchOptions fetching;
   fetching.progress = fetch_progress_display();
   const Pretrained weights = read_pretrained(flags.source, fetching);
   clear_status();
   const ModelSpec spec = spec_of(weights, flags);
   const std::unique_ptr<Model> model = make_model(spec, /*seed=*/0);
-  model->load_state(weights.tensors, weights.where);
-  require_finite(model->state(), weights.where);  // what is finite in 64 bits need not be in 32
+  load_finite(*model, weights.tensors, weights.where);
   model->kernels() = KernelChoice("auto");
   const RunFolder run = RunFolder::create(flags.out, "--out");
   const std::string sha256 = saved(run, *model);
@@ -107,6 +111,7 @@ int import_weights(const ImportFlags& flags) {
                            : has_mean          ? "the mean as given, else " + origin
                            : has_std           ? "the std as given, else " + origin
                                                : origin));
+  if (spec.classes.empty()) print_result("classes by number: these weights come without names");
   return 0;
 }
 
@@ -118,13 +123,14 @@ void add_import(CLI::App& program, Run& chosen) {
       program.add_subcommand("import", "Weights from elsewhere as a folder to use like a run");
   command
       ->add_option("file", flags->source,
-                   ".safetensors or .pth of torchvision, timm or `export`, its address, or "
+                   "a file of safetensors or torch.save, its address, or "
                    "torchvision:resnet50, …")
       ->required();
   command
-      ->add_option("--model", flags->model,
-                   fmt::format("{}; a run and what `export` wrote say it themselves",
-                               fmt::join(model_names(), ", ")))
+      ->add_option(
+          "--model", flags->model,
+          fmt::format("{}; a run and what `export --to safetensors` wrote say it themselves",
+                      fmt::join(model_names(), ", ")))
       ->type_name("NAME")
       ->check(CLI::IsMember(model_names()).description(""));
   command->add_option("--stem", flags->stem, "cifar or imagenet; without it, as the weights are")
@@ -142,7 +148,10 @@ void add_import(CLI::App& program, Run& chosen) {
                    "side of the images [pixels]; without it, 32 or 224 by the stem")
       ->type_name("N")
       ->check(CLI::Range(1, 1 << 14).description(""));
-  command->add_option("--out", flags->out, "folder to make")->type_name("DIR")->required();
+  command->add_option("--out", flags->out, "folder to make")
+      ->type_name("DIR")
+      ->check(not_empty())
+      ->required();
   add_json_flag(*command, flags->json);
   add_quiet_flag(*command);
   command->callback([flags, &chosen] { chosen = [flags] { return import_weights(*flags); }; });

@@ -45,6 +45,12 @@ struct Failure {
   ErrorKind kind = ErrorKind::kData;
 };
 
+// Its number when the model came without names.
+std::string class_name(const ModelSpec& spec, int64_t label) {
+  return spec.classes.empty() ? fmt::format("{}", label)
+                              : spec.classes.at(static_cast<size_t>(label));
+}
+
 // Appends the images below `folder`, at any depth. A folder that cannot be read is put down in
 // `failed`.
 void find_images(const fs::path& folder, std::vector<std::string>& found,
@@ -103,6 +109,9 @@ std::vector<Prediction> predict_batch(TrainedModel& trained, const std::vector<s
     const at::Tensor row = probabilities[static_cast<int64_t>(i)].contiguous();
     Prediction p{files[i], {}, {}};
     p.probabilities.assign(row.data_ptr<double>(), row.data_ptr<double>() + row.numel());
+    if (!std::isfinite(p.probabilities.front()))
+      fail(ErrorKind::kCheckpoint, "predict", "expected finite outputs of the model, got {} for {}",
+           p.probabilities.front(), files[i]);
     p.order.resize(p.probabilities.size());
     std::iota(p.order.begin(), p.order.end(), int64_t{0});
     std::stable_sort(p.order.begin(), p.order.end(), [&](int64_t a, int64_t b) {
@@ -118,7 +127,6 @@ std::vector<Prediction> predict_files(TrainedModel& trained, const std::vector<s
                                       std::vector<Failure>& failed) {
   const int64_t size = trained.model->spec().image_size;
   const auto batch = static_cast<size_t>(trained.options.batch);
-  trained.options.progress = nullptr;  // it would count within a batch
   std::vector<Prediction> predictions;
   std::vector<std::string> names;
   std::vector<at::Tensor> images;

@@ -115,9 +115,8 @@ void show_beginning(const Trainer& trainer, const Config& config) {
 }
 
 std::vector<std::string> result_lines(const TrainResult& r, bool has_report) {
-  std::vector<std::string> lines = {fmt::format("{} {}, on {} {} images",
-                                                styled("accuracy", "bold"),
-                                                describe(r.last, r.views), r.last.n, r.split)};
+  std::vector<std::string> lines = {fmt::format(
+      "{} {}, on {} {} images", styled("accuracy", "bold"), describe(r.last), r.last.n, r.split)};
   if (r.best > r.last.accuracy)
     lines.push_back(fmt::format(
         "best     {:.2f} % after epoch {:g}: chosen on the {} images, so not a fair estimate",
@@ -282,11 +281,13 @@ int resume(const fs::path& path, bool json) {
     Evaluation last;
     last.n = accuracy.at("n");
     last.accuracy = accuracy.at("last");
-    const bool tta = !accuracy.at("last_tta").is_null();
-    if (tta) last.accuracy_tta = accuracy.at("last_tta");
-    print_result(fmt::format(
-        "accuracy {}, on {} images{}", describe(last, tta ? end->value("views", int64_t{2}) : 1),
-        last.n, failure ? "" : fmt::format("; the report is {}", run.report_html().string())));
+    if (const auto& tta = accuracy.at("last_tta"); !tta.is_null()) {
+      last.accuracy_tta = tta;
+      last.views = end->value("views", int64_t{2});
+    }
+    print_result(
+        fmt::format("accuracy {}, on {} images{}", describe(last), last.n,
+                    failure ? "" : fmt::format("; the report is {}", run.report_html().string())));
     return exit_code_of(failure);
   }
   const RunLog log(run);

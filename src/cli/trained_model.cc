@@ -10,7 +10,6 @@
 #include "base/files.h"
 #include "base/process.h"
 #include "cli/arguments.h"
-#include "cli/terminal.h"
 #include "model/device.h"
 #include "train/saved_model.h"
 
@@ -73,15 +72,8 @@ TrainedModel load_trained_model(const RunFolder& run, const ModelFlags& flags) {
       flags.precision == "auto" && config ? config->precision : flags.precision;
   EvaluateOptions options;
   options.precision = resolve_precision(precision, device, model->kernels().word());
-  options.shift = config && config->tta_shift;
   options.batch = flags.batch > 0 ? flags.batch : evaluation_batch(model->spec().image_size);
-  options.progress = [](int64_t done) { show_status(fmt::format("{} images done", done)); };
   return {std::move(model), std::move(options), std::move(config)};
-}
-
-std::string class_name(const ModelSpec& spec, int64_t label) {
-  return spec.classes.empty() ? fmt::format("{}", label)
-                              : spec.classes.at(static_cast<size_t>(label));
 }
 
 }  // namespace skipway

@@ -30,14 +30,11 @@ void add_model_flags(CLI::App& command, ModelFlags& flags);
 
 struct TrainedModel {
   std::unique_ptr<Model> model;
-  EvaluateOptions options;       // with a status line as progress
+  EvaluateOptions options;
   std::optional<Config> config;  // the run's own; none where the model was imported
 };
 
 /// Errors: kUsage, kDevice and kCheckpoint of what the flags and the run ask for.
 TrainedModel load_trained_model(const RunFolder& run, const ModelFlags& flags);
-
-/// Name of a class; its number when the model came without names.
-std::string class_name(const ModelSpec& spec, int64_t label);
 
 }  // namespace skipway

@@ -13,7 +13,6 @@
 #include <cmath>
 #include <cstdlib>
 #include <cstring>
-#include <fstream>
 #include <memory>
 #include <thread>
 #include <vector>
@@ -35,11 +34,11 @@ constexpr double kProgressInterval_s = 0.1;
        std::strerror(code));
 }
 
-// The unfinished file beside the target, and which version of the server's file it is a part of.
+// The unfinished file beside the target. What a mirror gave of it is gone on with at any other: the
+// checksum tells whether that was of the same file.
 class Part {
  public:
-  explicit Part(const fs::path& target)
-      : path_(target.string() + ".part"), version_path_(path_.string() + ".etag") {}
+  explicit Part(const fs::path& target) : path_(target.string() + ".part") {}
 
   const fs::path& path() const { return path_; }
 
@@ -49,30 +48,15 @@ class Part {
     return code ? 0 : static_cast<int64_t>(size);
   }
 
-  // Value for If-Range; empty when the part cannot be gone on with.
-  std::string version() const {
-    if (bytes() == 0) return {};
-    std::ifstream file(version_path_);
-    std::string line;
-    std::getline(file, line);
-    return line;
-  }
-
-  Descriptor open_to_append() const { return open_with(O_APPEND); }
-
-  // The old version goes first, the new one comes last: a crash in between leaves a part that is
-  // not gone on with.
-  Descriptor open_anew(const std::string& version) const {
-    std::error_code code;
-    fs::remove(version_path_, code);
-    Descriptor file = open_with(O_TRUNC);
-    if (!version.empty()) write_file_atomic(version_path_, version + "\n");
-    return file;
+  // `flag`: O_APPEND or O_TRUNC.
+  Descriptor open_to_write(int flag) const {
+    const int file = open(path_.c_str(), O_WRONLY | O_CREAT | O_CLOEXEC | flag, 0666);
+    if (file < 0) fail_disk("could not write", path_, errno);
+    return Descriptor(file);
   }
 
   void remove() const {
     std::error_code code;
-    fs::remove(version_path_, code);
     fs::remove(path_, code);
   }
 
@@ -81,19 +65,10 @@ class Part {
     const Descriptor file(open(path_.c_str(), O_RDONLY | O_CLOEXEC));
     if (file.get() < 0 || fsync(file.get()) != 0) fail_disk("could not flush", path_, errno);
     if (rename(path_.c_str(), target.c_str()) != 0) fail_disk("could not write", target, errno);
-    std::error_code code;
-    fs::remove(version_path_, code);
   }
 
  private:
-  Descriptor open_with(int flag) const {
-    const int file = open(path_.c_str(), O_WRONLY | O_CREAT | O_CLOEXEC | flag, 0666);
-    if (file < 0) fail_disk("could not write", path_, errno);
-    return Descriptor(file);
-  }
-
   fs::path path_;
-  fs::path version_path_;
 };
 
 // Waits until no other program downloads into the folder. The folder itself is locked, so that no
@@ -177,7 +152,7 @@ class Transfer {
   CURL* curl_ = nullptr;
   int64_t offset_ = 0;  // where the request begins
   // Of the last response (a redirect has its own before it).
-  std::string etag_, last_modified_, content_type_, content_range_;
+  std::string content_type_, content_range_;
   int64_t content_length_ = -1;
 
   Descriptor output_;
@@ -191,15 +166,9 @@ class Transfer {
 
 void Transfer::read_header(std::string_view line) {
   if (line.starts_with("HTTP/")) {
-    etag_.clear();
-    last_modified_.clear();
     content_type_.clear();
     content_range_.clear();
     content_length_ = -1;
-  } else if (auto etag = header_value(line, "ETag")) {
-    etag_ = *etag;
-  } else if (auto date = header_value(line, "Last-Modified")) {
-    last_modified_ = *date;
   } else if (auto type = header_value(line, "Content-Type")) {
     content_type_ = *type;
   } else if (auto range = header_value(line, "Content-Range")) {
@@ -227,12 +196,7 @@ bool Transfer::begin_body() {
   if (file_.bytes > 0 && bytes_total_ != file_.bytes) {
     return refuse(fmt::format("has {} bytes under that name, not {}", bytes_total_, file_.bytes));
   }
-  if (goes_on) {
-    output_ = part_.open_to_append();
-  } else {
-    // A weak ETag ("W/…") does not promise the same bytes, so it cannot be used with ranges.
-    output_ = part_.open_anew(etag_.empty() || etag_.starts_with("W/") ? last_modified_ : etag_);
-  }
+  output_ = part_.open_to_write(goes_on ? O_APPEND : O_TRUNC);
   bytes_done_ = offset_;
   return true;
 }
@@ -290,14 +254,8 @@ Outcome Transfer::run() {
   curl_easy_setopt(curl_, CURLOPT_NOPROGRESS, 0L);
 
   Outcome outcome;
-  const std::string version = part_.version();
-  std::unique_ptr<curl_slist, decltype(&curl_slist_free_all)> headers(nullptr, curl_slist_free_all);
-  if (!version.empty()) {
-    offset_ = part_.bytes();
-    headers.reset(curl_slist_append(nullptr, ("If-Range: " + version).c_str()));
-    curl_easy_setopt(curl_, CURLOPT_HTTPHEADER, headers.get());
-    curl_easy_setopt(curl_, CURLOPT_RANGE, (std::to_string(offset_) + "-").c_str());
-  }
+  offset_ = part_.bytes();
+  if (offset_ > 0) curl_easy_setopt(curl_, CURLOPT_RANGE, (std::to_string(offset_) + "-").c_str());
 
   CURLcode code = curl_easy_perform(curl_);
   long status = 0;
@@ -317,10 +275,10 @@ Outcome Transfer::run() {
   } else if (!refusal_.empty()) {
     outcome.reason = refusal_;
   } else if (status == 416) {
-    // The part is as long as the file there, or longer, and has already been seen to be wrong.
-    part_.remove();
     outcome.reason = fmt::format("has nothing after the first {} bytes", offset_);
-    outcome.ask_again = true;
+    // Where nobody knows better, the file is whole with that, and the part was seen to be wrong.
+    outcome.ask_again = file_.bytes == 0;
+    if (outcome.ask_again) part_.remove();
   } else if (code == CURLE_HTTP_RETURNED_ERROR) {
     outcome.reason = fmt::format("answered with HTTP {}", status);
   } else if (code == CURLE_OPERATION_TIMEDOUT && received_ > 0) {
@@ -393,6 +351,7 @@ void fetch_file(const KnownFile& file, const fs::path& target, const FetchOption
   if (has_right_checksum(target, file)) return;
   // Everything had come when an earlier program was stopped.
   if (has_right_checksum(part.path(), file)) return part.publish(target);
+  if (file.bytes > 0 && part.bytes() >= file.bytes) part.remove();  // nothing can follow
 
   // Libcurl wants one call before the first transfer of a process; a static makes it just one.
   static const CURLcode started = curl_global_init(CURL_GLOBAL_DEFAULT);

@@ -1,4 +1,4 @@
-// Downloads: mirrors in turn, resume with Range and ETag, checksum, atomic rename.
+// Downloads: mirrors in turn, resume with Range, checksum, atomic rename.
 #pragma once
 #include <cstdint>
 #include <filesystem>
@@ -31,8 +31,7 @@ bool has_right_checksum(const std::filesystem::path& path, const KnownFile& file
 
 /// Brings one file to `target`; does nothing when it is there with the right checksum.
 /// Mirrors:  $SKIPWAY_MIRROR/<file.name> first when that is set (http or https), then file.urls.
-/// Resume:   a part is kept as target.part with the server's ETag (else its Last-Modified) in
-///           target.part.etag, and gone on with when the server still has that version.
+/// Resume:   a part is kept as target.part, and gone on with, at another mirror too.
 /// Checksum: compared before the part gets its final name; a wrong part is removed and the next
 ///           mirror asked, or the same one anew when the part had been gone on with.
 /// Two programs that want the same file take turns.

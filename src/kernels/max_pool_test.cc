@@ -14,7 +14,7 @@ namespace {
 
 using Parameters = std::tuple<std::string, Type, int64_t, int64_t, int64_t>;
 
-// Even and odd sides, channels in and out of whole vectors, one image and several.
+// Even and odd sides, channels in and out of whole vectors.
 class MaxPool : public testing::TestWithParam<Parameters> {
  protected:
   MaxPool() {

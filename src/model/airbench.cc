@@ -5,7 +5,7 @@
 #include <ATen/ATen.h>
 #include <ATen/autocast_mode.h>
 #include <ATen/core/grad_mode.h>
-#include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <algorithm>
 #include <array>
@@ -42,6 +42,17 @@ const Size& size_of(const std::string& name) {
   return *std::ranges::find_if(kSizes, [&](const Size& size) { return name == size.name; });
 }
 
+void check(const ModelSpec& spec) {
+  if (!is_airbench(spec.name))
+    fail(ErrorKind::kUsage, "model", "expected one of {}, got {}",
+         fmt::join(airbench_names(), ", "), spec.name);
+  if (spec.num_classes < 1 || spec.image_size < kAirbenchSmallestSide)
+    fail(
+        ErrorKind::kUsage, "model",
+        "expected at least one class and images of at least {} pixels a side for {}, got {} and {}",
+        kAirbenchSmallestSide, spec.name, spec.num_classes, spec.image_size);
+}
+
 }  // namespace
 
 const std::vector<std::string>& airbench_names() {
@@ -58,11 +69,7 @@ bool is_airbench(const std::string& model) {
 }
 
 Airbench::Airbench(const ModelSpec& spec, uint64_t seed, at::Device device) : Model(spec, device) {
-  if (spec.num_classes < 1 || spec.image_size < kAirbenchSmallestSide)
-    fail(
-        ErrorKind::kUsage, "model",
-        "expected at least one class and images of at least {} pixels a side for {}, got {} and {}",
-        kAirbenchSmallestSide, spec.name, spec.num_classes, spec.image_size);
+  check(spec);
   spec_.stem = resolve_stem(spec.stem, spec.image_size);
   Initialiser init(seed);
   const auto kaiming_uniform = [&](int64_t out, int64_t in, int64_t size) {
@@ -151,6 +158,7 @@ at::Tensor Airbench::forward(const at::Tensor& images, bool training) {
 }
 
 ModelCost airbench_cost(const ModelSpec& spec, int64_t bytes_per_value) {
+  check(spec);
   ModelCost cost;
   int64_t values = 3 * spec.image_size * spec.image_size;
   int64_t index_bytes = 0;

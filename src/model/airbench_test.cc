@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "base/error.h"
+#include "base/for_test.h"
 #include "base/tensors.h"
 #include "model/device.h"
 
@@ -155,7 +156,10 @@ TEST(Airbench, ConvolutionsBeginWithTheIdentity) {
 TEST(Airbench, SmallImagesAreRefused) {
   ModelSpec spec = airbench_spec();
   spec.image_size = 8;
-  EXPECT_THROW(Airbench(spec, 1), Error);
+  EXPECT_EQ(error_of([&] { Airbench(spec, 1); }).kind(), ErrorKind::kUsage);
+  EXPECT_EQ(error_of([&] { airbench_cost(spec, 4); }).kind(), ErrorKind::kUsage);
+  spec.image_size = 9;
+  EXPECT_GT(airbench_cost(spec, 4).macs, 0);
 }
 
 }  // namespace

@@ -325,9 +325,11 @@ bool bf16_is_faster(const std::string& word) {
 
 bool conv_chain_supports(const ConvChain& chain, const at::Tensor& src) {
   const auto fits = [](const ConvBnUnit& unit) {
-    return unit.weight.scalar_type() == at::kFloat && unit.weight.size(0) % 16 == 0;
+    return unit.weight.scalar_type() == at::kFloat && unit.weight.size(0) % 16 == 0 &&
+           unit.weight.is_contiguous(at::MemoryFormat::ChannelsLast);
   };
-  const bool source_fits = !src.requires_grad() || src.size(1) % 16 == 0;
+  const bool source_fits = (!src.requires_grad() || src.size(1) % 16 == 0) &&
+                           src.size(1) == chain.units.front().weight.size(1);
   return src.is_cpu() && source_fits && std::all_of(chain.units.begin(), chain.units.end(), fits) &&
          (!chain.downsample || fits(*chain.downsample));
 }

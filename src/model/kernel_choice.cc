@@ -8,6 +8,7 @@
 #include <functional>
 #include <limits>
 #include <optional>
+#include <utility>
 
 #include "base/clock.h"
 #include "base/log.h"
@@ -33,7 +34,7 @@ std::vector<ConvMethod> candidates(const ConvShape& s, Type type, const std::str
   if (word == "winograd" && is_3x3) return methods;
   if (is_3x3 && in_bf16) methods.push_back(ConvMethod::kWinogradBf16);
   // Other channels have no gradient of the source, and only a model's first convolution has them.
-  if (s.c % 16 == 0 || s.c == 3) {
+  if (s.k % 16 == 0 && (s.c % 16 == 0 || s.c == 3)) {
     methods.push_back(ConvMethod::kIm2col);
     if (in_bf16) methods.push_back(ConvMethod::kIm2colBf16);
   }
@@ -139,6 +140,10 @@ ConvMethod KernelChoice::method(const ConvShape& s, Type type, bool training, bo
   else if (!training && !chosen())
     key += ", forward";
   if (const auto method = chosen()) return *method;
+  if (const auto lost = chosen_.find(key);
+      lost != chosen_.end() && !std::exchange(said_lost_, true))
+    log_info("kernel: {} for {} is not to be had here; measured anew, and so are others like it",
+             lost->second, key);
   constexpr int64_t kPixels = 16 * 32 * 32;  // enough to tell, and little memory
   ConvMethod best = methods.front();
   if (methods.size() > 1) {

@@ -11,7 +11,7 @@
 namespace skipway {
 
 /// Which method each layer's shape takes, by measuring it when it first comes. Kept with a run, so
-/// that a resumed run computes as the first did.
+/// that a resumed run computes as the first did, where the machine has the same instructions.
 class KernelChoice {
  public:
   /// The words that `--kernel` takes: auto measures those that may be fast on this machine, and
@@ -39,8 +39,8 @@ class KernelChoice {
 
   /// "winograd/avx512": the best of what is in use and its instruction set; or "reference".
   std::string in_use() const;
-  /// Shape as text -> method as text, and "muon" -> its type; to keep, and to take back. Unknown
-  /// methods are measured anew.
+  /// Shape as text -> method as text, and "muon" -> its type; to keep, and to take back. Methods
+  /// that are unknown, or not to be had here, are measured anew, which the log says once.
   const std::map<std::string, std::string>& chosen() const { return chosen_; }
   void restore(std::map<std::string, std::string> chosen) { chosen_ = std::move(chosen); }
   /// Shape as text -> method as text -> seconds of its passes, where it was measured here.
@@ -52,6 +52,7 @@ class KernelChoice {
   std::string word_;
   std::map<std::string, std::string> chosen_;
   std::map<std::string, std::map<std::string, double>> measured_s_;
+  bool said_lost_ = false;
 };
 
 }  // namespace skipway

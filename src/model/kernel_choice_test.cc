@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <cstdint>
+#include <map>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -20,8 +21,11 @@ TEST(KernelChoice, SaysOnceWhyAShapeGoesToLibTorch) {
   KernelChoice kernels("winograd");
   for (const int64_t channels : {20, 20, 32})
     kernels.method({2, 8, 8, channels, 32, 3, 1, 1}, kernels::Type::kFp32, true);
+  EXPECT_EQ(kernels.method({2, 8, 8, 32, 20, 3, 1, 1}, kernels::Type::kFp32, true),
+            ConvMethod::kTorch);
   remove_log_sink(sink);
-  ASSERT_EQ(lines.size(), 1u);
+  ASSERT_EQ(lines.size(), 2u);
+  EXPECT_NE(lines[1].find("32 to 20 channels"), std::string::npos) << lines[1];
   EXPECT_NE(lines[0].find("20 to 32 channels"), std::string::npos) << lines[0];
   EXPECT_NE(lines[0].find("no multiple of 16"), std::string::npos) << lines[0];
 }
@@ -35,6 +39,35 @@ TEST(KernelChoice, MeasuresOnceAndKeepsTheAnswer) {
   resumed.restore(kernels.chosen());
   EXPECT_EQ(resumed.method(shape, kernels::Type::kFp32, true), method);
   EXPECT_TRUE(resumed.measured_s().empty());
+}
+
+// None of the others is faster by the margin. One-pixel maps are best as a product of one matrix,
+// large ones not.
+TEST(KernelChoice, AutoTakesWhatWasFastest) {
+  KernelChoice kernels("auto");
+  for (const auto& [side, channels] : {std::pair{1, 256}, {2, 256}, {8, 128}, {32, 64}})
+    kernels.method({64, side, side, channels, channels, 3, 1, 1}, kernels::Type::kFp32, true);
+  for (const auto& [shape, seconds] : kernels.measured_s())
+    for (const auto& [method, measured] : seconds)
+      EXPECT_GE(measured, 0.85 * seconds.at(kernels.chosen().at(shape))) << shape << " " << method;
+  EXPECT_EQ(kernels.measured_s().size(), 4u);
+}
+
+TEST(KernelChoice, WhatThisMachineHasNotIsMeasuredAnewAndSaidOnce) {
+  std::vector<std::string> lines;
+  const int sink = add_log_sink([&](LogLevel, std::string_view line) { lines.emplace_back(line); });
+  const kernels::ConvShape shape{2, 8, 8, 32, 32, 3, 1, 1}, other{2, 4, 4, 32, 32, 3, 1, 1};
+  KernelChoice measured("auto");
+  for (const auto& s : {shape, other}) measured.method(s, kernels::Type::kFp32, true);
+  std::map<std::string, std::string> elsewhere = measured.chosen();
+  for (auto& [key, method] : elsewhere) method = "of another machine";
+  KernelChoice kernels("auto");
+  kernels.restore(elsewhere);
+  for (const auto& s : {shape, other}) kernels.method(s, kernels::Type::kFp32, true);
+  remove_log_sink(sink);
+  EXPECT_EQ(kernels.measured_s().size(), 2u);
+  ASSERT_EQ(lines.size(), 1u);
+  EXPECT_NE(lines[0].find("of another machine"), std::string::npos) << lines[0];
 }
 
 TEST(KernelChoice, FewImagesInInferenceAreAChoiceOfTheirOwn) {

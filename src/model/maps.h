@@ -2,12 +2,17 @@
 #pragma once
 #include <ATen/ATen.h>
 
+#include "base/error.h"
 #include "kernels/batch_norm.h"
 
 namespace skipway {
 
+/// Errors: kInternal for a map of another type than fp32 and bf16.
 inline kernels::Type type_of(const at::Tensor& map) {
-  return map.scalar_type() == at::kBFloat16 ? kernels::Type::kBf16 : kernels::Type::kFp32;
+  if (map.scalar_type() == at::kBFloat16) return kernels::Type::kBf16;
+  if (map.scalar_type() == at::kFloat) return kernels::Type::kFp32;
+  fail(ErrorKind::kInternal, "model", "expected a map in fp32 or bf16, got {}",
+       c10::toString(map.scalar_type()));
 }
 
 /// `map`: [n,c,h,w], channels_last.

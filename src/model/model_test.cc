@@ -11,6 +11,7 @@
 #include <algorithm>
 #include <cmath>
 #include <memory>
+#include <numeric>
 #include <tuple>
 
 #include "base/for_test.h"
@@ -77,6 +78,16 @@ TEST(ModelCost, IsThatOfThePublishedModels) {
   EXPECT_NEAR(cost("resnet101", "imagenet", 224, 1000).macs / 1e9, 7.801, .0005);
   EXPECT_NEAR(cost("resnet152", "imagenet", 224, 1000).macs / 1e9, 11.514, .0005);
   EXPECT_NEAR(cost("resnet18", "cifar", 32, 10).macs / 1e9, 0.5554, .00005);
+  const int64_t of_airbench94[] = {24 * 12 * 31 * 31,  // whitening
+                                   64 * 24 * 9 * 31 * 31,
+                                   64 * 64 * 9 * 15 * 15,  // each group
+                                   256 * 64 * 9 * 15 * 15,
+                                   256 * 256 * 9 * 7 * 7,
+                                   256 * 256 * 9 * 7 * 7,
+                                   256 * 256 * 9 * 3 * 3,
+                                   256 * 10};  // head
+  EXPECT_EQ(cost("airbench94", "cifar", 32, 10).macs,
+            std::accumulate(std::begin(of_airbench94), std::end(of_airbench94), int64_t{0}));
 }
 
 TEST(ModelCost, OfAttentionIsTimms) {

@@ -40,7 +40,6 @@ void write_sealed(const std::filesystem::path& path, const NamedTensors& tensors
   NamedTensors stored;  // copied once, to be hashed and written
   for (const auto& [name, tensor] : tensors)
     stored.emplace_back(name, tensor.detach().to(at::kCPU).contiguous());
-  metadata.erase(kHashKey);
   metadata[kHashKey] = contents_hash(stored, metadata);
   write_safetensors(path, stored, metadata);
 }

@@ -16,10 +16,10 @@
 namespace skipway {
 namespace {
 
-// fp32 logits on the CPU of one batch, and of its mirror images when `tta`.
+// fp32 logits on the CPU of one batch.
 struct BatchLogits {
   at::Tensor plain;
-  at::Tensor averaged;  // plain and mirrored; undefined without tta
+  at::Tensor averaged;  // over all views
 };
 
 BatchLogits batch_logits(Model& model, const at::Tensor& images, const EvaluateOptions& options) {
@@ -29,12 +29,12 @@ BatchLogits batch_logits(Model& model, const at::Tensor& images, const EvaluateO
   };
   const at::Tensor input = normalise(images, model.spec().normalisation, options.precision);
   BatchLogits logits;
-  logits.plain = logits_of(input);
-  if (!options.tta) return logits;
+  logits.averaged = logits.plain = logits_of(input);
+  if (options.views == 1) return logits;
   logits.averaged = (logits.plain + logits_of(input.flip({3}))) / 2;
   const int64_t height = input.size(2), width = input.size(3);
   // Reflection moves an image of one pixel onto itself, and LibTorch refuses to.
-  if (!options.shift || std::min(height, width) < 2) return logits;
+  if (options.views == 2 || std::min(height, width) < 2) return logits;
   const at::Tensor padded = at::reflection_pad2d(input, {1, 1, 1, 1});
   for (const int64_t from : {0, 2}) {
     const at::Tensor moved = padded.narrow(2, from, height).narrow(3, from, width);
@@ -78,7 +78,7 @@ int64_t evaluation_batch(int64_t side) {
 at::Tensor predict_logits(Model& model, const at::Tensor& images, const EvaluateOptions& options) {
   std::vector<at::Tensor> parts;
   for_each_batch(model, images, options, [&](const BatchLogits& logits, int64_t, int64_t) {
-    parts.push_back(options.tta ? logits.averaged : logits.plain);
+    parts.push_back(logits.averaged);
   });
   return parts.empty() ? at::empty({0, model.spec().num_classes}) : at::cat(parts);
 }
@@ -90,6 +90,7 @@ Evaluation evaluate(Model& model, const Split& split, const EvaluateOptions& opt
          "the data set needs a test part");
   }
   Evaluation result;
+  result.views = options.views;
   const auto classes = static_cast<size_t>(model.spec().num_classes);
   result.confusion.assign(classes, std::vector<int64_t>(classes, 0));
   const at::Tensor all_labels = split.labels.to(at::kCPU);
@@ -101,7 +102,7 @@ Evaluation evaluate(Model& model, const Split& split, const EvaluateOptions& opt
         result.loss +=
             at::cross_entropy_loss(logits.plain, labels, {}, at::Reduction::Sum).item<double>();
         correct += predicted.eq(labels).sum().item<int64_t>();
-        if (options.tta) correct_tta += logits.averaged.argmax(1).eq(labels).sum().item<int64_t>();
+        correct_tta += logits.averaged.argmax(1).eq(labels).sum().item<int64_t>();
         const auto label = labels.accessor<int64_t, 1>();
         const auto prediction = predicted.accessor<int64_t, 1>();
         for (int64_t i = 0; i < count; ++i) {
@@ -113,7 +114,7 @@ Evaluation evaluate(Model& model, const Split& split, const EvaluateOptions& opt
   const auto n = static_cast<double>(result.n);
   result.loss /= n;
   result.accuracy = static_cast<double>(correct) / n;
-  result.accuracy_tta = options.tta ? static_cast<double>(correct_tta) / n : result.accuracy;
+  result.accuracy_tta = static_cast<double>(correct_tta) / n;
   return result;
 }
 
@@ -134,16 +135,16 @@ std::array<double, 2> interval95(double accuracy, int64_t count) {
   const double centre = accuracy + z * z / (2 * n);
   const double half = z * std::sqrt(accuracy * (1 - accuracy) / n + z * z / (4 * n * n));
   const double scale = 1 + z * z / n;
-  return {(centre - half) / scale, (centre + half) / scale};
+  return {std::max(0., (centre - half) / scale), std::min(1., (centre + half) / scale)};
 }
 
-std::string describe(const Evaluation& evaluation, int64_t views) {
+std::string describe(const Evaluation& evaluation) {
   const auto [low, high] = interval95(evaluation.accuracy, evaluation.n);
   std::string text = fmt::format("{:.2f} % (95 % interval {:.1f} to {:.1f} %)",
                                  100 * evaluation.accuracy, 100 * low, 100 * high);
-  if (views > 1)
+  if (evaluation.views > 1)
     text += fmt::format(", {:.2f} % with {} TTA", 100 * evaluation.accuracy_tta,
-                        views == 2 ? "flip" : "six-view");
+                        evaluation.views == 2 ? "flip" : "six-view");
   return text;
 }
 

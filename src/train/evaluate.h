@@ -20,23 +20,23 @@ int64_t evaluation_batch(int64_t side);
 struct EvaluateOptions {
   at::ScalarType precision = at::kFloat;
   int64_t batch = 500;
-  bool tta = false;    // also average the logits of each image and its mirror image
-  bool shift = false;  // with tta: as much again from the images moved by a pixel up and left, and
-                       // down and right, as in airbench
-  int64_t views() const { return !tta ? 1 : shift ? 6 : 2; }  // of each image
-  std::function<bool()> cancelled;                            // may be empty
-  std::function<void(int64_t)> progress;                      // may be empty; gets images done
+  int64_t views = 1;  // of each image, whose logits are averaged too: 2 with its mirror image; 6
+                      // with as much again from the images moved by a pixel up and left, and down
+                      // and right, as in airbench
+  std::function<bool()> cancelled;        // may be empty
+  std::function<void(int64_t)> progress;  // may be empty; gets images done
 };
 
 struct Evaluation {
   int64_t n = 0;
   double loss = 0;                              // mean cross entropy [nats]
   double accuracy = 0;                          // in [0,1]
-  double accuracy_tta = 0;                      // in [0,1]; equal to accuracy without tta
-  std::vector<std::vector<int64_t>> confusion;  // [label][prediction], without tta
+  int64_t views = 1;                            // of each image, that accuracy_tta averages
+  double accuracy_tta = 0;                      // in [0,1]; equal to accuracy where views is 1
+  std::vector<std::vector<int64_t>> confusion;  // [label][prediction], of the plain view
 };
 
-/// Logits of uint8 images by the model in evaluation mode, with tta the average of all views.
+/// Logits of uint8 images by the model in evaluation mode, the average of all views.
 /// Shapes: uint8 [n,h,w,3] -> fp32 [n,classes] on the CPU. Errors: kMemory.
 at::Tensor predict_logits(Model& model, const at::Tensor& images, const EvaluateOptions& options);
 
@@ -49,13 +49,13 @@ struct ClassAccuracy {
   double accuracy = 0;  // of them, in [0,1]
 };
 
-/// One for each class, without tta.
+/// One for each class, of the plain view.
 std::vector<ClassAccuracy> accuracy_per_class(const Evaluation& evaluation);
 
 /// Wilson score interval at 95 % of a share `accuracy` of `n`. Source: Wilson, JASA 22 (1927).
 std::array<double, 2> interval95(double accuracy, int64_t n);
 
-/// "89.88 % (95 % interval 89.0 to 90.7 %), 90.66 % with flip TTA"; `views`: of each image.
-std::string describe(const Evaluation& evaluation, int64_t views);
+/// "89.88 % (95 % interval 89.0 to 90.7 %), 90.66 % with flip TTA".
+std::string describe(const Evaluation& evaluation);
 
 }  // namespace skipway

@@ -35,6 +35,10 @@ TEST(Evaluate, IntervalIsWilsons) {
   EXPECT_NEAR(interval[1], 0.909814, 1e-6);
   EXPECT_NEAR(interval95(1.0, 10)[0], 0.722467, 1e-6);
   EXPECT_DOUBLE_EQ(interval95(1.0, 10)[1], 1.0);
+  for (const int64_t n : {11, 21, 5000}) {  // rounding would take these out of [0, 1]
+    EXPECT_GE(interval95(0, n)[0], 0);
+    EXPECT_LE(interval95(1, n)[1], 1);
+  }
 }
 
 TEST(Evaluate, CountsAgreeWithLogitsAndDoNotDependOnBatchSize) {
@@ -59,11 +63,11 @@ TEST(Evaluate, TtaGivesMirrorImagesTheSameLogits) {
   ResNet model(small_spec(), 1);
   const Split split = random_split(4);
   EvaluateOptions options;
-  options.tta = true;
+  options.views = 2;
   const at::Tensor straight = predict_logits(model, split.images, options);
   const at::Tensor mirrored = predict_logits(model, split.images.flip({2}), options);
   EXPECT_TRUE(at::allclose(straight, mirrored, 1e-5, 1e-5));
-  options.tta = false;
+  options.views = 1;
   EXPECT_FALSE(at::allclose(predict_logits(model, split.images, options), straight, 1e-5, 1e-5));
 }
 
@@ -80,7 +84,7 @@ TEST(Evaluate, LossIsThatOfTheImagesAloneAndTtaHasAnAccuracyOfItsOwn) {
         at::Tensor(tensor).sub_(predict_logits(model, split.images, options).mean(0));
   }
   const at::Tensor logits = predict_logits(model, split.images, options);
-  options.tta = true;
+  options.views = 2;
   split.labels = predict_logits(model, split.images, options).argmax(1);
   const Evaluation result = evaluate(model, split, options);
   EXPECT_EQ(result.accuracy_tta, 1);
@@ -104,7 +108,7 @@ TEST(Evaluate, ShiftedViewsCountAsMuchAsTheOthers) {
   ResNet model(small_spec(), 1);
   const Split split = random_split(4);
   EvaluateOptions options;
-  options.tta = true;
+  options.views = 2;
   const auto averaged = [&](const at::Tensor& images) {
     return predict_logits(model, images, options);
   };
@@ -116,7 +120,7 @@ TEST(Evaluate, ShiftedViewsCountAsMuchAsTheOthers) {
   const at::Tensor first = averaged(padded.narrow(1, 0, height).narrow(2, 0, width));
   const at::Tensor second = averaged(padded.narrow(1, 2, height).narrow(2, 2, width));
   const at::Tensor expected = (averaged(split.images) + (first + second) / 2) / 2;
-  options.shift = true;
+  options.views = 6;
   EXPECT_TRUE(at::allclose(averaged(split.images), expected, 1e-5, 1e-5));
 }
 
@@ -126,9 +130,9 @@ TEST(Evaluate, AnImageOfOnePixelCannotBeMoved) {
   ResNet model(spec, 1);
   const at::Tensor images = random_split(3).images.narrow(1, 0, 1).narrow(2, 0, 1);
   EvaluateOptions options;
-  options.tta = true;
+  options.views = 2;
   const at::Tensor mirrored = predict_logits(model, images, options);
-  options.shift = true;
+  options.views = 6;
   EXPECT_TRUE(predict_logits(model, images, options).equal(mirrored));
 }
 

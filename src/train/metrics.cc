@@ -22,7 +22,7 @@ Json new_line(const char* event) { return {{"schema", "skipway.metrics/1"}, {"ev
 Json to_json(const TrainResult& r) {
   const auto interval = interval95(r.last.accuracy, r.last.n);
   Json accuracy = {{"last", rounded(r.last.accuracy, 6)}};
-  accuracy["last_tta"] = r.views > 1 ? Json(rounded(r.last.accuracy_tta, 6)) : nullptr;
+  accuracy["last_tta"] = r.last.views > 1 ? Json(rounded(r.last.accuracy_tta, 6)) : nullptr;
   accuracy["interval95"] = {rounded(interval[0], 4), rounded(interval[1], 4)};
   accuracy["n"] = r.last.n;
   accuracy["best"] = rounded(r.best, 6);
@@ -96,7 +96,8 @@ Json epoch_line(const EpochReport& report) {
   if (report.evaluation) {
     line["test_loss"] = rounded(report.evaluation->loss, 6);
     line["test_accuracy"] = rounded(report.evaluation->accuracy, 6);
-    if (report.tta) line["test_accuracy_tta"] = rounded(report.evaluation->accuracy_tta, 6);
+    if (report.evaluation->views > 1)
+      line["test_accuracy_tta"] = rounded(report.evaluation->accuracy_tta, 6);
   }
   return line;
 }
@@ -125,7 +126,7 @@ Json end_line(const TrainResult& result) {
     if (per_class[c].n > 0) accuracy = rounded(per_class[c].accuracy, 6);
   }
   line["confusion"] = result.last.confusion;
-  line["views"] = result.views;
+  line["views"] = result.last.views;
   return line;
 }
 

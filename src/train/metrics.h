@@ -32,7 +32,6 @@ struct EpochReport {
   int64_t images = 0;  // trained on so far
   double train_wall_s = 0, wall_s = 0;
   std::optional<Evaluation> evaluation;
-  bool tta = false;  // whether the evaluation has more than one view
 };
 
 /// A step, or the evaluation after it, whose numbers a run cannot go on with.
@@ -56,8 +55,7 @@ struct TrainResult {
   double train_wall_s = 0;  // of the training steps
   double images_per_s = 0;  // median over the steps of this process
   Evaluation last;
-  int64_t views = 1;  // of each image, that accuracy_tta averages
-  double best = 0;    // highest accuracy of any evaluation of the run (plain)
+  double best = 0;  // highest accuracy of any evaluation of the run (plain)
   double best_epoch = 0;
   std::vector<std::string> classes;
   std::string device, precision, kernel;

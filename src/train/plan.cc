@@ -42,13 +42,12 @@ Split take_evaluation_split(const Config& config, Dataset& dataset) {
   return dataset.test;
 }
 
-EvaluateOptions evaluate_options(const Config& config, const Learner& learner, bool tta) {
+EvaluateOptions evaluate_options(const Config& config, const Learner& learner, int64_t views) {
   EvaluateOptions options;
   options.precision = learner.precision;
   options.batch = config.eval_batch > 0 ? config.eval_batch
                                         : evaluation_batch(learner.model->spec().image_size);
-  options.tta = tta;
-  options.shift = config.tta_shift;
+  options.views = views;
   return options;
 }
 
@@ -65,14 +64,10 @@ Budget make_budget(const Config& config, const std::vector<Stage>& stages,
 
 double measure_test_s(const Config& config, Learner& learner, const Split& evaluation_split) {
   return learner.measure_evaluation_s(evaluation_split,
-                                      evaluate_options(config, learner, /*tta=*/false));
+                                      evaluate_options(config, learner, /*views=*/1));
 }
 
-int64_t views_of(const Config& config) {
-  EvaluateOptions options;
-  options.tta = config.tta, options.shift = config.tta_shift;
-  return options.views();
-}
+int64_t views_of(const Config& config) { return !config.tta ? 1 : config.tta_shift ? 6 : 2; }
 
 int64_t affordable_views(const Config& config, double test_s, double most_s) {
   const int64_t all = views_of(config);

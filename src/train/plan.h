@@ -18,7 +18,7 @@ namespace skipway {
 /// of `dataset`, or its test part. Errors: kData when there is none.
 Split take_evaluation_split(const Config& config, Dataset& dataset);
 
-EvaluateOptions evaluate_options(const Config& config, const Learner& learner, bool tta);
+EvaluateOptions evaluate_options(const Config& config, const Learner& learner, int64_t views);
 
 /// Steps of the run, from --epochs or --minutes; a step costs about as much as it has pixels.
 Budget make_budget(const Config& config, const std::vector<Stage>& stages, int64_t steps_per_epoch);

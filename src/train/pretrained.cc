@@ -6,6 +6,7 @@
 #include <ATen/ops/zeros.h>
 
 #include <algorithm>
+#include <fstream>
 #include <regex>
 #include <set>
 #include <string_view>
@@ -89,8 +90,19 @@ Pretrained read_run(const std::string& source) {
   return {model->state(), model->spec(), run.path().string()};
 }
 
+// By what it holds, whatever its name; where that is damaged, by its name. A file of safetensors
+// begins with eight bytes and a JSON object, one of torch.save as a zip or a pickle does.
+bool is_safetensors(const fs::path& path) {
+  std::string begin(9, '\0');
+  std::ifstream file(path, std::ios::binary);  // where it cannot be read, its reader says why
+  begin.resize(static_cast<size_t>(file.read(begin.data(), std::ssize(begin)).gcount()));
+  if (begin.ends_with('{') && begin.size() == 9) return true;
+  return path.extension() == ".safetensors" && !begin.starts_with("PK") &&
+         !begin.starts_with("\x80\x02");
+}
+
 Pretrained read_weights_file(const fs::path& path) {
-  if (path.extension() != ".safetensors") return {read_torch_file(path), {}, path.string()};
+  if (!is_safetensors(path)) return {read_torch_file(path), {}, path.string()};
   SafetensorsFile file;
   try {
     file = read_sealed(path, /*required=*/false);
@@ -99,7 +111,9 @@ Pretrained read_weights_file(const fs::path& path) {
     throw Error(ErrorKind::kData, error.what());
   }
   std::optional<ModelSpec> spec;
-  if (file.metadata.contains("model")) spec = spec_from_metadata(file.metadata, path.string());
+  // Others may have a "model" among their metadata too.
+  if (file.metadata.contains("model") && file.metadata.contains("num_classes"))
+    spec = spec_from_metadata(file.metadata, path.string());
   return {std::move(file.tensors), std::move(spec), path.string()};
 }
 
@@ -189,8 +203,7 @@ void load_pretrained(Model& model, const Pretrained& weights) {
     for (const auto& pair : model.state())
       if (pair.first.starts_with(kHead)) tensors.push_back(pair);
   }
-  model.load_state(tensors, weights.where);
-  require_finite(model.state(), weights.where);  // what is finite in 64 bits need not be in 32
+  load_finite(model, tensors, weights.where);
   log_info("weights: {}; {}", weights.where,
            no_head ? fmt::format("they have no head; a new one, for {} classes", spec.num_classes)
            : new_head ? fmt::format("the head is new, for {} classes in place of {} others",

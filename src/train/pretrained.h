@@ -20,13 +20,13 @@ struct Pretrained {
 /// Whether a source of weights, as read_pretrained() takes it, is something to fetch and no path.
 bool is_fetched(std::string_view source);
 
-/// `source` is a run's folder, a .safetensors file, a file of torch.save, "torchvision:resnet50"
-/// (known_weights(); fetched into data_directory()/torchvision unless it is there), or the address
-/// of a file that has digits of its SHA-256 in its name (…/weights unless it is there). A
-/// "state_dict" or "model" around the weights is taken off and "module." before their names; a
-/// num_batches_tracked that is missing is 0. Errors: kUsage for an unknown name of weights, an
-/// address without digits, or a folder that is no run; kData for a file that cannot be read;
-/// kCheckpoint for one without tensors, or with one that is not finite; as fetch_file.
+/// `source` is a run's folder, a file of safetensors or of torch.save, whatever its name,
+/// "torchvision:resnet50" (known_weights(); fetched into data_directory()/torchvision unless it is
+/// there), or the address of a file that has digits of its SHA-256 in its name (…/weights unless it
+/// is there). A "state_dict" or "model" around the weights is taken off and "module." before their
+/// names; a num_batches_tracked that is missing is 0. Errors: kUsage for an unknown name of
+/// weights, an address without digits, or a folder that is no run; kData for a file that cannot be
+/// read; kCheckpoint for one without tensors, or with one that is not finite; as fetch_file.
 Pretrained read_pretrained(const std::string& source, const FetchOptions& options = {});
 
 /// What the weights' own shapes say of `model`: a stem of 7x7 (ImageNet's mean, standard deviation

@@ -11,6 +11,7 @@
 #include "base/for_test.h"
 #include "base/log.h"
 #include "model/resnet.h"
+#include "record/safetensors.h"
 #include "record/torch_file.h"
 #include "train/learner.h"
 #include "train/saved_model.h"
@@ -86,6 +87,16 @@ TEST_F(PretrainedTest, WrappersPrefixesAndMissingCountsAreMadeGood) {
   ResNet other(spec_of({"a", "b", "c"}), 6);
   other.load_state(read.tensors, "x.pth");
   EXPECT_TRUE(at::equal(other.stem_weight(), model_.stem_weight()));
+}
+
+TEST_F(PretrainedTest, AFileIsReadByWhatItHoldsWhateverItsName) {
+  write_torch_file(folder_ / "x.safetensors", model_.state());
+  write_safetensors(folder_ / "x.bin", model_.state(), {{"model", "of somebody's own"}});
+  for (const char* name : {"x.safetensors", "x.bin"}) {
+    const Pretrained read = read_pretrained((folder_ / name).string());
+    EXPECT_FALSE(read.spec.has_value()) << name;
+    EXPECT_EQ(copy_of(read.tensors).size(), model_.state().size()) << name;
+  }
 }
 
 TEST_F(PretrainedTest, ShapesTellTheStemAndTheClasses) {

@@ -8,8 +8,8 @@
 namespace skipway {
 
 /// The first setting whose line differs between two texts of config.toml; "" when there is none.
-/// Where the data is, the device and the number of threads may change: they say where a run is, not
-/// what it computes.
+/// Where the data is, the device and the number of threads may change: they say where a run is, and
+/// change what it computes by the order of its sums alone.
 std::string changed_setting(std::string_view begun, std::string_view now);
 
 /// Over the names of the classes and the labels of the training images, in their order.

@@ -45,10 +45,9 @@ KernelChoice kernels_of(const std::map<std::string, std::string>& metadata) {
 std::unique_ptr<Model> build(const NamedTensors& state,
                              const std::map<std::string, std::string>& metadata,
                              const std::string& where, at::Device device) {
-  require_finite(state, where);
   std::unique_ptr<Model> model =
       make_model(spec_from_metadata(metadata, where), /*seed=*/0, device);
-  model->load_state(state, where);
+  load_finite(*model, state, where);
   model->kernels() = kernels_of(metadata);
   return model;
 }
@@ -71,6 +70,11 @@ void require_finite(const NamedTensors& weights, const std::string& where) {
       fail(ErrorKind::kCheckpoint, "weights",
            "expected finite weights, got NaN or infinity in {} of {}; take an earlier checkpoint",
            name, where);
+}
+
+void load_finite(Model& model, const NamedTensors& weights, const std::string& where) {
+  model.load_state(weights, where);
+  require_finite(model.state(), where);
 }
 
 std::string save_model(const RunFolder& run, const Model& model) {

@@ -18,10 +18,14 @@ std::string save_model(const RunFolder& run, const Model& model);
 /// Reads model.safetensors or, in a run that stopped early, the last checkpoint, and says so in the
 /// log; where it keeps averages of the weights, they are the model. Its kernels are the run's;
 /// where nothing says which, "auto". Errors: kCheckpoint when there is neither, when it is damaged,
-/// when what it says does not fit together; as require_finite().
+/// when what it says does not fit together; as load_finite().
 std::unique_ptr<Model> load_saved_model(const RunFolder& run, at::Device device = at::kCPU);
 
 /// `where`: what an error names. Errors: kCheckpoint when a weight is NaN or infinite.
 void require_finite(const NamedTensors& weights, const std::string& where);
+
+/// Model::load_state(), then require_finite() of what the model has: what is finite in 64 bits need
+/// not be in 32.
+void load_finite(Model& model, const NamedTensors& weights, const std::string& where);
 
 }  // namespace skipway

@@ -131,6 +131,10 @@ TEST_F(SavedModelTest, WeightsThatAreNotFiniteAreRefused) {
   model.parameters().front().second.detach().fill_(NAN);
   save_model(run_, model);
   EXPECT_EQ(kind_of_load_error(), ErrorKind::kCheckpoint);
+  NamedTensors wide = ResNet(spec(), 7).state();  // finite in 64 bits, and not in 32
+  wide.front().second = wide.front().second.detach().to(at::kDouble).fill_(1e300);
+  write_safetensors(run_.model(), wide, to_metadata(spec()));
+  EXPECT_EQ(kind_of_load_error(), ErrorKind::kCheckpoint);
 }
 
 }  // namespace

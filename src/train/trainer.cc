@@ -127,7 +127,7 @@ void Trainer::train_to_the_end() {
     if (epoch_is_unrecorded()) {
       const auto evaluation = evaluate_if_due();
       // It may have been cut short; a resumed run does it again.
-      if (!(evaluation && stop_signal())) end_epoch(evaluation, /*tta=*/false);
+      if (!(evaluation && stop_signal())) end_epoch(evaluation);
     } else if (!finished()) {
       train_steps();
     } else {
@@ -145,7 +145,7 @@ std::optional<TrainResult> Trainer::conclude() {
                              images_for_batch_norm(config_, learner_, progress_.passes),
                              [this] { return stop_signal() != 0; });
   if (stop_signal()) return std::nullopt;
-  const Evaluation last = evaluate_now(config_.tta);
+  const Evaluation last = evaluate_now(views_of(config_));
   if (stop_signal()) return std::nullopt;
   if (!std::isfinite(last.loss)) {
     run_.append_metrics(gave_up_line(bad_step(progress_.step, {last.loss, NAN}), "evaluation"));
@@ -154,7 +154,7 @@ std::optional<TrainResult> Trainer::conclude() {
          "in {}; lower --lr",
          last.loss, progress_.step, run_.last().string());
   }
-  end_epoch(last, config_.tta);
+  end_epoch(last);
   const std::string weights_sha256 = save_model(run_, model());
   TrainResult done = result(last);
   done.stop_signal = 0;  // a signal that comes now is too late to stop anything
@@ -385,7 +385,7 @@ void Trainer::measure_evaluation_again() {
   if (!budget_.by_time() || evaluation_measured_again_ || left_s > 1.5 * reserve_s) return;
   evaluation_measured_again_ = true;
   const auto images = static_cast<double>(evaluation_split_.size()),
-             at_once = static_cast<double>(evaluate_options(config_, learner_, false).batch),
+             at_once = static_cast<double>(evaluate_options(config_, learner_, /*views=*/1).batch),
              batch = std::min(at_once, images);
   const double measuring_s = Learner::kMeasuredEvaluations * batch / images * reserve_s /
                              static_cast<double>(views_of(config_));
@@ -424,7 +424,7 @@ void Trainer::plan() {
            schedule_.lr, muon_lr > 0 ? fmt::format(", filters' {:g}", schedule_.lr * muon_lr) : "");
   const int64_t crop_pad = augmentation().crop_pad;
   log_info("plan: augmentation {}{}", augment_words(config_, progress_.passes),
-           crop_pad > 0 ? fmt::format(", crop by {} pixels", crop_pad) : "");
+           crop_pad > 0 ? fmt::format(" (crops by {} pixels)", crop_pad) : "");
   for (size_t i = progress_.stage; i < stages_.size(); ++i) {
     log_info("plan: {} x {} pixels{} to epoch {:.2f}, steps of {:.3f} s", stages_[i].side,
              stages_[i].side, stages_[i].shallow ? ", first blocks" : "",
@@ -454,15 +454,15 @@ std::optional<Evaluation> Trainer::evaluate_if_due() {
   }
   const Stopwatch watch;
   const EmaScope average(learner_.ema);
-  const Evaluation evaluation = evaluate_now(false);
+  const Evaluation evaluation = evaluate_now(/*views=*/1);
   if (stop_signal()) return evaluation;
   test_s_ = watch.seconds();
   lay_out();
   return evaluation;
 }
 
-Evaluation Trainer::evaluate_now(bool tta) {
-  EvaluateOptions options = evaluate_options(config_, learner_, tta);
+Evaluation Trainer::evaluate_now(int64_t views) {
+  EvaluateOptions options = evaluate_options(config_, learner_, views);
   options.cancelled = [this] { return stop_signal() != 0; };
   options.progress = [this](int64_t done) {
     if (hooks_.on_evaluate) hooks_.on_evaluate(done, evaluation_split_.size());
@@ -470,13 +470,12 @@ Evaluation Trainer::evaluate_now(bool tta) {
   return evaluate(*learner_.model, evaluation_split_, options);
 }
 
-void Trainer::end_epoch(std::optional<Evaluation> evaluation, bool tta) {
+void Trainer::end_epoch(std::optional<Evaluation> evaluation) {
   EpochReport report{.step = step_report(),
                      .images = learner_.batches.images_before(progress_.step),
                      .train_wall_s = progress_.train_wall_s,
                      .wall_s = run_wall_s(),
-                     .evaluation = std::move(evaluation),
-                     .tta = tta};
+                     .evaluation = std::move(evaluation)};
   if (report.step.images_per_s == 0)
     report.step.images_per_s = images_per_s();  // too few steps to leave some out
   tensorboard_.add_scalar("train/loss", report.step.loss, progress_.step);
@@ -618,7 +617,6 @@ TrainResult Trainer::result(const Evaluation& last) const {
   result.train_wall_s = progress_.train_wall_s;
   result.images_per_s = images_per_s();
   result.last = last;
-  result.views = views_of(config_);
   result.best = progress_.best;
   result.best_epoch = progress_.best_epoch;
   result.classes = dataset_.classes;

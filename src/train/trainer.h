@@ -79,13 +79,13 @@ class Trainer {
   [[noreturn]] void give_up(const BadStep& bad, const std::string& found);
   Breakdown record_trouble(const BadStep& bad);
   void record_step(const LossAndNorm& seen, double lr, double step_s);
-  void end_epoch(std::optional<Evaluation> evaluation, bool tta);
+  void end_epoch(std::optional<Evaluation> evaluation);
   void plan();
   void lay_out();
   void take_views(int64_t views);
   void measure_evaluation_again();
   void enter_stage();
-  Evaluation evaluate_now(bool tta);
+  Evaluation evaluate_now(int64_t views);
   std::optional<Evaluation> evaluate_if_due();
   // What is not finite, so that nothing was kept; empty: it was.
   std::string save(const NamedTensors& model_state);

@@ -689,7 +689,7 @@ TEST_F(TrainerTest, AResumedRunKeepsItsViewsWhateverTimeIsLeft) {
   config.minutes = 1e-3;
   Trainer late(config, "", synthetic_dataset(), run, {});
   late.restore();
-  EXPECT_EQ(late.run().views, 2);
+  EXPECT_EQ(late.run().last.views, 2);
 }
 
 // Both processes of a resumed run are this one here, so that its clock counts twice: the second
