@@ -64,7 +64,7 @@ stage() {
     give_up 9 "the disk is full or may not be written; $(free_mb "$root") MB are free at $root"
   elif grep -qE 'Could not resolve|Temporary failure|Network is unreachable|NewConnectionError|ConnectTimeout|ProxyError' \
     <<<"$output"; then
-    give_up 4 "no network, or the package server cannot be reached; set-up goes on where it stopped"
+    give_up 4 "no network, or the package server cannot be reached; start again when it can be"
   elif grep -q 'Killed signal' <<<"$output"; then
     give_up 4 "the compiler ran out of memory; close other programs and start again"
   fi
@@ -81,10 +81,11 @@ missing_packages() {
 }
 
 apt_install() {
-  local apt=(${as_root[@]+"${as_root[@]}"} env DEBIAN_FRONTEND=noninteractive apt-get -q -y -o DPkg::Lock::Timeout=300)
+  local run=(${as_root[@]+"${as_root[@]}"} env DEBIAN_FRONTEND=noninteractive)
+  local apt=("${run[@]}" apt-get -q -y -o DPkg::Lock::Timeout=300)
   local install=("${apt[@]}" install --no-install-recommends "$@")
-  # The first try fails where the package lists are old or were never fetched.
-  "${install[@]}" || { "${apt[@]}" update && "${install[@]}"; }
+  # The first try fails where the package lists are old or were never fetched, or an earlier one was interrupted.
+  "${install[@]}" || { "${run[@]}" dpkg --configure -a && "${apt[@]}" update && "${install[@]}"; }
 }
 
 # install_packages NAME…: these and the optional ones, as far as they are missing.
@@ -98,7 +99,6 @@ install_packages() {
   # They are tried once, and again by a set-up that is asked for.
   local tried=$root/build/.optional-tried
   [[ -e $tried ]] || mapfile -t wished < <(missing_packages "${optional_packages[@]}")
-  touch "$tried"
   missing=(${needed[@]+"${needed[@]}"} ${wished[@]+"${wished[@]}"})
   ((${#missing[@]})) || return 0
   if (($(id -u) != 0)); then
@@ -107,6 +107,7 @@ install_packages() {
       say "sudo is needed to install: ${missing[*]}" && sudo -v; }; then
       if ((${#needed[@]} == 0)); then
         say "going on without ${missing[*]}"
+        touch "$tried"
         return
       fi
       say "Debian packages are missing, and only an administrator may install them. Ask one to run:"
@@ -116,6 +117,14 @@ install_packages() {
   fi
   ((${#needed[@]} == 0)) || stage 4 "installing ${needed[*]}" apt_install "${needed[@]}"
   ((${#wished[@]} == 0)) || apt_install "${wished[@]}" >>"$log" 2>&1 </dev/null || say "going on without ${wished[*]}"
+  touch "$tried"
+}
+
+# .skipway goes last: what is left of a removal that was stopped is still known to be ours.
+remove_venv() {
+  [[ ! -e $1 ]] || echo unfinished >"$1/.skipway"
+  find "$1" -mindepth 1 -maxdepth 1 ! -name .skipway -exec rm -rf {} + 2>/dev/null || true
+  rm -rf "$1"
 }
 
 # make_venv FOLDER TEXT MEGABYTES PIP-ARGUMENTS: FOLDER/.skipway tells what is in it, or that an
@@ -128,16 +137,17 @@ make_venv() {
     say "$venv was made by someone else; moving it to $venv.old"
     mv -T --backup=numbered "$venv" "$venv.old"
   fi
+  [[ $(cat "$venv/.skipway" 2>/dev/null) != unfinished ]] || remove_venv "$venv"
   (($(free_mb "$root") >= megabytes)) ||
     give_up 9 "$text needs $megabytes MB of disk, $(free_mb "$root") MB are free at $root"
   # What was built against it would not start any more, or with another interpreter's files.
   [[ $venv != "$root/.venv" ]] || rm -f "$root"/build/*/.built
-  rm -rf "$venv"
+  remove_venv "$venv"
   mkdir "$venv"
   echo unfinished >"$venv/.skipway"
   stage 4 "Python environment $(basename "$venv")" "$python" -m venv "$venv"
   # shellcheck disable=SC2086 # the arguments are words; downloads go to the disk that was checked
-  stage 4 "$text" env TMPDIR="$root/build" "$venv/bin/python" -m pip install $arguments
+  stage 4 "$text" env TMPDIR="$root/build" "$venv/bin/python" -I -m pip install $arguments
   echo "$arguments" >"$venv/.skipway"
 }
 
@@ -182,7 +192,12 @@ compile() {
 # build PRESET TARGET
 build() {
   local dir=$root/build/$1 made_for="$root ${SKIPWAY_TORCH:-}"
-  if [[ $(cat "$dir/.built" 2>/dev/null) != "$made_for" || ! -e $dir/build.ninja ]]; then
+  if command -v ccache >/dev/null; then  # compiles nothing where it cannot write
+    local cache
+    { cache=$(ccache -k cache_dir) && mkdir -p "$cache/tmp" && [[ -w $cache/tmp ]]; } 2>/dev/null || export CCACHE_DISABLE=1
+  fi
+  if [[ $(cat "$dir/.built" 2>/dev/null) != "$made_for" || ! -e $dir/build.ninja || $root/CMakePresets.json -nt $dir/.built ]]; then
+    rm -f "$dir/.built"  # of what was configured before
     stage 4 "configuring" configure "$1"
   fi
   echo "$made_for" >"$dir/.building"  # its time is the start: later changes of sources are newer

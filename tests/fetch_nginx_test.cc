@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 #include <unistd.h>
 
+#include <chrono>
 #include <cstdlib>
 #include <stdexcept>
 #include <thread>
@@ -150,6 +151,8 @@ TEST_F(FetchNginx, AnotherMirrorGoesOnWhereTheFirstBrokeOff) {
   server_->start();
   fs::create_directory(server_->root() / "elsewhere");
   fs::rename(server_->root() / "file.bin", server_->root() / "elsewhere/file.bin");
+  fs::last_write_time(server_->root() / "elsewhere/file.bin",  // and so another ETag
+                      fs::file_time_type::clock::now() - std::chrono::hours(1));
   file_.urls = {server_->url("file.bin"), server_->url("elsewhere/file.bin")};
   fetch_file(file_, target_, {});
   expect_whole_file();

@@ -487,9 +487,8 @@ std::function<Arguments()> add_arguments(CLI::App& command,
     };
     if (const fs::path path = working_directory / "skipway.toml"; fs::exists(path))
       add_file(path, "skipway.toml");
-    if (config->count() > 0) {
+    if (config->count() > 0)
       add_file(working_directory / expand_user(flags->config_file), flags->config_file);
-    }
     layers.push_back(environment_layer());
     layers.emplace_back();
     for (const auto& flag : flags->flags)

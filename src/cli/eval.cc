@@ -105,7 +105,7 @@ at::Tensor labels_of_model(const Dataset& dataset, const ModelSpec& spec) {
            spec.num_classes, dataset.classes.size(), dataset.source);
     log_warning(
         "the model came without names of its classes: its class 0 is taken for '{}', and so on in "
-        "the order of the names",
+        "the order that they have in the data",
         dataset.classes.front());
     return dataset.test.labels;
   }
@@ -178,7 +178,7 @@ int eval(const EvalFlags& flags) {
            trained.model->kernels().word());
   // Imported: as its recipe would have it.
   const bool shift = trained.config ? trained.config->tta_shift : is_airbench(spec.name);
-  trained.options.views = !flags.tta ? 1 : shift ? 6 : 2;
+  trained.options.views = views_of(flags.tta, shift);
   trained.options.progress = [](int64_t done) { show_status(fmt::format("{} images done", done)); };
   const Evaluation evaluation = evaluate(*trained.model, dataset.test, trained.options);
   clear_status();

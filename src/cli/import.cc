@@ -32,6 +32,7 @@ struct ImportFlags {
 
 // --mean and --std; `own` where they are not given.
 Normalisation normalisation_of(const ImportFlags& flags, const Normalisation& own) {
+  if (flags.mean == "auto" && flags.std == "auto") return own;
   const auto or_own = [](const std::string& given, const std::array<double, 3>& values) {
     return given == "auto" ? fmt::format("{}", fmt::join(values, ",")) : given;
   };

@@ -15,6 +15,7 @@
 #include <cstring>
 #include <memory>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "base/clock.h"
@@ -313,19 +314,24 @@ std::string_view name_of(HashKind kind) { return kind == HashKind::kMd5 ? "MD5" 
 // True when the file came and is right; else the reason is in `reason`.
 bool fetch_from(const std::string& url, const KnownFile& file, const Part& part,
                 const FetchOptions& options, std::string& reason) {
-  for (int attempt = 1; attempt <= kAttemptsPerMirror; ++attempt) {
-    Outcome outcome = Transfer(file, url, part, options).run();
-    if (outcome.reason.empty()) {
+  bool is_anew = false;
+  for (int attempts = kAttemptsPerMirror; attempts > 0;) {
+    --attempts;
+    const Outcome outcome = Transfer(file, url, part, options).run();
+    // A connection may also break after the last byte.
+    if (outcome.reason.empty() || (file.bytes > 0 && part.bytes() >= file.bytes)) {
       const std::string hash = hash_of_file(file.hash_kind, part.path());
       if (hash.starts_with(file.hash)) return true;
       part.remove();
-      outcome.reason =
-          fmt::format("{} is {}, which is another file", name_of(file.hash_kind), hash);
-      outcome.ask_again = outcome.went_on_from_part;
+      reason = fmt::format("{} is {}, which is another file", name_of(file.hash_kind), hash);
+      // What was gone on with may have been another's.
+      const bool is_mixed = outcome.went_on_from_part && !std::exchange(is_anew, true);
+      attempts = is_mixed ? kAttemptsPerMirror : 0;
+    } else {
+      reason = outcome.reason;
+      if (!outcome.ask_again) attempts = 0;
     }
-    reason = outcome.reason;
-    if (!outcome.ask_again) return false;
-    log_info("{}: {}; asking again", url, reason);
+    if (attempts > 0) log_info("{}: {}; asking again", url, reason);
   }
   return false;
 }

@@ -76,10 +76,10 @@ TEST_F(Fetch, AMirrorOfOnesOwnComesFirst) {
   EXPECT_LT(own, message.find(kNobody));
 }
 
-// Says that all is well, without a length, sends some bytes and hangs up, to each who asks.
+// Sends the answer and hangs up, to each who asks.
 class HangsUp {
  public:
-  explicit HangsUp(std::string bytes) : answer_("HTTP/1.0 200 OK\r\n\r\n" + std::move(bytes)) {
+  explicit HangsUp(std::string answer) : answer_(std::move(answer)) {
     sockaddr_in address{};
     address.sin_family = AF_INET;
     address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
@@ -113,11 +113,18 @@ class HangsUp {
 };
 
 TEST_F(Fetch, ABodyThatBreaksOffIsNotTakenForAnotherFile) {
-  const HangsUp server("rig");
+  const HangsUp server("HTTP/1.0 200 OK\r\n\r\nrig");  // without a length
   file_.urls = {server.url};
   const Error error = failure();
   EXPECT_EQ(error.kind(), ErrorKind::kData);
   EXPECT_THAT(error.what(), HasSubstr("broke off after 3 of 5 bytes"));
+}
+
+TEST_F(Fetch, ABodyThatCameWholeIsTakenWhateverFollows) {
+  const HangsUp server("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nright\r\n");
+  file_.urls = {server.url};
+  fetch_file(file_, target_, {});
+  EXPECT_EQ(read_file(target_), "right");
 }
 
 TEST_F(Fetch, AMirrorThatIsNoWebAddressIsRefused) {

@@ -328,14 +328,19 @@ bool conv_chain_supports(const ConvChain& chain, const at::Tensor& src) {
     return unit.weight.scalar_type() == at::kFloat && unit.weight.size(0) % 16 == 0 &&
            unit.weight.is_contiguous(at::MemoryFormat::ChannelsLast);
   };
-  const bool source_fits = (!src.requires_grad() || src.size(1) % 16 == 0) &&
-                           src.size(1) == chain.units.front().weight.size(1);
-  return src.is_cpu() && source_fits && std::all_of(chain.units.begin(), chain.units.end(), fits) &&
-         (!chain.downsample || fits(*chain.downsample));
+  const auto takes_source = [&](const ConvBnUnit& unit) {
+    return unit.weight.size(1) == src.size(1);
+  };
+  return src.is_cpu() && (!src.requires_grad() || src.size(1) % 16 == 0) &&
+         takes_source(chain.units.front()) && std::ranges::all_of(chain.units, fits) &&
+         (!chain.downsample || (fits(*chain.downsample) && takes_source(*chain.downsample)));
 }
 
 at::Tensor convolution(const at::Tensor& src, const at::Tensor& weight, int64_t padding,
                        KernelChoice& kernels) {
+  if (src.size(1) != weight.size(1))
+    fail(ErrorKind::kInternal, "model", "expected {} channels, got {}", weight.size(1),
+         src.size(1));
   const at::Tensor map = as_map(src, type_of_maps());
   const at::Tensor filters = weight.contiguous(at::MemoryFormat::ChannelsLast);
   const c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);

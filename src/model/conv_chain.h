@@ -38,8 +38,9 @@ struct ConvChain {
 /// measured, with the kernels that `word` allows, in some 0.2 s.
 bool bf16_is_faster(const std::string& word);
 
-/// Whether conv_chain() can take it: CPU, fp32 parameters, output channels in multiples of 16; of a
-/// source that requires a gradient, its channels too.
+/// Whether conv_chain() can take it: CPU, fp32 parameters, channels_last, of the channels that the
+/// source has, output channels in multiples of 16; of a source that requires a gradient, its
+/// channels too.
 bool conv_chain_supports(const ConvChain& chain, const at::Tensor& src);
 
 /// Chooses the kernels of a training step before there are maps that would lie beside those of the
@@ -57,7 +58,8 @@ at::Tensor conv_chain(ConvChain& chain, const at::Tensor& src, bool training,
 
 /// A convolution alone on the CPU, with stride 1. Shapes: src [n,c,h,w], weight [k,c,r,r], fp32, k
 /// a multiple of 16; c too, but of a source that requires no gradient -> [n,k,h',w'],
-/// channels_last, in the type that autocast gives, else fp32. Gradients flow to both.
+/// channels_last, in the type that autocast gives, else fp32. Gradients flow to both. Errors:
+/// kInternal where source and weight differ in c.
 at::Tensor convolution(const at::Tensor& src, const at::Tensor& weight, int64_t padding,
                        KernelChoice& kernels);
 

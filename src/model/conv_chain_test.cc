@@ -320,6 +320,23 @@ TEST(ConvChain, NanInTheWeightsShowsInResultsAndStatistics) {
   }
 }
 
+TEST(ConvChain, RefusesWeightsOfOtherChannelsOrLayout) {
+  ConvChain stem;
+  stem.units = {make_unit(3, 64, 3, 1)};
+  EXPECT_FALSE(conv_chain_supports(stem, at::randn({2, 16, 8, 8})));
+  ConvChain chain;
+  chain.units = {make_unit(32, 32, 3, 1)};
+  const at::Tensor src = at::randn({2, 32, 8, 8});
+  EXPECT_TRUE(conv_chain_supports(chain, src));
+  chain.units[0].weight = chain.units[0].weight.detach().contiguous();
+  EXPECT_FALSE(conv_chain_supports(chain, src));
+  KernelChoice kernels("winograd");
+  EXPECT_EQ(error_of([&] {
+              convolution(src, at::randn({64, 16, 3, 3}), 1, kernels);
+            }).kind(),
+            ErrorKind::kInternal);
+}
+
 TEST(ConvChain, RefusesAGradientOfImages) {
   ConvChain stem;
   stem.units = {make_unit(3, 64, 3, 1)};

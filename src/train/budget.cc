@@ -24,11 +24,11 @@ void Budget::set_costs(const std::vector<double>& costs) {
   for (size_t i = 0; i < parts_.size(); ++i) parts_[i].cost = costs[i];
 }
 
-void Budget::observe_step(int64_t step, size_t part, double step_s) {
+void Budget::observe_step(int64_t step, size_t part, double step_s, double now_s) {
   recent_.push_back({step_s, step_s / (parts_[part].cost * early_factor(step))});
   recent_s_ += step_s;
   const auto enough_behind_first = [&] {
-    return recent_.size() > kFewest && recent_s_ - recent_.front().seconds >= window_s();
+    return recent_.size() > kFewest && recent_s_ - recent_.front().seconds >= window_s(now_s);
   };
   while (recent_.size() > kMost || enough_behind_first()) {
     recent_s_ -= recent_.front().seconds;

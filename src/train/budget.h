@@ -24,8 +24,13 @@ class Budget {
   static Budget of_seconds(double seconds, std::vector<BudgetPart> parts = {{}});
 
   bool by_time() const { return seconds_ > 0; }
-  /// Of recent steps [s], by which the length of the run is judged.
-  double window_s() const { return by_time() ? std::min(30., seconds_ / 30) : 30; }
+  /// Of recent steps [s], by which the length of the run is judged: an eighth of the time that is
+  /// left at `now_s`, so that a busy minute early in a long run changes little, and the last ones
+  /// follow the clock.
+  double window_s(double now_s) const {
+    if (!by_time()) return 30;
+    return std::clamp((seconds_ - now_s) / 8, std::min(30., seconds_ / 30), 300.);
+  }
   /// Better known costs of a step, one a part.
   void set_costs(const std::vector<double>& costs);
   /// The first `steps` of a run cost `factor` times what later ones of their part do.
@@ -33,9 +38,9 @@ class Budget {
     early_steps_ = steps;
     early_factor_ = factor;
   }
-  /// Tells the time of a training step [s]. The first steps of a process, which are slower, are
-  /// better left out.
-  void observe_step(int64_t step, size_t part, double step_s);
+  /// Tells the time of a training step [s] that ended at `now_s`. The first steps of a process,
+  /// which are slower, are better left out.
+  void observe_step(int64_t step, size_t part, double step_s, double now_s);
   /// What comes after training: `cost` in the unit of the steps', because evaluation slows down
   /// with the machine as training does, and seconds.
   void set_reserve(double cost, double seconds) {
@@ -63,10 +68,10 @@ class Budget {
   double seconds_of_cost() const;  // mean of the recent steps
   double cost_left(double step, size_t part, double total) const;
 
-  // How many recent steps count: so many, and those of a thirtieth of the run or half a minute.
-  // Enough that seconds in which something else ran do not look like the run's end, short enough to
-  // notice that a core was taken away.
-  static constexpr size_t kFewest = 24, kMost = 1000;
+  // How many recent steps count: those of window_s(), and so many. Enough that seconds in which
+  // something else ran do not look like the run's end, few enough to notice that a core was taken
+  // away.
+  static constexpr size_t kFewest = 24, kMost = 5000;
 
   struct Observed {
     double seconds, of_cost;  // of the step, and of a unit of cost

@@ -18,14 +18,14 @@ double end_of_run(Budget budget, double start_s, double reserve_steps,
     const double duration_s = step_s(now_s);
     now_s += duration_s;
     ++step;
-    budget.observe_step(0, 0, duration_s);
+    budget.observe_step(0, 0, duration_s, now_s);
   }
   return now_s + reserve_steps * step_s(now_s);
 }
 
 TEST(Budget, FixedStepsIgnoreTheClock) {
   Budget budget = Budget::of_steps(10);
-  budget.observe_step(0, 0, 100);
+  budget.observe_step(0, 0, 100, 0);
   EXPECT_EQ(budget.total_steps(3, 0, 1e9), 10);
   EXPECT_FALSE(budget.by_time());
 }
@@ -66,10 +66,10 @@ TEST(Budget, UsesTheTimeThatAFasterMachineLeaves) {
 TEST(Budget, EarlyStepsMayCostOtherwise) {
   Budget budget = Budget::of_seconds(100);
   budget.set_early_steps(20, 2);
-  for (int64_t step = 0; step < 5; ++step) budget.observe_step(step, 0, 2);
+  for (int64_t step = 0; step < 5; ++step) budget.observe_step(step, 0, 2, 0);
   EXPECT_EQ(budget.total_steps(0, 0, 0), 80);
   EXPECT_DOUBLE_EQ(budget.left_s(5, 0, 80), 2 * 15 + 60);
-  for (int64_t step = 20; step < 25; ++step) budget.observe_step(step, 0, 1);
+  for (int64_t step = 20; step < 25; ++step) budget.observe_step(step, 0, 1, 0);
   EXPECT_EQ(budget.total_steps(25, 0, 45), 80);
 }
 
@@ -78,7 +78,7 @@ double end_of_run_in_parts(double second_cost, double known_cost,
                            double (*slowness)(double now_s)) {
   Budget budget = Budget::of_seconds(900, {{0.6, 1}, {1, known_cost}});
   budget.set_reserve(20, 1);
-  budget.observe_step(0, 0, 0.3);
+  budget.observe_step(0, 0, 0.3, 10);
   double now_s = 10;
   int64_t step = 0, total = budget.total_steps(0, 0, now_s);
   size_t part = 0;
@@ -86,7 +86,7 @@ double end_of_run_in_parts(double second_cost, double known_cost,
     if (static_cast<double>(step) >= 0.6 * static_cast<double>(total)) part = 1;
     const double duration_s = 0.3 * (part == 0 ? 1 : second_cost) * slowness(now_s);
     now_s += duration_s;
-    budget.observe_step(0, part, duration_s);
+    budget.observe_step(0, part, duration_s, now_s);
     total = budget.total_steps(step + 1, part, now_s);
   }
   return now_s + 20 * 0.3 * slowness(now_s) + 1;
@@ -96,9 +96,9 @@ double end_of_run_in_parts(double second_cost, double known_cost,
 TEST(Budget, AStallDoesNotMakeTheRunLookNearItsEnd) {
   Budget budget = Budget::of_seconds(900, {{0.6, 1}, {1, 4}});
   budget.set_reserve(20, 1);
-  for (int step = 0; step < 500; ++step) budget.observe_step(0, 0, 0.3);
+  for (int step = 0; step < 500; ++step) budget.observe_step(0, 0, 0.3, 0.3 * step);
   const int64_t before = budget.total_steps(500, 0, 160);
-  budget.observe_step(0, 0, 10);
+  budget.observe_step(0, 0, 10, 170);
   const int64_t after = budget.total_steps(501, 0, 170);
   EXPECT_LT(after, before);
   EXPECT_GT(static_cast<double>(after), 0.95 * static_cast<double>(before));
@@ -107,10 +107,19 @@ TEST(Budget, AStallDoesNotMakeTheRunLookNearItsEnd) {
 TEST(Budget, NorDoSecondsInWhichSomethingElseRan) {
   Budget budget = Budget::of_seconds(1800, {{0.55, 1}, {1, 2.7}});
   budget.set_reserve(60, 1);
-  for (int step = 0; step < 1800; ++step) budget.observe_step(step, 0, 0.12);
+  for (int step = 0; step < 1800; ++step) budget.observe_step(step, 0, 0.12, 0.12 * step);
   const auto before = static_cast<double>(budget.total_steps(1800, 0, 230));
-  for (int step = 1800; step < 1824; ++step) budget.observe_step(step, 0, 0.4);
+  for (int step = 1800; step < 1824; ++step) budget.observe_step(step, 0, 0.4, 240);
   EXPECT_GT(static_cast<double>(budget.total_steps(1824, 0, 240)), 0.75 * before);
+}
+
+TEST(Budget, NorDoesABusyMinuteOfAnHour) {
+  Budget budget = Budget::of_seconds(3600, {{0.4, 1}, {1, 2.6}});
+  for (int step = 0; step < 3000; ++step) budget.observe_step(step, 0, 0.2, 0.2 * step);
+  const auto before = static_cast<double>(budget.total_steps(3000, 0, 600));
+  for (int step = 3000; step < 3150; ++step)
+    budget.observe_step(step, 0, 0.4, 600 + 0.4 * (step - 3000));
+  EXPECT_GT(static_cast<double>(budget.total_steps(3150, 0, 660)), 0.85 * before);
 }
 
 TEST(Budget, PartsOfOtherCostEndOnTimeToo) {
@@ -129,7 +138,7 @@ TEST(Budget, PartsEndWithinTwoPercentWhenACoreIsTakenAway) {
 TEST(Budget, AReserveMeasuredAgainKeepsItsSeconds) {
   Budget budget = Budget::of_seconds(900);
   budget.set_reserve(20, 1);
-  budget.observe_step(0, 0, 2);
+  budget.observe_step(0, 0, 2, 0);
   EXPECT_DOUBLE_EQ(budget.reserve_left_s(), 41);
   budget.observe_reserve(30);
   EXPECT_DOUBLE_EQ(budget.reserve_left_s(), 31);
@@ -139,7 +148,7 @@ TEST(Budget, AReserveMeasuredAgainKeepsItsSeconds) {
 
 TEST(Budget, NeverAsksForStepsWhenTimeIsUp) {
   Budget budget = Budget::of_seconds(60);
-  budget.observe_step(0, 0, 1);
+  budget.observe_step(0, 0, 1, 0);
   EXPECT_EQ(budget.total_steps(7, 0, 100), 7);
 }
 

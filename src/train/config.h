@@ -134,9 +134,10 @@ void visit(ConfigType& c, Visitor&& visitor) {
   visitor("batch_norm_images", c.batch_norm_images,
           "training images from which BatchNorm's statistics are taken anew at the end; 0: none; "
           "-1: by the length of the run");
-  visitor("weights", c.weights,
-          "weights to begin with: a run's folder, a .safetensors or .pth file, its address, or "
-          "torchvision:resnet50; the head is new where the classes are others");
+  visitor(
+      "weights", c.weights,
+      "weights to begin with: a run's folder, a file of safetensors or torch.save, its address, "
+      "or torchvision:resnet50; the head is new where the classes are others");
   visitor("freeze_epochs", c.freeze_epochs,
           "with weights: epochs in which the head alone is trained");
   visitor("freeze_batch_norm", c.freeze_batch_norm,

@@ -17,6 +17,9 @@ namespace skipway {
 /// 500 of CIFAR's, which saturate two cores in some 300 MB; 16 to 500.
 int64_t evaluation_batch(int64_t side);
 
+/// That --tta and --tta-shift ask for.
+constexpr int64_t views_of(bool tta, bool shift) { return !tta ? 1 : shift ? 6 : 2; }
+
 struct EvaluateOptions {
   at::ScalarType precision = at::kFloat;
   int64_t batch = 500;

@@ -67,7 +67,7 @@ double measure_test_s(const Config& config, Learner& learner, const Split& evalu
                                       evaluate_options(config, learner, /*views=*/1));
 }
 
-int64_t views_of(const Config& config) { return !config.tta ? 1 : config.tta_shift ? 6 : 2; }
+int64_t views_of(const Config& config) { return views_of(config.tta, config.tta_shift); }
 
 int64_t affordable_views(const Config& config, double test_s, double most_s) {
   const int64_t all = views_of(config);
@@ -157,7 +157,7 @@ Plan make_plan(const Config& config, Learner& learner, const Split& evaluation_s
   plan.budget = make_budget(config, plan.stages, steps_per_epoch);
   plan.budget.set_costs(plan.steps_s);  // seconds, for as long as the machine stays as fast
   plan.budget.set_reserve(plan.evaluation_s, kSaveReserve_s);
-  plan.budget.observe_step(step, stage, plan.steps_s[stage]);
+  plan.budget.observe_step(step, stage, plan.steps_s[stage], begun_s);
   const double early_steps = early_epochs(config) * static_cast<double>(steps_per_epoch);
   if (static_cast<double>(step) < early_steps) {
     // One after the other: the machine may have been slower when the stages were measured.

@@ -78,7 +78,7 @@ Plan plan_of(const Budget& budget) {
   plan.test_s = 50;
   plan.budget = budget;
   plan.budget.set_reserve(10, 0);
-  plan.budget.observe_step(0, 0, 1);
+  plan.budget.observe_step(0, 0, 1, 0);
   return plan;
 }
 
@@ -187,7 +187,7 @@ TEST(Plan, TheLengthOfARunTakesOffTheEvaluationsStillToCome) {
   Config c = config();
   c.test_every = 2;
   Budget budget = Budget::of_seconds(1000);
-  budget.observe_step(0, 0, 1);
+  budget.observe_step(0, 0, 1, 0);
   const auto length = [&](int64_t step, double now_s) {
     return length_of_run(c, budget, /*steps_per_epoch=*/100, /*test_s=*/50, step, 0, now_s);
   };

@@ -112,7 +112,7 @@ Pretrained read_weights_file(const fs::path& path) {
   }
   std::optional<ModelSpec> spec;
   // Others may have a "model" among their metadata too.
-  if (file.metadata.contains("model") && file.metadata.contains("num_classes"))
+  if (file.metadata.contains("model") && file.metadata.contains("image_size"))
     spec = spec_from_metadata(file.metadata, path.string());
   return {std::move(file.tensors), std::move(spec), path.string()};
 }

@@ -91,7 +91,8 @@ TEST_F(PretrainedTest, WrappersPrefixesAndMissingCountsAreMadeGood) {
 
 TEST_F(PretrainedTest, AFileIsReadByWhatItHoldsWhateverItsName) {
   write_torch_file(folder_ / "x.safetensors", model_.state());
-  write_safetensors(folder_ / "x.bin", model_.state(), {{"model", "of somebody's own"}});
+  write_safetensors(folder_ / "x.bin", model_.state(),
+                    {{"model", "resnet18"}, {"num_classes", "3"}});
   for (const char* name : {"x.safetensors", "x.bin"}) {
     const Pretrained read = read_pretrained((folder_ / name).string());
     EXPECT_FALSE(read.spec.has_value()) << name;

@@ -342,10 +342,10 @@ void Trainer::record_step(const LossAndNorm& seen, double lr, double step_s) {
   if (++steps_of_process_ > kWarmupSteps || budget_.by_time()) {
     if (is_full)
       budget_.observe_step(progress_.step - 1, progress_.stage,
-                           step_s * learner_.share_of_full_step());
+                           step_s * learner_.share_of_full_step(), run_wall_s());
     lay_out();
     stage_total_ = steady_length(stage_total_, static_cast<double>(total_steps_),
-                                 step_s / (2 * budget_.window_s()));
+                                 step_s / (2 * budget_.window_s(run_wall_s())));
     measure_evaluation_again();
   }
   const StepReport report = step_report();
