@@ -3,11 +3,14 @@
 // object: seconds of each timed step, the pages that these steps took from the system, the peak
 // memory of the process, and the kernels with what choosing them measured. Not the drivers; see
 // bench/train_step, bench/layers and bench/inference.
+#include <ATen/ATen.h>
+#include <ATen/Parallel.h>
 #include <ATen/core/grad_mode.h>
 #include <sys/resource.h>
 
 #include <CLI/CLI.hpp>
 #include <iostream>
+#include <nlohmann/json.hpp>
 
 #include "base/clock.h"
 #include "base/process.h"
