@@ -22,6 +22,12 @@ give_up() {
   exit "$code"
 }
 
+# take_turns DESCRIPTOR WHAT: locks its open file until it is closed, once no other WHAT has it.
+take_turns() {
+  command -v flock >/dev/null || return 0
+  flock -n "$1" || { say "waiting for another $2 in $root" && flock "$1"; }
+}
+
 begin_setup() {
   { mkdir -p "$root/build" && : >>"$log"; } 2>/dev/null ||
     give_up 9 "cannot write to $root/build; is the folder yours, and is the disk full?"
@@ -29,10 +35,8 @@ begin_setup() {
     local given=$SKIPWAY_TORCH
     SKIPWAY_TORCH=$(realpath -e "$given" 2>/dev/null) || give_up 4 "expected the folder of a LibTorch at SKIPWAY_TORCH, got $given, which is not there"
   fi
-  if command -v flock >/dev/null; then  # two set-ups at once would tread on each other
-    exec 9>"$root/build/setup.lock"
-    flock -n 9 || { say "waiting for another set-up in $root" && flock 9; }
-  fi
+  exec 9>"$root/build/setup.lock"
+  take_turns 9 set-up  # two at once would tread on each other
   : >"$log"
   trap 'echo >&2; exit 130' INT  # after the command that runs, which got the signal too
   trap 'echo >&2; exit 143' TERM

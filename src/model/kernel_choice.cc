@@ -132,18 +132,19 @@ ConvMethod KernelChoice::method(const ConvShape& s, Type type, bool training, bo
       if (found != chosen_.end() && found->second == name_of(method)) return method;
     return std::nullopt;
   };
-  if (const auto lost = chosen_.find(key);
-      lost != chosen_.end() && !chosen() && !std::exchange(said_lost_, true))
+  std::optional<ConvMethod> known = chosen();
+  if (const auto lost = known ? chosen_.end() : chosen_.find(key);
+      lost != chosen_.end() && !std::exchange(said_lost_, true))
     log_info("kernel: {} for {} is not to be had here; measured anew, and so are others like it",
              lost->second, key);
   // Inference takes what training chose; what it chooses alone was measured without the backward
   // pass and is not for training.
   const bool few = !training && s.n <= kFew;
   if (few)
-    key += ", few images";
-  else if (!training && !chosen())
-    key += ", forward";
-  if (const auto method = chosen()) return *method;
+    key += ", few images", known = chosen();
+  else if (!training && !known)
+    key += ", forward", known = chosen();
+  if (known) return *known;
   constexpr int64_t kPixels = 16 * 32 * 32;  // enough to tell, and little memory
   ConvMethod best = methods.front();
   if (methods.size() > 1) {
