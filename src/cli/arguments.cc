@@ -197,10 +197,11 @@ class TomlReader {
   std::string read_value() {
     if (peek() == '"') return read_string();
     if (peek() == '\'') return read_literal();
+    const size_t begin = at_;
     std::string text = read_bare("a value (text stands in quotes)");
     std::erase(text, '_');  // 1_000
     if (!parse_bool(text) && !parse_number<double>(text)) {
-      at_ -= std::min(at_, text.size());
+      at_ = begin;
       error("a value (text stands in quotes)");
     }
     return text;
@@ -312,7 +313,7 @@ bool is_positive(const Setting* setting) {
 }
 
 // A layer that sets one length of the run means that the other no longer counts.
-void complete_length(Layer& layer) {
+Layer with_whole_length(Layer layer) {
   const Setting* minutes = find(layer, "minutes");
   const Setting* epochs = find(layer, "epochs");
   if (is_positive(minutes) && is_positive(epochs))
@@ -322,6 +323,7 @@ void complete_length(Layer& layer) {
     layer.push_back({"epochs", "0", minutes->origin, minutes->where});
   else if (is_positive(epochs) && minutes == nullptr)
     layer.push_back({"minutes", "0", epochs->origin, epochs->where});
+  return layer;
 }
 
 // How many of them another recipe than theirs would change.
@@ -352,8 +354,32 @@ void warn_of_settled_recipe(const std::vector<Layer>& layers) {
   }
 }
 
+// Whether `flag` stands in `message`, and not as the beginning of another one.
+bool has_flag(std::string_view message, std::string_view flag) {
+  for (size_t at = message.find(flag); at != std::string_view::npos;
+       at = message.find(flag, at + 1)) {
+    const size_t end = at + flag.size();
+    const char next = end < message.size() ? message[end] : ' ';
+    if (next != '-' && (next < 'a' || next > 'z')) return true;
+  }
+  return false;
+}
+
+// " (--lr comes from skipway.toml:3)" for each flag in `message` whose value was not given by it.
+std::string where_values_stand(std::string_view message, const std::vector<Layer>& layers) {
+  std::map<std::string, std::string> where;  // by flag, of the strongest layer that has it
+  for (const Layer& layer : layers)
+    for (const Setting& setting : layer) where[flag_name(setting.key)] = setting.where;
+  std::string said;
+  for (const auto& [flag, place] : where) {
+    if (place != flag && has_flag(message, flag))
+      said += fmt::format(" ({} comes from {})", flag, place);
+  }
+  return said;
+}
+
 // `layers` from the weakest to the strongest.
-Arguments lay_down(std::vector<Layer> layers) {
+Arguments lay_down(const std::vector<Layer>& layers) {
   Config start;
   const Setting* asked = nullptr;
   for (const Layer& layer : layers) {
@@ -371,9 +397,8 @@ Arguments lay_down(std::vector<Layer> layers) {
   for (size_t i = 0; i < plain.size(); ++i)
     arguments.origins[plain[i].first] =
         plain[i] == of_recipe[i] ? "default" : "recipe " + start.recipe;
-  for (Layer& layer : layers) {
-    complete_length(layer);
-    for (const Setting& setting : layer) {
+  for (const Layer& layer : layers) {
+    for (const Setting& setting : with_whole_length(layer)) {
       apply(arguments.config, setting);
       arguments.origins[setting.key] = setting.origin;
     }
@@ -393,6 +418,14 @@ Arguments lay_down(std::vector<Layer> layers) {
   }
   validate(arguments.config);
   return arguments;
+}
+
+Arguments lay_down_and_say_where(const std::vector<Layer>& layers) {
+  try {
+    return lay_down(layers);
+  } catch (const Error& error) {
+    throw Error(error.kind(), error.what() + where_values_stand(error.what(), layers));
+  }
 }
 
 // What CLI11 writes into while it parses. Shared by the options and by the function that lays the
@@ -495,7 +528,7 @@ std::function<Arguments()> add_arguments(CLI::App& command,
       if (flag->option->count() > 0)
         layers.back().push_back(
             {flag->key, flag->text, flag_name(flag->key), flag_name(flag->key)});
-    Arguments arguments = lay_down(std::move(layers));
+    Arguments arguments = lay_down_and_say_where(layers);
     arguments.json = flags->json;
     return arguments;
   };
@@ -543,8 +576,7 @@ std::string to_toml(const Config& config, const std::map<std::string, std::strin
 }
 
 Config from_toml(const std::string& text, const std::string& where) {
-  std::vector<Layer> layers = {TomlReader(text, where).read()};
-  return lay_down(std::move(layers)).config;
+  return lay_down_and_say_where({TomlReader(text, where).read()}).config;
 }
 
 std::shared_ptr<CLI::FormatterBase> help_formatter() {

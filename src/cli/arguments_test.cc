@@ -150,6 +150,26 @@ TEST_F(ArgumentsTest, ValuesMustBeWholeNumbersOfTheirKind) {
   EXPECT_THAT(usage_message({}), AllOf(HasSubstr("quick"), HasSubstr("SKIPWAY_LR")));
 }
 
+TEST_F(ArgumentsTest, AValueThatCannotBeIsSoughtWhereItStands) {
+  write("skipway.toml", "lr = -1\n");
+  EXPECT_THAT(usage_message({}),
+              AllOf(HasSubstr("got -1 at --lr"), HasSubstr("(--lr comes from skipway.toml:1)")));
+  EXPECT_THAT(usage_message({"--lr", "-2"}),
+              AllOf(HasSubstr("got -2 at --lr"), testing::Not(HasSubstr("comes from"))));
+  write("skipway.toml", "lr = 1\n");
+  EXPECT_THAT(usage_message({"--muon-lr", "-2"}), testing::Not(HasSubstr("comes from")));
+  set_variable("SKIPWAY_LR", "-3");
+  EXPECT_THAT(usage_message({}), HasSubstr("(--lr comes from SKIPWAY_LR)"));
+  EXPECT_EQ(error_of([] { from_toml("\"a(\" = 1\n", "x.toml"); }).kind(), ErrorKind::kUsage);
+  set_variable("SKIPWAY_LR", "1");
+  write("skipway.toml", "# mine\nrecipe = 'articel'\n");
+  EXPECT_THAT(usage_message({}), HasSubstr("(--recipe comes from skipway.toml:2)"));
+  EXPECT_THAT(error_of([] { from_toml("data = my_photos\n", "x.toml"); }).what(),
+              HasSubstr("got 'my_photos' at x.toml:1"));
+  EXPECT_THAT(error_of([] { from_toml("batch = 0\n", "runs/001/config.toml"); }).what(),
+              HasSubstr("(--batch comes from runs/001/config.toml:1)"));
+}
+
 TEST_F(ArgumentsTest, UnknownKeysAndFlagsNameTheNearestKnownOne) {
   write("skipway.toml", "# mine\n\nmomentun = 0.8\n");
   EXPECT_THAT(usage_message({}), AllOf(HasSubstr("'momentun'"), HasSubstr("skipway.toml:3"),
