@@ -73,8 +73,23 @@ std::optional<int64_t> memory_left_in(const std::filesystem::path& control_group
   return std::max(int64_t{0}, most - used);
 }
 
+int64_t physical_memory_bytes() {
+  return int64_t{sysconf(_SC_PHYS_PAGES)} * sysconf(_SC_PAGE_SIZE);
+}
+
+std::string processor_name() {
+  std::ifstream file("/proc/cpuinfo");
+  for (std::string line; std::getline(file, line);) {
+    const size_t colon = line.find(": ");
+    if (!line.starts_with("model name") || colon == std::string::npos) continue;
+    const std::string name = line.substr(colon + 2);
+    return name.substr(0, name.find_last_not_of(" \t") + 1);
+  }
+  return "";
+}
+
 int64_t available_memory_bytes() {
-  int64_t bytes = int64_t{sysconf(_SC_PHYS_PAGES)} * sysconf(_SC_PAGE_SIZE);
+  int64_t bytes = physical_memory_bytes();
   std::ifstream machine("/proc/meminfo");  // "MemAvailable:   19000000 kB"
   int64_t kilobytes = 0;
   for (std::string word; machine >> word;)

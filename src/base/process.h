@@ -20,6 +20,12 @@ std::optional<int64_t> cores_granted_by(const std::filesystem::path& control_gro
 /// Cores that this process may run on, or is granted the time of; at least 1.
 int64_t usable_cores();
 
+/// As the system names it; "" where it does not.
+std::string processor_name();
+
+/// Of the machine, whatever this process may take of it [bytes].
+int64_t physical_memory_bytes();
+
 /// The largest resident set of this process so far [bytes].
 int64_t peak_rss_bytes();
 

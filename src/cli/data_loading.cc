@@ -1,13 +1,11 @@
 #include "cli/data_loading.h"
 
-#include <ATen/Parallel.h>
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
-#include "base/process.h"
 #include "cli/terminal.h"
 #include "model/device.h"
-#include "train/pretrained.h"
+#include "model/threads.h"
 
 namespace skipway {
 
@@ -48,13 +46,18 @@ Dataset load_data(const std::string& spec, const Config& config) {
   return load_data(spec, options);
 }
 
+Pretrained read_weights(const std::string& source) {
+  FetchOptions fetching;
+  fetching.progress = fetch_progress_display();
+  Pretrained weights = read_pretrained(source, fetching);
+  clear_status();
+  return weights;
+}
+
 void take_settings_of_weights(Arguments& arguments) {
   Config& config = arguments.config;
   if (config.weights.empty()) return;
-  FetchOptions fetching;
-  fetching.progress = fetch_progress_display();
-  const Pretrained weights = read_pretrained(config.weights, fetching);
-  clear_status();
+  const Pretrained weights = read_weights(config.weights);
   const ModelSpec spec = weights.spec ? *weights.spec : spec_from_shapes(weights, config.model);
   const auto is_given = [&](const char* key) {
     const std::string& origin = arguments.origins.at(key);
@@ -78,8 +81,7 @@ void take_settings_of_weights(Arguments& arguments) {
 }
 
 Dataset prepare(const Config& config) {
-  prepare_allocator();
-  at::set_num_threads(static_cast<int>(config.threads > 0 ? config.threads : usable_cores()));
+  prepare_process(config.threads);
   resolve_device(config.device);
   return load_data(config.data, config);
 }

@@ -7,6 +7,7 @@
 #include "data/dataset.h"
 #include "data/fetch.h"
 #include "train/config.h"
+#include "train/pretrained.h"
 
 namespace skipway {
 
@@ -17,6 +18,9 @@ std::function<void(const FetchProgress&)> fetch_progress_display();
 Dataset load_data(const std::string& spec, LoadOptions options);
 /// The same with the image size and seed of `config`.
 Dataset load_data(const std::string& spec, const Config& config);
+
+/// read_pretrained, with progress on the terminal. Errors: as read_pretrained.
+Pretrained read_weights(const std::string& source);
 
 /// Of --weights: fetches what is published, and takes model, stem, mean and std from the weights
 /// where neither flag, variable nor file gave them. Nothing without --weights. Errors: as

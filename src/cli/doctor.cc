@@ -28,6 +28,7 @@
 #include "kernels/instruction_set.h"
 #include "model/device.h"
 #include "model/resnet.h"
+#include "model/threads.h"
 #include "record/run_folder.h"
 
 namespace skipway {
@@ -215,7 +216,7 @@ void print_as_json(const std::vector<Check>& checks, const std::optional<Error>&
 }
 
 int doctor(const std::string& device, const std::string& kernel, bool json) {
-  at::set_num_threads(static_cast<int>(usable_cores()));  // as training does
+  prepare_process(/*threads=*/0);  // as training does
   const std::vector<Check> checks = examine(device, kernel);
   const std::optional<Error> failure = failure_of(checks);
   if (json)

@@ -73,10 +73,7 @@ std::string saved(const RunFolder& run, const Model& model) {
 int import_weights(const ImportFlags& flags) {
   RunFolder::require_free(flags.out, "--out");
   normalisation_of(flags, Normalisation());  // refused before something is fetched
-  FetchOptions fetching;
-  fetching.progress = fetch_progress_display();
-  const Pretrained weights = read_pretrained(flags.source, fetching);
-  clear_status();
+  const Pretrained weights = read_weights(flags.source);
   const ModelSpec spec = spec_of(weights, flags);
   const std::unique_ptr<Model> model = make_model(spec, /*seed=*/0);
   load_finite(*model, weights.tensors, weights.where);
@@ -140,13 +137,20 @@ void add_import(CLI::App& program, Run& chosen) {
   command->add_option("--classes", flags->classes, "classes; without it, as the weights are")
       ->type_name("N")
       ->check(CLI::Range(1, 1 << 20).description(""));
-  command->add_option("--mean", flags->mean, "mean of red,green,blue in [0, 1]; auto: by the stem")
-      ->type_name("R,G,B");
-  command->add_option("--std", flags->std, "standard deviation of them; auto: by the stem")
+  command
+      ->add_option(
+          "--mean", flags->mean,
+          "mean of red,green,blue in [0, 1]; auto: as came with the weights, else by the stem")
       ->type_name("R,G,B");
   command
-      ->add_option("--input-size", flags->input_size,
-                   "side of the images [pixels]; without it, 32 or 224 by the stem")
+      ->add_option("--std", flags->std,
+                   "standard deviation of them; auto: as came with the weights, else by the stem")
+      ->type_name("R,G,B");
+  command
+      ->add_option(
+          "--input-size", flags->input_size,
+          "side of the images [pixels]; without it, as came with the weights, else 32 or 224 "
+          "by the stem")
       ->type_name("N")
       ->check(CLI::Range(1, 1 << 14).description(""));
   command->add_option("--out", flags->out, "folder to make")

@@ -1,16 +1,15 @@
 // Loading of a trained model as `eval` and `predict` use it. Not what is done with it.
 #include "cli/trained_model.h"
 
-#include <ATen/Parallel.h>
 #include <fmt/format.h>
 
 #include <utility>
 
 #include "base/error.h"
 #include "base/files.h"
-#include "base/process.h"
 #include "cli/arguments.h"
 #include "model/device.h"
+#include "model/threads.h"
 #include "train/saved_model.h"
 
 namespace skipway {
@@ -58,8 +57,7 @@ void add_model_flags(CLI::App& command, ModelFlags& flags) {
 }
 
 TrainedModel load_trained_model(const RunFolder& run, const ModelFlags& flags) {
-  prepare_allocator();
-  at::set_num_threads(static_cast<int>(flags.threads > 0 ? flags.threads : usable_cores()));
+  prepare_process(flags.threads);
   const at::Device device = resolve_device(flags.device);
   std::optional<Config> config = config_of(run);
   std::unique_ptr<Model> model = load_saved_model(run, device);

@@ -85,13 +85,8 @@ Airbench::Airbench(const ModelSpec& spec, uint64_t seed, at::Device device) : Mo
                              int64_t out) {
     Layer layer;
     layer.conv = conv(group + ".conv" + number, in, out);
-    const std::string name = group + ".norm" + number;
+    layer.norm = add_batch_norm(group + ".norm" + number, out, /*trains_weight=*/false);
     layer.norm.eps = kNormEps;
-    layer.norm.weight = add_buffer(name + ".weight", at::ones({out}));
-    layer.norm.bias = add_parameter(name + ".bias", at::zeros({out}));
-    layer.norm.running_mean = add_buffer(name + ".running_mean", at::zeros({out}));
-    layer.norm.running_var = add_buffer(name + ".running_var", at::ones({out}));
-    layer.num_batches_tracked = add_buffer(name + ".num_batches_tracked", at::zeros({}, at::kLong));
     return layer;
   };
   whiten_ = add_buffer("0.weight", kaiming_uniform(kWhitenFilters, 3, kWhitenSize));
@@ -147,8 +142,6 @@ at::Tensor Airbench::forward(const at::Tensor& images, bool training) {
     for (size_t i = 1; i < group.size(); ++i)
       x = activate(convolve(x, group[i].conv), /*pool=*/false, group[i].norm);
     if (group.size() > 2) x = x + begin;
-    if (training)
-      for (const Layer& layer : group) layer.num_batches_tracked.add_(1);
   }
   x = at::max_pool2d(x, std::min(kLastPool, x.size(2)));
   // Of larger images more than one pixel is left; the source knows 32 pixels only.

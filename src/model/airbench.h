@@ -39,7 +39,6 @@ class Airbench : public Model {
   struct Layer {
     at::Tensor conv;
     BatchNorm norm;
-    at::Tensor num_batches_tracked;
   };
 
   at::Tensor whiten_, whiten_bias_, head_;

@@ -38,7 +38,8 @@ const std::vector<std::string>& attention_names() {
 }
 
 Attention::Attention(const std::string& kind, int64_t channels, const std::string& name,
-                     Initialiser& init, const Add& add_parameter, const Add& add_buffer)
+                     Initialiser& init, const AddParameter& add_parameter,
+                     const AddBatchNorm& add_batch_norm)
     : kind_(kind) {
   if (kind == "eca") {
     const int64_t count = neighbour_count(channels);
@@ -58,13 +59,9 @@ Attention::Attention(const std::string& kind, int64_t channels, const std::strin
   if (kind == "se") fc2_bias_ = add_parameter(fc + ".fc2.bias", bias(channels, hidden));
   if (kind == "se") return;
 
-  const std::string conv = name + ".spatial.conv.conv", bn = name + ".spatial.conv.bn";
-  spatial_weight_ = add_parameter(conv + ".weight", init.conv(1, 2, kSpatialSize));
-  norm_.weight = add_parameter(bn + ".weight", at::ones({1}));
-  norm_.bias = add_parameter(bn + ".bias", at::zeros({1}));
-  norm_.running_mean = add_buffer(bn + ".running_mean", at::zeros({1}));
-  norm_.running_var = add_buffer(bn + ".running_var", at::ones({1}));
-  num_batches_tracked_ = add_buffer(bn + ".num_batches_tracked", at::zeros({}, at::kLong));
+  const std::string spatial = name + ".spatial.conv";
+  spatial_weight_ = add_parameter(spatial + ".conv.weight", init.conv(1, 2, kSpatialSize));
+  norm_ = add_batch_norm(spatial + ".bn", 1);
 }
 
 // [n,c,h,w] -> [n,c,1,1], in the parameters' type.
@@ -92,7 +89,6 @@ at::Tensor Attention::pixel_gate(const at::Tensor& src, bool training) {
   const at::Tensor maps = at::cat({src.mean(1, /*keepdim=*/true, type),  //
                                    src.amax(1, /*keepdim=*/true).to(type)},
                                   1);
-  if (training) num_batches_tracked_.add_(1);
   return apply_batch_norm(at::conv2d(maps, spatial_weight_, /*bias=*/{}, /*stride=*/1,
                                      /*padding=*/kSpatialSize / 2),
                           norm_, training)

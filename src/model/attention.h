@@ -27,12 +27,13 @@ const std::vector<std::string>& attention_names();
 ///         channels)) scales the pixels (Woo et al., arXiv:1807.06521)
 class Attention {
  public:
-  /// Keeps what it is given and returns what becomes of it; see Model::add_parameter.
-  using Add = std::function<at::Tensor(const std::string& name, at::Tensor values)>;
+  /// Model::add_parameter() and add_batch_norm().
+  using AddParameter = std::function<at::Tensor(const std::string& name, at::Tensor values)>;
+  using AddBatchNorm = std::function<BatchNorm(const std::string& name, int64_t channels)>;
 
   /// `kind`: se, eca or cbam. Names begin with `name`: "layer1.0.se" gives layer1.0.se.fc1.weight.
   Attention(const std::string& kind, int64_t channels, const std::string& name, Initialiser& init,
-            const Add& add_parameter, const Add& add_buffer);
+            const AddParameter& add_parameter, const AddBatchNorm& add_batch_norm);
 
   /// Shapes: src [n,c,h,w] -> a new map like it. Means, gates and the 7x7 convolution are in the
   /// parameters' type; autocast counts for nothing. `training`: as Model::forward.
@@ -48,7 +49,6 @@ class Attention {
   at::Tensor neighbours_;                                     // eca, [1,1,k]
   at::Tensor spatial_weight_;                                 // cbam, [1,2,7,7]
   BatchNorm norm_;                                            // cbam, of one channel
-  at::Tensor num_batches_tracked_;
 };
 
 /// What one attention adds to model_cost(), on maps of side x side; nothing for "none".

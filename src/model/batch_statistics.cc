@@ -10,6 +10,7 @@
 namespace skipway {
 
 at::Tensor apply_batch_norm(const at::Tensor& src, const BatchNorm& norm, bool training) {
+  if (training && norm.num_batches_tracked.defined()) norm.num_batches_tracked.add_(1);
   const bool moves = !training || src.numel() > src.size(1);
   return at::batch_norm(src, norm.weight, norm.bias, moves ? norm.running_mean : at::Tensor(),
                         moves ? norm.running_var : at::Tensor(), training, norm.momentum, norm.eps,
@@ -17,6 +18,7 @@ at::Tensor apply_batch_norm(const at::Tensor& src, const BatchNorm& norm, bool t
 }
 
 BatchStatistics batch_statistics(const BatchNorm& norm, int64_t pixels, const TwoSums& sums) {
+  if (norm.num_batches_tracked.defined()) norm.num_batches_tracked.add_(1);
   const int64_t channels = norm.weight.size(0);
   BatchStatistics statistics{at::empty({4, channels}, norm.weight.options())};
   float* row = statistics.rows.mutable_data_ptr<float>();

@@ -11,6 +11,7 @@ namespace skipway {
 struct BatchNorm {
   at::Tensor weight, bias;               // [c], fp32 for the kernels
   at::Tensor running_mean, running_var;  // the same
+  at::Tensor num_batches_tracked = {};   // int64, for torchvision; nothing reads it; may be missing
   double momentum = 0.1, eps = 1e-5;
 };
 

@@ -161,8 +161,16 @@ struct ConvChainFunction : torch::autograd::Function<ConvChainFunction> {
       variable_list::iterator to = out.begin() + 1 + static_cast<std::ptrdiff_t>(3 * i);
       const BackwardCoefficients coefficients = batch_norm_backward(
           unit.gamma, unit.statistics, unit.pixels().pixels, sums, to[1], to[2]);
-      to[0] = convolve_backward(unit.method, unit.shape(), unit.src, before, unit.weight, grad,
-                                unit.dst, &coefficients, grad_src, add, sums_of_src);
+      to[0] = convolve_backward(unit.method, unit.shape(),
+                                {.src = unit.src,
+                                 .weight = unit.weight,
+                                 .grad = grad,
+                                 .before = before,
+                                 .dst = unit.dst,
+                                 .coefficients = &coefficients,
+                                 .grad_src = grad_src,
+                                 .add = add,
+                                 .sums = sums_of_src});
     };
 
     at::Tensor grad_src;  // of the chain
@@ -252,8 +260,8 @@ struct ConvolutionFunction : torch::autograd::Function<ConvolutionFunction> {
     const at::Tensor grad_src =
         context->needs_input_grad(0) ? new_map(src, src.sizes()) : at::Tensor();
     const at::Tensor grad_weight = convolve_backward(
-        method, shape_of(src.sizes(), weight, 1, context->saved_data["padding"].toInt()), src, {},
-        weight, grad, {}, nullptr, grad_src, false, nullptr);
+        method, shape_of(src.sizes(), weight, 1, context->saved_data["padding"].toInt()),
+        {.src = src, .weight = weight, .grad = grad, .grad_src = grad_src});
     return {grad_src, grad_weight, {}, {}};
   }
 };

@@ -22,7 +22,6 @@ struct ConvBnUnit {
   at::Tensor weight;  // [k,c,r,r], fp32, channels_last
   int64_t stride = 1, padding = 0;
   BatchNorm norm;
-  at::Tensor num_batches_tracked;            // int64, kept for torchvision; nothing here reads it
   std::shared_ptr<const FoldedConv> folded;  // of the last inference; nobody else reads it
 };
 

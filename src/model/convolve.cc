@@ -148,43 +148,40 @@ at::Tensor convolve(ConvMethod method, const ConvShape& s, const at::Tensor& src
   return dst;
 }
 
-at::Tensor convolve_backward(ConvMethod method, const ConvShape& s, const at::Tensor& src,
-                             const ScaleShift& before, const at::Tensor& weight,
-                             const at::Tensor& grad, const at::Tensor& dst,
-                             const BackwardCoefficients* coefficients, at::Tensor grad_src,
-                             bool add, TwoSums* sums) {
+at::Tensor convolve_backward(ConvMethod method, const ConvShape& s, const ConvBackward& a) {
+  at::Tensor grad_src = a.grad_src;
   if (method == ConvMethod::kTorch) {
-    at::Tensor grad_dst = grad;
-    if (coefficients != nullptr) {
-      grad_dst = new_map(dst, dst.sizes());
-      kernels::backward_apply(pixels_of(dst), grad.const_data_ptr(), dst.const_data_ptr(),
-                              coefficients->by_grad.data(), coefficients->by_dst.data(),
-                              coefficients->constant.data(), grad_dst.mutable_data_ptr(),
+    at::Tensor grad_dst = a.grad;
+    if (a.coefficients != nullptr) {
+      grad_dst = new_map(a.dst, a.dst.sizes());
+      kernels::backward_apply(pixels_of(a.dst), a.grad.const_data_ptr(), a.dst.const_data_ptr(),
+                              a.coefficients->by_grad.data(), a.coefficients->by_dst.data(),
+                              a.coefficients->constant.data(), grad_dst.mutable_data_ptr(),
                               all_threads());
     }
     const auto [of_src, of_weight, of_bias] = at::convolution_backward(
-        grad_dst, src, weight.to(src.scalar_type()), /*bias_sizes=*/{}, {s.stride, s.stride},
+        grad_dst, a.src, a.weight.to(a.src.scalar_type()), /*bias_sizes=*/{}, {s.stride, s.stride},
         {s.padding, s.padding}, {1, 1}, /*transposed=*/false, {0, 0}, /*groups=*/1,
         {grad_src.defined(), true, false});
-    if (grad_src.defined()) add ? grad_src.add_(of_src) : grad_src.copy_(of_src);
+    if (grad_src.defined()) a.add ? grad_src.add_(of_src) : grad_src.copy_(of_src);
     return of_weight.to(at::kFloat);
   }
-  at::Tensor grad_weight = at::empty_like(weight);
-  kernels::BackwardArguments a;
-  a.src = src.const_data_ptr();
-  a.src_scale = before.scale, a.src_shift = before.shift;
-  a.weights = weight.const_data_ptr<float>();
-  a.grad_dst = grad.const_data_ptr();
-  if (coefficients != nullptr) {
-    a.dst = dst.const_data_ptr();
-    a.by_grad = coefficients->by_grad.data(), a.by_dst = coefficients->by_dst.data();
-    a.constant = coefficients->constant.data();
+  at::Tensor grad_weight = at::empty_like(a.weight);
+  kernels::BackwardArguments k;
+  k.src = a.src.const_data_ptr();
+  k.src_scale = a.before.scale, k.src_shift = a.before.shift;
+  k.weights = a.weight.const_data_ptr<float>();
+  k.grad_dst = a.grad.const_data_ptr();
+  if (a.coefficients != nullptr) {
+    k.dst = a.dst.const_data_ptr();
+    k.by_grad = a.coefficients->by_grad.data(), k.by_dst = a.coefficients->by_dst.data();
+    k.constant = a.coefficients->constant.data();
   }
-  a.grad_src = grad_src.defined() ? grad_src.mutable_data_ptr() : nullptr;
-  a.add = add;
-  if (sums != nullptr) a.sum = sums->sum.data(), a.sum_with_src = sums->with_other.data();
-  a.grad_weights = grad_weight.mutable_data_ptr<float>();
-  OwnKernel(s, type_of(src), method).backward(a);
+  k.grad_src = grad_src.defined() ? grad_src.mutable_data_ptr() : nullptr;
+  k.add = a.add;
+  if (a.sums != nullptr) k.sum = a.sums->sum.data(), k.sum_with_src = a.sums->with_other.data();
+  k.grad_weights = grad_weight.mutable_data_ptr<float>();
+  OwnKernel(s, type_of(a.src), method).backward(k);
   return grad_weight;
 }
 

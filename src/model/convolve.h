@@ -40,14 +40,18 @@ kernels::ConvShape shape_of(at::IntArrayRef src, const at::Tensor& weight, int64
 at::Tensor convolve(ConvMethod method, const kernels::ConvShape& s, const at::Tensor& src,
                     const ScaleShift& before, const at::Tensor& weight, TwoSums* sums);
 
-/// Gives grad_weight. `coefficients`, with the `dst` that they go with: none where no BatchNorm
-/// follows. grad_src is overwritten, or added to; undefined where not wanted. With `before`, it is
-/// the gradient before that BatchNorm's ReLU, and its sums, alone and with src, are left in `sums`.
-at::Tensor convolve_backward(ConvMethod method, const kernels::ConvShape& s, const at::Tensor& src,
-                             const ScaleShift& before, const at::Tensor& weight,
-                             const at::Tensor& grad, const at::Tensor& dst,
-                             const BackwardCoefficients* coefficients, at::Tensor grad_src,
-                             bool add, TwoSums* sums);
+struct ConvBackward {
+  at::Tensor src, weight, grad;  // as convolve() had them; of its result, or of a BatchNorm's on it
+  ScaleShift before = {};        // as convolve() had it
+  at::Tensor dst = {};           // what convolve() gave; where a BatchNorm follows, with its …
+  const BackwardCoefficients* coefficients = nullptr;
+  at::Tensor grad_src = {};  // overwritten, or added to; undefined where it is not wanted
+  bool add = false;
+  TwoSums* sums = nullptr;  // of grad_src, alone and with src; of use with `before`
+};
+
+/// Gives grad_weight, and grad_src: with `before`, the gradient before that BatchNorm's ReLU.
+at::Tensor convolve_backward(ConvMethod method, const kernels::ConvShape& s, const ConvBackward& a);
 
 /// Weights and bias as inference takes them.
 struct PreparedConv {

@@ -9,9 +9,9 @@
 
 #include <cstdint>
 #include <filesystem>
-#include <fstream>
 
 #include "base/error.h"
+#include "base/process.h"
 #include "kernels/instruction_set.h"
 #include "model/conv_chain.h"
 
@@ -41,15 +41,6 @@ std::string open_cuda() {
   if (!at::hasCUDA()) return library.string() + " without CUDA";
   if (at::detail::getCUDAHooks().deviceCount() == 0) return "no GPU that the driver lists";
   return "";
-}
-
-std::string processor_name() {
-  std::ifstream file("/proc/cpuinfo");
-  for (std::string line; std::getline(file, line);) {
-    const size_t colon = line.find(": ");
-    if (line.starts_with("model name") && colon != std::string::npos) return line.substr(colon + 2);
-  }
-  return "CPU";
 }
 
 }  // namespace
@@ -86,8 +77,9 @@ at::Device resolve_device(const std::string& name) {
 
 std::string describe_device(at::Device device) {
   if (!device.is_cpu()) return device.str();
-  return fmt::format("{} ({} threads, {})", processor_name(), at::get_num_threads(),
-                     kernels::instruction_sets().front());
+  const std::string processor = processor_name();
+  return fmt::format("{} ({} threads, {})", processor.empty() ? "CPU" : processor,
+                     at::get_num_threads(), kernels::instruction_sets().front());
 }
 
 at::ScalarType resolve_precision(const std::string& name, at::Device device,

@@ -17,7 +17,7 @@ bool is_device_name(std::string_view name);
 /// kDevice when CUDA was asked for and cannot be had, with the reason.
 at::Device resolve_device(const std::string& name);
 
-/// Model name of the device for logs: "Intel(R) Xeon(R) … (2 threads, avx512_bf16)" or "cuda:0".
+/// The device as `doctor` shows it: "Intel(R) Xeon(R) … (2 threads, avx512_bf16)" or "cuda:0".
 std::string describe_device(at::Device device);
 
 /// "auto", "fp32", "bf16" -> the type of the maps between layers. auto: the one in which a residual

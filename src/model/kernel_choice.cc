@@ -85,8 +85,13 @@ Run training_run(ConvMethod method, const ConvShape& s, const at::Tensor& src,
     TwoSums sums(s.k);
     const at::Tensor dst = convolve(method, s, src, {}, weight, &sums);
     const at::Tensor grad_src = s.c % 16 == 0 ? new_map(src, src.sizes()) : at::Tensor();
-    convolve_backward(method, s, src, {}, weight, dst, dst, &coefficients, grad_src, false,
-                      nullptr);
+    convolve_backward(method, s,
+                      {.src = src,
+                       .weight = weight,
+                       .grad = dst,
+                       .dst = dst,
+                       .coefficients = &coefficients,
+                       .grad_src = grad_src});
   };
 }
 

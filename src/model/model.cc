@@ -161,7 +161,17 @@ at::Tensor Model::add_buffer(const std::string& name, at::Tensor values) {
   return buffer;
 }
 
-NamedTensors Model::state() const { return state_; }
+BatchNorm Model::add_batch_norm(const std::string& name, int64_t channels, bool trains_weight) {
+  const at::Tensor ones = at::ones({channels}), zeros = at::zeros({channels});
+  BatchNorm norm;
+  norm.weight =
+      trains_weight ? add_parameter(name + ".weight", ones) : add_buffer(name + ".weight", ones);
+  norm.bias = add_parameter(name + ".bias", zeros);
+  norm.running_mean = add_buffer(name + ".running_mean", at::zeros({channels}));
+  norm.running_var = add_buffer(name + ".running_var", at::ones({channels}));
+  norm.num_batches_tracked = add_buffer(name + ".num_batches_tracked", at::zeros({}, at::kLong));
+  return norm;
+}
 
 void Model::load_state(const NamedTensors& state, const std::string& where) {
   std::map<std::string, at::Tensor> given(state.begin(), state.end());

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "base/tensors.h"
+#include "model/batch_statistics.h"
 #include "model/kernel_choice.h"
 
 namespace skipway {
@@ -83,7 +84,7 @@ class Model {
   const NamedTensors& parameters() const { return parameters_; }
   /// Parameters, and what is kept but not trained (BatchNorm's running_mean, running_var and
   /// num_batches_tracked), in the order of torchvision's state_dict.
-  NamedTensors state() const;
+  const NamedTensors& state() const { return state_; }
   /// Copies values in. Errors: kCheckpoint listing missing keys, unexpected keys, and both shapes
   /// where they differ; nothing is changed then.
   void load_state(const NamedTensors& state, const std::string& where);
@@ -92,6 +93,8 @@ class Model {
   Model(const ModelSpec& spec, at::Device device) : spec_(spec), device_(device) {}
   at::Tensor add_parameter(const std::string& name, at::Tensor values);
   at::Tensor add_buffer(const std::string& name, at::Tensor values);
+  /// New, of `channels` channels; without a weight that is trained, that stays at one.
+  BatchNorm add_batch_norm(const std::string& name, int64_t channels, bool trains_weight = true);
 
   ModelSpec spec_;
   at::Device device_;

@@ -126,11 +126,7 @@ ResNet::ResNet(const ModelSpec& spec, uint64_t seed, at::Device device) : Model(
     unit.weight = add_parameter(conv + ".weight", init.conv(shape.out, shape.in, shape.kernel));
     unit.stride = shape.stride;
     unit.padding = shape.padding;
-    unit.norm.weight = add_parameter(bn + ".weight", at::ones({shape.out}));
-    unit.norm.bias = add_parameter(bn + ".bias", at::zeros({shape.out}));
-    unit.norm.running_mean = add_buffer(bn + ".running_mean", at::zeros({shape.out}));
-    unit.norm.running_var = add_buffer(bn + ".running_var", at::ones({shape.out}));
-    unit.num_batches_tracked = add_buffer(bn + ".num_batches_tracked", at::zeros({}, at::kLong));
+    unit.norm = add_batch_norm(bn, shape.out);
     return unit;
   };
 
@@ -147,7 +143,7 @@ ResNet::ResNet(const ModelSpec& spec, uint64_t seed, at::Device device) : Model(
       block.attention.emplace(
           spec.attention, shape.convs.back().out, shape.name + ".se", init,
           [this](const auto& name, at::Tensor values) { return add_parameter(name, values); },
-          [this](const auto& name, at::Tensor values) { return add_buffer(name, values); });
+          [this](const auto& name, int64_t channels) { return add_batch_norm(name, channels); });
     }
     if (shape.downsample) {
       const ConvBnUnit unit =
@@ -168,10 +164,6 @@ ResNet::ResNet(const ModelSpec& spec, uint64_t seed, at::Device device) : Model(
 }
 
 at::Tensor ResNet::apply(ConvChain& chain, const at::Tensor& src, bool training) {
-  if (training) {
-    for (ConvBnUnit& unit : chain.units) unit.num_batches_tracked.add_(1);
-    if (chain.downsample) chain.downsample->num_batches_tracked.add_(1);
-  }
   // conv_chain() has gradients with the statistics of a batch only.
   const bool has_kernel = training || !at::GradMode::is_enabled();
   if (has_kernel && kernels_.word() != "torch" && conv_chain_supports(chain, src))

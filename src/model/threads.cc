@@ -5,6 +5,8 @@
 #include <cstdint>
 #include <functional>
 
+#include "base/process.h"
+
 namespace skipway {
 
 kernels::Threads all_threads() {
@@ -14,6 +16,11 @@ kernels::Threads all_threads() {
               for (int64_t thread = begin; thread < end; ++thread) task(static_cast<int>(thread));
             });
           }};
+}
+
+void prepare_process(int64_t threads) {
+  prepare_allocator();
+  at::set_num_threads(static_cast<int>(threads > 0 ? threads : usable_cores()));
 }
 
 }  // namespace skipway

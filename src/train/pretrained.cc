@@ -209,10 +209,14 @@ void load_pretrained(Model& model, const Pretrained& weights) {
            : new_head ? fmt::format("the head is new, for {} classes in place of {} others",
                                     spec.num_classes, their_count)
                       : "the head with them");
-  // Its stem alone makes an image four times smaller.
-  if (spec.stem == "imagenet" && spec.image_size < their_size)
-    log_warning("images of {} pixels, where the weights are for {}; --image-size {} enlarges them",
-                spec.image_size, their_size, their_size);
+  // The ImageNet stem makes an image four times smaller; CIFAR's leaves a large one as it is, and
+  // every layer behind it with all of its pixels.
+  const bool too_small = spec.stem == "imagenet" && spec.image_size < their_size;
+  const bool too_large = spec.stem == "cifar" && spec.image_size > their_size &&
+                         resolve_stem("auto", spec.image_size) != "cifar";
+  if (too_small || too_large)
+    log_warning("images of {} pixels, where the weights are for {}; --image-size {} {} them",
+                spec.image_size, their_size, their_size, too_small ? "enlarges" : "reduces");
 }
 
 }  // namespace skipway

@@ -13,6 +13,7 @@
 #include "model/resnet.h"
 #include "record/safetensors.h"
 #include "record/torch_file.h"
+#include "train/freeze.h"
 #include "train/learner.h"
 #include "train/saved_model.h"
 
@@ -164,6 +165,26 @@ TEST_F(PretrainedTest, TheHeadIsNewWhereTheClassesAreOthers) {
       head_is_kept({"0", "1", "2", "3", "4", "5", "6", "7", "8", "9"}, {backbone, {}, "x"}));
 }
 
+TEST_F(PretrainedTest, WarnsOfImagesThatAreNotOfTheStemsSize) {
+  const auto warning = [](const std::string& stem, int64_t size_of_weights, int64_t size) {
+    ModelSpec spec = spec_of({"a", "b"});
+    spec.stem = stem;
+    spec.image_size = size_of_weights;
+    const Pretrained weights{ResNet(spec, 5).state(), spec, "x"};
+    spec.image_size = size;
+    ResNet model(spec, 6);
+    const LogLines log;
+    load_pretrained(model, weights);
+    const size_t at = log.text().find("warning: ");
+    return at == std::string::npos ? "" : log.text().substr(at);
+  };
+  EXPECT_THAT(warning("imagenet", 224, 128), HasSubstr("--image-size 224 enlarges them"));
+  EXPECT_THAT(warning("cifar", 32, 128), HasSubstr("--image-size 32 reduces them"));
+  EXPECT_EQ(warning("imagenet", 128, 224), "");
+  EXPECT_EQ(warning("cifar", 32, 64), "");
+  EXPECT_EQ(warning("cifar", 128, 128), "");
+}
+
 TEST_F(PretrainedTest, WeightsOfAnotherModelAreNamedAndChangeNothing) {
   ModelSpec spec = spec_of({"a", "b", "c"});
   spec.name = "resnet34";
@@ -239,6 +260,18 @@ TEST_F(PretrainedTest, FrozenBatchNormsStayAndTheFiltersLearn) {
   Learner learner(settings, noise({"x", "y", "z"}));
   learner.model->set_frozen(/*backbone=*/false, /*batch_norm=*/true);
   const auto before = copy_of(learner.model->state());
+  train(learner);
+  for (const auto& [name, tensor] : learner.model->state())
+    EXPECT_EQ(at::equal(tensor, before.at(name)), is_batch_norm(name)) << name;
+}
+
+TEST_F(PretrainedTest, TheFlagFreezesBatchNormInEveryEpoch) {
+  Config settings = config();
+  settings.freeze_batch_norm = true;
+  Learner learner(settings, noise({"x", "y", "z"}));
+  const auto before = copy_of(learner.model->state());
+  train(learner);
+  freeze_at(/*epoch=*/1, settings, *learner.model);
   train(learner);
   for (const auto& [name, tensor] : learner.model->state())
     EXPECT_EQ(at::equal(tensor, before.at(name)), is_batch_norm(name)) << name;
