@@ -199,6 +199,12 @@ TEST_F(E2eData, APictureOfAugmentedImages) {
       {"data", "show", "photos", "--out", "s.png", "--force", "--columns", "2"}, options_);
   EXPECT_THAT(stored.out, testing::HasSubstr("8 images of photos are in s.png"));
   EXPECT_EQ(decode_image(read_file(folder_ / "s.png"), "s.png").width, 2 * kCell + gap);
+  for (const char* flag : {"--count", "--augmented"}) {  // the usual crop is larger than these
+    std::vector<std::string> tiny = {"data", "show", "photos", "--out", "s.png", "--force"};
+    tiny.insert(tiny.end(), {"--image-size", "2", flag});
+    if (std::string(flag) == "--count") tiny.emplace_back("4");
+    EXPECT_EQ(run_program(tiny, options_).exit_code, 0) << flag;
+  }
   const ProgramResult cropped =
       run_program({"data", "show", "photos", "--augmented", "--out", "c.png", "--augment",
                    "crop,cutmix", "--crop-pad", "2", "--cutmix-alpha", "0.5", "--epoch", "3"},

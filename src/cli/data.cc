@@ -224,7 +224,7 @@ int check(const CheckFlags& flags) {
 at::Tensor samples(const Split& split, const ShowFlags& flags, const AugmentOptions& options) {
   const uint64_t seed = flags.config.seed;
   const int64_t wanted = flags.augmented ? flags.columns : flags.count;
-  Batches batches(split, std::min(wanted, split.size()), options, {}, seed);
+  Batches batches(split, std::min(wanted, split.size()), /*augmentation=*/{}, {}, seed);
   const at::Tensor indices = batches.at_step(flags.epoch * batches.steps_per_epoch()).indices;
   const at::Tensor originals = split.images.index_select(0, indices);
   if (!flags.augmented) return originals;
@@ -242,9 +242,10 @@ at::Tensor samples(const Split& split, const ShowFlags& flags, const AugmentOpti
 int show(const ShowFlags& flags) {
   const fs::path out = expand_user(flags.out);
   if (!flags.force) require_new_file(out, kModule, "--out", "give --force to replace it");
-  // A wrong word is said before the data are read.
-  const AugmentOptions options = augment_options(flags.config, 0);
+  augment_options(flags.config, 0);  // a wrong word is said before the data are read
   const Dataset dataset = load_data(flags.spec, flags.config);
+  const AugmentOptions options =
+      augment_options(flags.config, 0, flags.augmented ? dataset.image_size : 0);
   if (flags.augmented)
     for (const std::string& warning : augment_warnings(options, dataset.image_size))
       log_warning("{}", warning);

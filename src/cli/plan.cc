@@ -76,7 +76,7 @@ nlohmann::ordered_json measure(const Config& config) {
       {"batch", config.batch},
       {"micro_batch", learner.micro_batch},
       {"precision", precision_name(learner.precision)},
-      {"kernel", learner.device.is_cpu() ? learner.model->kernels().in_use() : "torch"},
+      {"kernel", learner.kernel()},
       {"passes", plan.passes},
       {"epochs", static_cast<double>(run.steps) / static_cast<double>(per_epoch)},
       {"steps", run.steps},

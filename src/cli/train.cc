@@ -103,8 +103,8 @@ void show_beginning(const Trainer& trainer, const Config& config) {
   log_info("data: {}, {} training and {} test images of {} x {}, {} classes, from {}", data.name,
            data.train.size(), data.test.size(), data.image_size, data.image_size,
            data.classes.size(), data.source);
-  log_info("device: {}, {} threads, {}", trainer.device(), at::get_num_threads(),
-           trainer.precision());
+  log_info("device: {}, {} threads, {}", trainer.learner().device.str(), at::get_num_threads(),
+           precision_name(trainer.learner().precision));
   const bool lr_is_known = config.lr > 0 || config.minutes == 0;
   const double lr = schedule_options(config, config.epochs).lr;
   log_info("recipe: {}, {}, batch {}, {} schedule, lr {}, seed {}", config.recipe,

@@ -422,6 +422,7 @@ OptimizerOptions optimizer_options(const Config& config, double passes) {
 }
 
 int64_t batch_norm_images(const Config& config, double passes) {
+  if (config.freeze_batch_norm) return 0;  // they stay as they are
   return config.batch_norm_images < 0 ? rule_for(passes).batch_norm_images
                                       : config.batch_norm_images;
 }

@@ -4,6 +4,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <iterator>
 #include <limits>
 #include <string>
 #include <vector>
@@ -13,6 +14,7 @@
 #include "model/attention.h"
 #include "model/kernel_choice.h"
 #include "model/model.h"
+#include "train/rules.h"
 
 namespace skipway {
 namespace {
@@ -195,6 +197,9 @@ TEST(Config, TheLengthOfARunDecidesWhatIsLeftToIt) {
   EXPECT_EQ(batch_norm_images(config, 4), 0);
   given.batch_norm_images = 0;
   EXPECT_EQ(batch_norm_images(given, 0.1), 0);
+  Config frozen = config;
+  frozen.freeze_batch_norm = true;
+  EXPECT_EQ(batch_norm_images(frozen, 0.1), 0);
   EXPECT_EQ(batch_norm_images(recipe_config("article"), 0.1), 0);
   const AugmentOptions augmentation = augment_options(given, 100);
   EXPECT_EQ(augmentation.crop_pad, 3);
@@ -399,6 +404,53 @@ TEST(Validate, AcceptsEveryKnownWord) {
       config.*list.field = word;
       EXPECT_NO_THROW(validate(config)) << word;
     }
+}
+
+TEST(Config, EveryNumberReachesWhatItIsFor) {
+  Config c = recipe_config("article");
+  c.augment = "jitter,rotate,resized-crop,erase,randaugment,mixup,cutmix";
+  c.jitter_brightness = 0.1, c.jitter_contrast = 0.2, c.jitter_saturation = 0.3, c.jitter_hue = 0.4;
+  c.rotate_fill = "1,2,3";
+  c.resized_crop_area = "0.4,0.9", c.resized_crop_ratio = "0.8,1.2";
+  c.erase_probability = 0.25, c.erase_area = "0.1,0.2", c.erase_ratio = "0.5,2";
+  c.randaugment_ops = 3, c.randaugment_magnitude = 15;
+  c.mixup_alpha = 0.3, c.cutmix_alpha = 0.6;
+  c.clip_grad_norm = 1.5;
+  c.gamma = 0.3;
+  using testing::ElementsAre;
+  const AugmentOptions o = augment_options(c, 4);
+  const JitterOptions& j = o.jitter;
+  EXPECT_THAT((std::vector{j.brightness, j.contrast, j.saturation, j.hue}),
+              ElementsAre(0.1, 0.2, 0.3, 0.4));
+  EXPECT_EQ(o.rotate_fill, (Colour{1, 2, 3}));
+  const auto numbers = [](const RectangleRange& r) {
+    return std::vector{r.least_area, r.most_area, r.least_ratio, r.most_ratio};
+  };
+  EXPECT_THAT(numbers(o.resized_crop.value()), ElementsAre(0.4, 0.9, 0.8, 1.2));
+  EXPECT_THAT(numbers(o.erase), ElementsAre(0.1, 0.2, 0.5, 2));
+  EXPECT_EQ(o.erase_probability, 0.25);
+  EXPECT_EQ(o.rand_augment.ops, 3);
+  EXPECT_EQ(o.rand_augment.magnitude, 15);
+  EXPECT_EQ(o.mix.mixup_alpha, 0.3);
+  EXPECT_EQ(o.mix.cutmix_alpha, 0.6);
+  EXPECT_EQ(optimizer_options(c, 4).clip_grad_norm, 1.5);
+  EXPECT_EQ(schedule_options(c, 4).gamma, 0.3);
+}
+
+TEST(Rules, GoOneWayFromTheShortestRunToTheLongest) {
+  const double passes[] = {0.1, 0.4, 0.7, 8, 30, 100};
+  for (size_t i = 1; i < std::size(passes); ++i) {
+    const Rule &shorter = rule_for(passes[i - 1]), &longer = rule_for(passes[i]);
+    EXPECT_LE(shorter.lr, longer.lr) << passes[i];
+    EXPECT_GE(shorter.muon_lr, longer.muon_lr) << passes[i];
+    EXPECT_GE(shorter.small_share, longer.small_share) << passes[i];
+    EXPECT_LE(shorter.crop_pad, longer.crop_pad) << passes[i];
+    EXPECT_GE(shorter.batch_norm_images, longer.batch_norm_images) << passes[i];
+  }
+  EXPECT_EQ(rule_for(0.1).lr, 0.05);
+  EXPECT_EQ(rule_for(100).lr, 0.14);
+  EXPECT_EQ(rule_for(0.1).small_share, 0.55);
+  EXPECT_EQ(rule_for(100).small_share, 0.25);
 }
 
 }  // namespace

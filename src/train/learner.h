@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <string>
 #include <vector>
 
 #include "data/batches.h"
@@ -65,6 +66,9 @@ class Learner {
   double measure_evaluation_s(const Split& split, const EvaluateOptions& options);
   /// What goes through the model at once: at most micro_batch images each.
   std::vector<Batch> parts_of(const Batch& batch) const;
+
+  /// Who computes the convolutions, as KernelChoice::in_use(); "torch" on a GPU.
+  std::string kernel() const { return device.is_cpu() ? model->kernels().in_use() : "torch"; }
 
   at::Device device;
   at::ScalarType precision;

@@ -1,5 +1,5 @@
 // The fused step needs equal memory layouts; this file sees to that and to the groups of parameters
-// that are treated alike. No arithmetic of its own.
+// that are treated alike. The step itself is ATen's, or muon.h's.
 #include "train/optimizer.h"
 
 #include <ATen/ops/_foreach_mul.h>

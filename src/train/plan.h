@@ -65,7 +65,8 @@ struct Plan {
 };
 
 /// Measures a step of each stage and the evaluation, and lays the run out. Takes some seconds, and
-/// leaves the learner's weights as they were; its augmentation becomes that of such a run.
+/// leaves the learner's weights as they were; its augmentation becomes that of such a run, and
+/// frozen is what is so at its end.
 /// `begun_s`: what of its time the run has spent so far. `passes`: as an earlier plan found it,
 /// whose views are those of `config`; 0: to be found, both. Stages before `stage` are over: they
 /// count as `stage` does and are not measured. Once `cancelled` it measures no more, and the plan

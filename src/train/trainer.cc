@@ -19,6 +19,7 @@
 #include "model/device.h"
 #include "record/checkpoint.h"
 #include "train/freeze.h"
+#include "train/plan.h"
 #include "train/same_run.h"
 #include "train/saved_model.h"
 
@@ -334,7 +335,7 @@ void Trainer::record_step(const LossAndNorm& seen, double lr, double step_s) {
   progress_.train_wall_s += step_s;
   ++progress_.step;
 
-  if (steps_of_process_ == 0) log_info("kernel: {}", kernel());  // the first step chose it
+  if (steps_of_process_ == 0) log_info("kernel: {}", learner_.kernel());  // the first step chose it
   // A short last batch of an epoch says little about the time of the others.
   const bool is_full = images == learner_.batches.images_per_step();
   if (is_full) step_images_per_s_.push_back(static_cast<double>(images) / step_s);
@@ -620,9 +621,9 @@ TrainResult Trainer::result(const Evaluation& last) const {
   result.best = progress_.best;
   result.best_epoch = progress_.best_epoch;
   result.classes = dataset_.classes;
-  result.device = device();
-  result.precision = precision();
-  result.kernel = kernel();
+  result.device = learner_.device.str();
+  result.precision = precision_name(learner_.precision);
+  result.kernel = learner_.kernel();
   result.threads = at::get_num_threads();
   result.peak_rss_bytes = peak_rss_bytes();
   return result;
@@ -649,11 +650,5 @@ double Trainer::epochs(int64_t steps) const {
 }
 
 double Trainer::run_wall_s() const { return earlier_wall_s_ + process_wall_s(); }
-
-std::string Trainer::precision() const { return precision_name(learner_.precision); }
-
-std::string Trainer::kernel() const {
-  return learner_.device.is_cpu() ? model().kernels().in_use() : "torch";
-}
 
 }  // namespace skipway

@@ -18,7 +18,6 @@
 #include "train/evaluate.h"
 #include "train/learner.h"
 #include "train/metrics.h"
-#include "train/plan.h"
 #include "train/schedule.h"
 #include "train/trouble.h"
 
@@ -56,10 +55,7 @@ class Trainer {
 
   const Model& model() const { return *learner_.model; }
   const Dataset& dataset() const { return dataset_; }
-  /// "cpu", "cuda:0"; "bf16"; "torch/avx512_bf16".
-  std::string device() const { return learner_.device.str(); }
-  std::string precision() const;
-  std::string kernel() const;
+  const Learner& learner() const { return learner_; }
 
  private:
   void warn_of_flaws() const;
