@@ -6,6 +6,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <array>
 #include <cmath>
 #include <functional>
 
@@ -340,6 +341,59 @@ TEST(ParseAugment, RefusesUnknownWordsAndNumbersOutOfRangeAndNamesTheFlag) {
               HasSubstr("31 at --randaugment-magnitude"));
   EXPECT_THAT(message("flip", [](auto& o) { o.mix.mixup_alpha = 0; }),
               HasSubstr("0 at --mixup-alpha"));
+}
+
+TEST(Augment, EveryWordDrawsAnewForEachSeedEpochAndImage) {
+  const at::Tensor images = random_images(1).expand({16, 32, 32, 3}).contiguous();  // all the same
+  for (const char* word : {"cutout", "jitter", "rotate", "resized-crop", "erase", "randaugment"}) {
+    const AugmentOptions options = parse_augment(word, everything());
+    const at::Tensor result = augment(images, all_of(images), options, kSeed, 0);
+    EXPECT_FALSE(at::equal(result, images)) << word;
+    EXPECT_FALSE(at::equal(result, result.roll(1, 0))) << word;
+    EXPECT_FALSE(at::equal(result, augment(images, all_of(images), options, kSeed, 1))) << word;
+    EXPECT_FALSE(at::equal(result, augment(images, all_of(images), options, kSeed + 1, 0))) << word;
+  }
+}
+
+TEST(Augment, TheCutoutsCentreIsAnywhereAlike) {
+  AugmentOptions options;
+  options.cutout = 12;
+  std::array<double, 100> counts{};
+  for (int64_t image = 0; image < 100 * 100; ++image) {
+    const AugmentDraw draw = draw_augmentation(options, kSeed, 0, image);
+    ++counts[static_cast<size_t>(10 * draw.cut_y) * 10 + static_cast<size_t>(10 * draw.cut_x)];
+  }
+  double chi_square = 0;
+  for (const double count : counts) chi_square += (count - 100) * (count - 100) / 100;
+  EXPECT_LT(chi_square, 148.23);  // 99.9 % quantile with 99 degrees of freedom
+}
+
+TEST(Augment, ErasesItsShareOfTheImagesAndItsAreaOfEach) {
+  const at::Tensor images = at::full({2000, 32, 32, 3}, 9, at::kByte);
+  AugmentOptions options;
+  options.erase_probability = 0.25;
+  options.erase = {.least_area = 0.1, .most_area = 0.2, .least_ratio = 0.5, .most_ratio = 2};
+  const at::Tensor result = augment(images, all_of(images), options, kSeed, 0);
+  const at::Tensor share = (result == 127).to(at::kDouble).mean(at::IntArrayRef{1, 2, 3});
+  const at::Tensor areas = share.masked_select(share > 0);
+  EXPECT_NEAR(static_cast<double>(areas.numel()) / 2000, 0.25, 5 * std::sqrt(0.25 * 0.75 / 2000));
+  EXPECT_NEAR(areas.min().item<double>(), 0.1, 0.02);
+  EXPECT_NEAR(areas.max().item<double>(), 0.2, 0.02);
+}
+
+TEST(Augment, RotatesToBothSidesUpToItsAngleWithItsFill) {
+  at::Tensor images = at::zeros({400, 33, 33, 3}, at::kByte);
+  images.slice(1, 15, 18).slice(2, 27, 30).fill_(255);  // twelve pixels right of the middle
+  AugmentOptions options;
+  options.rotate = 30;
+  options.rotate_fill = {0, 0, 0};
+  const at::Tensor result = augment(images, all_of(images), options, kSeed, 0);
+  const at::Tensor rows = result.select(3, 0).to(at::kDouble).sum(2);
+  const at::Tensor row = (rows * at::arange(33)).sum(1) / rows.sum(1);  // of the centre of light
+  const at::Tensor degrees = at::asin((16 - row) / 12) * (180 / M_PI);
+  EXPECT_NEAR(degrees.max().item<double>(), 30, 1.5);
+  EXPECT_NEAR(degrees.min().item<double>(), -30, 1.5);
+  EXPECT_NEAR(degrees.mean().item<double>(), 0, 5 * 30 / std::sqrt(3. * 400));
 }
 
 }  // namespace

@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <cmath>
 #include <vector>
 
 namespace skipway {
@@ -38,7 +39,8 @@ TEST(Colour, AFactorOfZeroLeavesBlackOrOneGrey) {
   const auto flat = changed([](Pixels image) { adjust_contrast(image, 0); });
   EXPECT_EQ(flat, std::vector<uint8_t>(flat.size(), flat[0]));
   const auto grey = changed([](Pixels image) { adjust_saturation(image, 0); });
-  for (size_t i = 0; i < grey.size(); i += 3) EXPECT_EQ(grey[i], grey[i + 1]);
+  for (size_t i = 0; i < grey.size(); i += 3)
+    EXPECT_TRUE(grey[i] == grey[i + 1] && grey[i] == grey[i + 2]);
 }
 
 TEST(Colour, TwoHalfTurnsOfTheHueComeBack) {
@@ -79,6 +81,35 @@ TEST(Jitter, StaysInItsRangeAndIsAFunctionOfItsKey) {
   EXPECT_LE(darkest, 82);
   EXPECT_GE(brightest, 117);
   EXPECT_LE(brightest, 120);
+}
+
+TEST(Jitter, EachStrengthMovesItsOwnToBothSides) {
+  std::vector<uint8_t> values;  // two greys and a pale red
+  for (int i = 0; i < 64; ++i)
+    for (const int value : {50, 50, 50, 150, 150, 150, 160, 80, 80})
+      values.push_back(static_cast<uint8_t>(value));
+  struct Case {
+    JitterOptions options;
+    size_t more, less;  // the difference of these two values
+    double least, most;
+  };
+  for (const Case& c :
+       {Case{{.contrast = 0.2}, 3, 0, 80, 120}, Case{{.saturation = 0.2}, 6, 7, 64, 96},
+        Case{{.hue = 0.1}, 7, 8, -48, 48}}) {
+    double lowest = 1e9, highest = -1e9, sum = 0;
+    for (uint64_t key = 0; key < 500; ++key) {
+      const auto result = changed(
+          [&](Pixels image) { jitter(image, c.options, Rng(1, RngUse::kAugment, {key})); }, values);
+      const double difference = result[c.more] - result[c.less];
+      lowest = std::min(lowest, difference);
+      highest = std::max(highest, difference);
+      sum += difference;
+    }
+    EXPECT_NEAR(lowest, c.least, 3);
+    EXPECT_NEAR(highest, c.most, 3);
+    EXPECT_NEAR(sum / 500, (c.least + c.most) / 2,
+                5 * (c.most - c.least) / std::sqrt(12. * 500) + 1);
+  }
 }
 
 }  // namespace

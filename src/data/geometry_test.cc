@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <vector>
 
@@ -97,6 +98,30 @@ TEST(RotatedFillShare, GrowsWithTheAngle) {
   EXPECT_LT(rotated_fill_share(15, 32), rotated_fill_share(30, 32));
   // Of a square turned by 45 degrees an octagon stays: 2 (sqrt(2) - 1) of the area.
   EXPECT_NEAR(rotated_fill_share(45, 200), 1 - 2 * (std::sqrt(2) - 1), 0.01);
+}
+
+TEST(Rectangles, AreaLogarithmOfTheRatioAndPlaceAreUniform) {
+  const RectangleRange range{
+      .least_area = 0.1, .most_area = 0.3, .least_ratio = 0.5, .most_ratio = 3};
+  constexpr int kDraws = 4000;
+  constexpr int64_t kLarge = 1000;  // whole pixels change little, and all of the range fits
+  Rng rng(1, RngUse::kAugment);
+  std::array<double, 4> sums{}, squares{};
+  for (int i = 0; i < kDraws; ++i) {
+    const Rectangle r = draw_rectangle(range, kLarge, kLarge, rng).value();
+    const double h = static_cast<double>(r.h), w = static_cast<double>(r.w);
+    const std::array<double, 4> shares = {
+        (h * w / 1e6 - 0.1) / 0.2, std::log(w / h / 0.5) / std::log(6),
+        static_cast<double>(r.top) / (kLarge - h), static_cast<double>(r.left) / (kLarge - w)};
+    for (size_t k = 0; k < shares.size(); ++k) {
+      sums[k] += shares[k];
+      squares[k] += shares[k] * shares[k];
+    }
+  }
+  for (size_t k = 0; k < sums.size(); ++k) {
+    EXPECT_NEAR(sums[k] / kDraws, 0.5, 5 * std::sqrt(1. / 12 / kDraws)) << k;
+    EXPECT_NEAR(squares[k] / kDraws, 1. / 3, 5 * std::sqrt(4. / 45 / kDraws)) << k;
+  }
 }
 
 }  // namespace

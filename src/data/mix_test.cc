@@ -86,5 +86,31 @@ TEST(DrawBeta, HasTheMomentsOfBeta) {
   }
 }
 
+TEST(Mix, SharesAreDrawnAnewForEachEpochAndSeed) {
+  const at::Tensor images = flat_images(24);
+  for (const MixOptions& options : {MixOptions{1, 0}, MixOptions{0, 1}}) {
+    const at::Tensor share = mix(images, all_of(images), options, kSeed, 0).own_share;
+    EXPECT_FALSE(at::equal(share, mix(images, all_of(images), options, kSeed, 1).own_share));
+    EXPECT_FALSE(at::equal(share, mix(images, all_of(images), options, kSeed + 1, 0).own_share));
+  }
+}
+
+TEST(Mix, SharesFollowAlphaAndCutmixsRectangleLiesAnywhere) {
+  const at::Tensor images = at::zeros({2000, 64, 64, 3}, at::kByte);
+  const auto shares = [&](const MixOptions& options) {
+    return mix(images, all_of(images), options, kSeed, 0).own_share.to(at::kDouble);
+  };
+  for (const double alpha : {kLeastAlpha, kMostAlpha}) {
+    const at::Tensor of_mixup = shares({.mixup_alpha = alpha});
+    EXPECT_NEAR((of_mixup - 0.5).square().mean().item<double>(), 1 / (4 * (2 * alpha + 1)), 0.01);
+    const at::Tensor is_whole = shares({.cutmix_alpha = alpha}) > 0.98;
+    EXPECT_NEAR(is_whole.to(at::kDouble).mean().item<double>(), alpha == kLeastAlpha ? 0.42 : 0,
+                0.05);
+  }
+  // With a share u of pixels to cut, uniform, r = sqrt(u) / 2 to either side of a centre that is
+  // anywhere, cut off at the border: (2 r - r^2)^2 of the area.
+  EXPECT_NEAR(shares({.cutmix_alpha = 1}).mean().item<double>(), 1 - (0.5 - 0.2 + 1. / 48), 0.03);
+}
+
 }  // namespace
 }  // namespace skipway

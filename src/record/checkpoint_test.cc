@@ -120,8 +120,10 @@ TEST_F(CheckpointTest, TheNewestIsTakenBeforeItHasItsName) {
 TEST_F(CheckpointTest, WhatAKilledProcessLeftUnfinishedIsRemoved) {
   write_file_atomic(run_.path() / "next.safetensors.tmp123", "half");
   write_file_atomic(run_.path() / "next.safetensors.mine", "whole");
+  write_file_atomic(run_.path() / "previous.safetensors.tmp9", "half");
   save_checkpoint(run_, at_step(1));
   EXPECT_FALSE(fs::exists(run_.path() / "next.safetensors.tmp123"));
+  EXPECT_FALSE(fs::exists(run_.path() / "previous.safetensors.tmp9"));
   EXPECT_TRUE(fs::exists(run_.path() / "next.safetensors.mine"));
 }
 

@@ -222,6 +222,9 @@ TEST(Diagnose, AMicroBatchThatMemoryMadeSmall) {
   record.log =
       "1 s  warning: out of memory: training goes on with 8 images at once in place of 16\n";
   EXPECT_THAT(ids(record), ElementsAre("micro_batch"));
+  record.log +=
+      "2 s  warning: out of memory: training goes on with 16 images at once in place of 32\n";
+  EXPECT_THAT(ids(record), IsEmpty());  // the last line counts
 }
 
 TEST(Diagnose, TheObjectHoldsTheFindingsInOrder) {

@@ -33,6 +33,15 @@ TEST(Ema, IsTheMeanOfTheFirstUpdatesMoreOrLess) {
   EXPECT_GT(live[0].second[0][0].item<double>(), 0.95);
 }
 
+TEST(Ema, ItsFirstUpdateTakesTenElevenths) {
+  const NamedTensors live = state(0);
+  Ema ema(live, 0.999);
+  for (int64_t step = 1; step < 5; ++step) ema.update(step, 100);
+  live[0].second.fill_(1);
+  ema.update(5, 100);
+  EXPECT_NEAR(ema.state()[0].second[0][0].item<double>(), 10. / 11, 1e-6);
+}
+
 TEST(Lookahead, WeightsGoToTheAverageWhichFollowsThemLessAndLess) {
   const NamedTensors live = state(0);
   Ema ema(live, 0, /*lookahead=*/true);

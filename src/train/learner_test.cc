@@ -13,6 +13,7 @@
 #include <cmath>
 #include <fstream>
 #include <iostream>
+#include <memory>
 #include <string>
 
 #include "base/error.h"
@@ -71,6 +72,22 @@ class WithoutBatchNorm : public Model {
  private:
   at::Tensor conv_, fc_;
 };
+
+TEST(Learner, ItsModelBeginsAsTheFlagsSay) {
+  const auto make = [](double momentum, bool is_initialised) {
+    Config config = small_config(12, "auto");
+    config.batch_norm_momentum = momentum;
+    config.whiten_stem = config.zero_gamma = is_initialised;
+    return std::make_unique<Learner>(config, noise_dataset(12));
+  };
+  const auto slow = make(0.1, false), fast = make(0.4, false), initialised = make(0.1, true);
+  for (Learner* learner : {slow.get(), fast.get()}) learner->backward(learner->batches.at_step(0));
+  EXPECT_TRUE(at::allclose(state_of(*fast, "bn1.running_mean"),
+                           4 * state_of(*slow, "bn1.running_mean"), 1e-4, 1e-6));
+  const at::Tensor stem = initialised->model->stem_weight().detach();  // each filter with its sign
+  EXPECT_TRUE(at::allclose(stem.narrow(0, 0, 27), -stem.narrow(0, 27, 27)));
+  EXPECT_EQ(state_of(*initialised, "layer1.0.bn2.weight").abs().max().item<float>(), 0);
+}
 
 TEST(Learner, GradientsAddedUpInPartsAreThoseOfTheBatch) {
   const Dataset dataset = noise_dataset(40);

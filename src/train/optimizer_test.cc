@@ -338,5 +338,18 @@ TEST(Optimizer, ASkippedStepChangesNothingWhateverTheGradient) {
   }
 }
 
+TEST(Optimizer, TheDecayByLayersReachesMuonsFilters) {
+  const auto after = [](double decay, double lr) {
+    const at::Tensor filters = noise({8, 4, 3, 3}, 1).requires_grad_(true);
+    Optimizer optimizer({{"layer1.0.conv1.weight", filters}},
+                        {.muon_lr = 0.4, .layer_lr_decay = decay});
+    filters.mutable_grad() = noise({8, 4, 3, 3}, 2);
+    optimizer.step(lr);
+    return filters.detach();
+  };
+  const at::Tensor start = after(1, 0);  // layer1 is four stages from the head
+  EXPECT_TRUE(at::allclose(after(0.5, 0.1) - start, (after(1, 0.1) - start) / 16, 1e-3, 1e-6));
+}
+
 }  // namespace
 }  // namespace skipway

@@ -46,6 +46,17 @@ TEST(Plan, MinutesBecomePassesWhichDecideTheShareOfHalfSizeImages) {
   EXPECT_GT(plan.budget.total_steps(0, 0, 1), 100);
 }
 
+TEST(Plan, ItsBudgetHasTheMeasuredCostsAndTheEvaluation) {
+  const Dataset data = grey_images(16, 32);
+  Learner learner(config(), data);
+  const Plan plan = make_plan(config(), learner, data.test, 0);
+  ASSERT_EQ(plan.steps_s.size(), 2u);
+  for (size_t i = 0; i < 2; ++i)
+    EXPECT_DOUBLE_EQ(plan.budget.step_s(/*step=*/0, i), plan.steps_s[i]);
+  EXPECT_GT(plan.evaluation_s, 0);
+  EXPECT_DOUBLE_EQ(plan.budget.reserve_left_s(), plan.evaluation_s + 1.5);  // and the last files
+}
+
 TEST(Plan, AResumedRunKeepsItsRuleAndMeasuresWhatIsLeft) {
   const Dataset data = grey_images(16, 32);
   Learner learner(config(), data);
