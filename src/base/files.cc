@@ -132,8 +132,8 @@ void make_directories(const fs::path& path) {
 
 void rename_file(const fs::path& from, const fs::path& to) {
   if (std::rename(from.c_str(), to.c_str()) != 0)
-    fail(ErrorKind::kDisk, "files", "could not rename {} to {}: {}", from.string(),
-         to.filename().string(), std::strerror(errno));
+    fail(ErrorKind::kDisk, "files", "could not rename {} to {}: {}; mend the folder's permissions",
+         from.string(), to.filename().string(), std::strerror(errno));
   sync_folder(to.parent_path());
 }
 

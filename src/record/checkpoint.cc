@@ -99,8 +99,11 @@ Checkpoint load_checkpoint(const RunFolder& run) {
       if (error.kind() == ErrorKind::kDisk) kind = ErrorKind::kDisk;
     }
   }
-  fail(kind, "checkpoint", "expected a whole checkpoint in {}, got none: {}", run.path().string(),
-       fmt::join(reasons, "; "));
+  fail(kind, "checkpoint",
+       "expected a whole checkpoint in {}, got none: {}; `skipway train --config {}` begins the "
+       "same "
+       "run anew",
+       run.path().string(), fmt::join(reasons, "; "), shell_quoted(run.config_toml().string()));
 }
 
 }  // namespace skipway

@@ -94,7 +94,8 @@ TensorBoardWriter::TensorBoardWriter(const fs::path& folder) {
   while (fs::exists(path_));
   file_.open(path_, std::ios::binary);
   if (!file_)
-    fail(ErrorKind::kDisk, "tensorboard", "could not create {}: {}", path_.string(),
+    fail(ErrorKind::kDisk, "tensorboard",
+         "could not create {}: {}; free some space or mend its permissions", path_.string(),
          std::strerror(errno));
   write_event(event(bytes_field(3, "brain.Event:2")));
   flush();
@@ -112,7 +113,7 @@ void TensorBoardWriter::forget_from(int64_t step) {
 void TensorBoardWriter::flush() {
   errno = 0;
   if (!file_.flush())
-    fail(ErrorKind::kDisk, "tensorboard", "could not write {}: {}", path_.string(),
+    fail(ErrorKind::kDisk, "tensorboard", "could not write {}: {}; free some space", path_.string(),
          errno ? std::strerror(errno) : "an earlier write failed");
 }
 
