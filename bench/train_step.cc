@@ -4,7 +4,6 @@
 // memory of the process, and the kernels with what choosing them measured. Not the drivers; see
 // bench/train_step, bench/layers and bench/inference.
 #include <ATen/ATen.h>
-#include <ATen/Parallel.h>
 #include <ATen/core/grad_mode.h>
 #include <sys/resource.h>
 
@@ -18,6 +17,7 @@
 #include "kernels/instruction_set.h"
 #include "model/device.h"
 #include "model/model.h"
+#include "model/threads.h"
 #include "train/optimizer.h"
 
 namespace {
@@ -56,8 +56,7 @@ int main(int argc, char** argv) {
   CLI11_PARSE(app, argc, argv);
 
   if (!instruction_set.empty()) kernels::use_instruction_set(instruction_set);
-  at::set_num_threads(static_cast<int>(threads));
-  prepare_allocator();
+  prepare_process(threads);
   const at::ScalarType precision = resolve_precision(precision_word, at::kCPU, kernel);
   const std::unique_ptr<Model> model = make_model(spec, 0);
   model->kernels() = KernelChoice(kernel);

@@ -77,16 +77,19 @@ int64_t physical_memory_bytes() {
   return int64_t{sysconf(_SC_PHYS_PAGES)} * sysconf(_SC_PAGE_SIZE);
 }
 
-std::string processor_name() {
-  std::ifstream file("/proc/cpuinfo");
+std::string value_in_file(const char* path, std::string_view key, char separator) {
+  std::ifstream file(path);
   for (std::string line; std::getline(file, line);) {
-    const size_t colon = line.find(": ");
-    if (!line.starts_with("model name") || colon == std::string::npos) continue;
-    const std::string name = line.substr(colon + 2);
-    return name.substr(0, name.find_last_not_of(" \t") + 1);
+    const size_t at = line.find(separator);
+    if (!line.starts_with(key) || at == std::string::npos) continue;
+    const size_t begin = line.find_first_not_of(" \t\"", at + 1);
+    if (begin == std::string::npos) return "";
+    return line.substr(begin, line.find_last_not_of(" \t\"") - begin + 1);
   }
   return "";
 }
+
+std::string processor_name() { return value_in_file("/proc/cpuinfo", "model name", ':'); }
 
 int64_t available_memory_bytes() {
   int64_t bytes = physical_memory_bytes();

@@ -4,6 +4,7 @@
 #include <filesystem>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 namespace skipway {
@@ -19,6 +20,10 @@ std::optional<int64_t> cores_granted_by(const std::filesystem::path& control_gro
 
 /// Cores that this process may run on, or is granted the time of; at least 1.
 int64_t usable_cores();
+
+/// The value after `key` and a separator in the first line of a file of the system that has it,
+/// without quotes and spaces around it; "" where there is none.
+std::string value_in_file(const char* path, std::string_view key, char separator);
 
 /// As the system names it; "" where it does not.
 std::string processor_name();

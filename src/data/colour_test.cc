@@ -7,16 +7,13 @@
 #include <cmath>
 #include <vector>
 
+#include "data/pixels_for_test.h"
+
 namespace skipway {
 namespace {
 
 // A picture of 16 x 12 pixels, all of them different.
-std::vector<uint8_t> picture() {
-  std::vector<uint8_t> values;
-  Rng rng(1, RngUse::kSynthetic);
-  for (int i = 0; i < 3 * 16 * 12; ++i) values.push_back(static_cast<uint8_t>(rng.below(256)));
-  return values;
-}
+std::vector<uint8_t> picture() { return random_picture(12, 16); }
 
 template <typename Change>
 std::vector<uint8_t> changed(Change&& change, std::vector<uint8_t> values = picture()) {

@@ -8,18 +8,14 @@
 #include <cmath>
 #include <vector>
 
+#include "data/pixels_for_test.h"
+
 namespace skipway {
 namespace {
 
 constexpr int64_t kSide = 9;
 
-std::vector<uint8_t> picture() {
-  std::vector<uint8_t> values;
-  Rng rng(1, RngUse::kSynthetic);
-  for (int i = 0; i < 3 * kSide * kSide; ++i)
-    values.push_back(static_cast<uint8_t>(rng.below(256)));
-  return values;
-}
+std::vector<uint8_t> picture() { return random_picture(kSide, kSide); }
 
 Pixels pixels(std::vector<uint8_t>& values) { return {values.data(), kSide, kSide}; }
 

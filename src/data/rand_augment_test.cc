@@ -6,6 +6,8 @@
 #include <map>
 #include <vector>
 
+#include "data/pixels_for_test.h"
+
 namespace skipway {
 namespace {
 
@@ -13,13 +15,7 @@ constexpr int64_t kSide = 32;
 
 // A picture whose operations all give different ones; it has neither black nor white, so that
 // autocontrast changes it.
-std::vector<uint8_t> picture() {
-  std::vector<uint8_t> values;
-  Rng rng(1, RngUse::kSynthetic);
-  for (int i = 0; i < 3 * kSide * kSide; ++i)
-    values.push_back(static_cast<uint8_t>(40 + rng.below(181)));
-  return values;
-}
+std::vector<uint8_t> picture() { return random_picture(kSide, kSide, 40, 220); }
 
 std::vector<uint8_t> drawn(int64_t ops, uint64_t key) {
   std::vector<uint8_t> values = picture();

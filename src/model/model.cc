@@ -162,11 +162,11 @@ at::Tensor Model::add_buffer(const std::string& name, at::Tensor values) {
 }
 
 BatchNorm Model::add_batch_norm(const std::string& name, int64_t channels, bool trains_weight) {
-  const at::Tensor ones = at::ones({channels}), zeros = at::zeros({channels});
+  const at::Tensor ones = at::ones({channels});
   BatchNorm norm;
   norm.weight =
       trains_weight ? add_parameter(name + ".weight", ones) : add_buffer(name + ".weight", ones);
-  norm.bias = add_parameter(name + ".bias", zeros);
+  norm.bias = add_parameter(name + ".bias", at::zeros({channels}));
   norm.running_mean = add_buffer(name + ".running_mean", at::zeros({channels}));
   norm.running_var = add_buffer(name + ".running_var", at::ones({channels}));
   norm.num_batches_tracked = add_buffer(name + ".num_batches_tracked", at::zeros({}, at::kLong));

@@ -101,8 +101,7 @@ Checkpoint load_checkpoint(const RunFolder& run) {
   }
   fail(kind, "checkpoint",
        "expected a whole checkpoint in {}, got none: {}; `skipway train --config {}` begins the "
-       "same "
-       "run anew",
+       "same run anew",
        run.path().string(), fmt::join(reasons, "; "), shell_quoted(run.config_toml().string()));
 }
 

@@ -14,7 +14,6 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
-#include <fstream>
 #include <set>
 #include <sstream>
 
@@ -101,19 +100,6 @@ off_t end_of_whole_lines(int descriptor) {
   char byte = 0;
   while (end > 0 && pread(descriptor, &byte, 1, end - 1) == 1 && byte != '\n') --end;
   return end;
-}
-
-// The value after "key" and a separator in the first line of a file that has it, without quotes.
-std::string value_in_file(const char* path, std::string_view key, char separator) {
-  std::ifstream file(path);
-  for (std::string line; std::getline(file, line);) {
-    const size_t at = line.find(separator);
-    if (!line.starts_with(key) || at == std::string::npos) continue;
-    const size_t begin = line.find_first_not_of(" \t\"", at + 1);
-    if (begin == std::string::npos) return "";
-    return line.substr(begin, line.find_last_not_of(" \t\"") - begin + 1);
-  }
-  return "";
 }
 
 // Whether what every reader looks at is of the type that a run writes.

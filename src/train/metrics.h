@@ -53,8 +53,7 @@ struct TrainResult {
   double wall_s =
       0;  // of the process (and of those before a resume), loading and evaluation included
   double train_wall_s = 0;  // of the training steps
-  double images_per_s =
-      0;  // median over the steps of this process, or an earlier one's where it made none
+  double images_per_s = 0;  // median over the steps of the last process that made any
   Evaluation last;
   double best = 0;  // highest accuracy of any evaluation of the run (plain)
   double best_epoch = 0;
