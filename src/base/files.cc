@@ -98,18 +98,18 @@ fs::path temporary_name(const fs::path& path) {
   return fmt::format("{}.tmp{:08x}", path.string(), std::random_device()());
 }
 
-void write_file_atomic(const fs::path& path, std::span<const std::string_view> pieces) {
+void write_file_atomic(const fs::path& path, const std::function<void(const ByteSink&)>& write) {
   std::error_code code;
   if (fs::exists(path, code) && !fs::is_regular_file(path, code))
     fail(ErrorKind::kDisk, "files", "expected a file, got a folder or a device at {}",
          path.string());
   TemporaryFile file(temporary_name(path));
-  for (std::string_view piece : pieces) file.write_all(piece);
+  write([&file](std::string_view bytes) { file.write_all(bytes); });
   file.rename_to(path);
 }
 
 void write_file_atomic(const fs::path& path, std::string_view bytes) {
-  write_file_atomic(path, std::span<const std::string_view>(&bytes, 1));
+  write_file_atomic(path, [bytes](const ByteSink& write) { write(bytes); });
 }
 
 void require_new_file(const fs::path& path, const char* module, std::string_view flag,

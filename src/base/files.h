@@ -4,7 +4,7 @@
 
 #include <cstddef>
 #include <filesystem>
-#include <span>
+#include <functional>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -34,8 +34,11 @@ fs::path temporary_name(const fs::path& path);
 /// a part. Errors: kDisk, with the path and the system's reason; the temporary file is removed.
 void write_file_atomic(const fs::path& path, std::string_view bytes);
 
-/// The same from several pieces, so that a large file need not be joined in memory first.
-void write_file_atomic(const fs::path& path, std::span<const std::string_view> pieces);
+/// Takes the bytes of a file, piece by piece.
+using ByteSink = std::function<void(std::string_view)>;
+
+/// The same with what `write` gives, so that a large file is never whole in memory.
+void write_file_atomic(const fs::path& path, const std::function<void(const ByteSink&)>& write);
 
 /// Gives a file of the same folder another name, in place of what has it, and brings that to the
 /// disk. Errors: kDisk.

@@ -207,7 +207,8 @@ void write_decoded_cache(const fs::path& folder, const CacheKey& key, const Data
 
   try {
     make_directories(folder);
-    write_file_atomic(cache_path(folder, key), pieces);
+    write_file_atomic(cache_path(folder, key),
+                      [&](const ByteSink& write) { std::ranges::for_each(pieces, write); });
     for (const fs::directory_entry& entry : fs::directory_iterator(folder)) {
       const std::string name = entry.path().filename().string();
       if (!name.starts_with(key.place + "-") || entry.path() == cache_path(folder, key)) continue;

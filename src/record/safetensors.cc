@@ -121,12 +121,14 @@ Entry parse_entry(const std::string& name, const Json& value, const Complaint& c
 
 }  // namespace
 
+at::Tensor stored_form(const at::Tensor& tensor) {
+  return tensor.detach().to(at::kCPU).contiguous();
+}
+
 void write_safetensors(const fs::path& path, const NamedTensors& tensors,
                        const std::map<std::string, std::string>& metadata) {
   Json header = Json::object();
   if (!metadata.empty()) header[std::string(kMetadataKey)] = metadata;
-  std::vector<at::Tensor> stored;  // keeps alive what `pieces` points into
-  std::vector<std::string_view> pieces(2);
   std::set<std::string> names{std::string(kMetadataKey)};
   size_t offset = 0;
   for (const auto& [name, tensor] : tensors) {
@@ -139,22 +141,24 @@ void write_safetensors(const fs::path& path, const NamedTensors& tensors,
     if (known == std::end(kTypes))
       fail(ErrorKind::kInternal, "safetensors", "expected a type that can be stored, got {} for {}",
            c10::toString(tensor.scalar_type()), name);
-    const at::Tensor& kept = stored.emplace_back(tensor.detach().to(at::kCPU).contiguous());
-    pieces.emplace_back(static_cast<const char*>(kept.const_data_ptr()), kept.nbytes());
-    header[name] = {{"dtype", known->second},
-                    {"shape", kept.sizes().vec()},
-                    {"data_offsets", {offset, offset + kept.nbytes()}}};
-    offset += kept.nbytes();
+    const size_t end = offset + static_cast<size_t>(tensor.numel()) * tensor.element_size();
+    header[name] = {
+        {"dtype", known->second}, {"shape", tensor.sizes().vec()}, {"data_offsets", {offset, end}}};
+    offset = end;
   }
 
   // `replace`: a path in the metadata need not be UTF-8.
   std::string header_text = header.dump(-1, ' ', false, Json::error_handler_t::replace);
   header_text.resize((header_text.size() + kAlignment - 1) / kAlignment * kAlignment, ' ');
   const uint64_t header_bytes = header_text.size();
-  pieces[0] = {reinterpret_cast<const char*>(&header_bytes), sizeof(header_bytes)};
-  pieces[1] = header_text;
-
-  write_file_atomic(path, pieces);
+  write_file_atomic(path, [&](const ByteSink& write) {
+    write({reinterpret_cast<const char*>(&header_bytes), sizeof(header_bytes)});
+    write(header_text);
+    for (const auto& [name, tensor] : tensors) {
+      const at::Tensor stored = stored_form(tensor);
+      write({static_cast<const char*>(stored.const_data_ptr()), stored.nbytes()});
+    }
+  });
 }
 
 SafetensorsFile read_safetensors(const fs::path& path) {

@@ -14,10 +14,13 @@ struct SafetensorsFile {
   std::map<std::string, std::string> metadata;  // "__metadata__"
 };
 
-/// Writes atomically. Tensors may be anywhere, of any stride; they are stored contiguous (a
-/// channels_last weight [k,c,h,w] as k,c,h,w). Types: F64 F32 F16 BF16 I64 I32 I16 I8 U8 BOOL.
-/// The first tensor begins at a multiple of 8, each other where the one before it ends. Errors:
-/// kDisk; kInternal for a name twice or another type.
+/// As a file has it: on the CPU and contiguous; a copy of a tensor that is not.
+at::Tensor stored_form(const at::Tensor& tensor);
+
+/// Writes atomically, with one tensor at a time in its stored form. Tensors may be anywhere, of any
+/// stride; they are stored contiguous (a channels_last weight [k,c,h,w] as k,c,h,w). Types: F64 F32
+/// F16 BF16 I64 I32 I16 I8 U8 BOOL. The first tensor begins at a multiple of 8, each other where
+/// the one before it ends. Errors: kDisk; kInternal for a name twice or another type.
 void write_safetensors(const std::filesystem::path& path, const NamedTensors& tensors,
                        const std::map<std::string, std::string>& metadata);
 

@@ -14,9 +14,8 @@ namespace {
 
 constexpr const char* kHashKey = "contents_sha256";
 
-// Of contiguous tensors on the CPU. Parts are preceded by their lengths, so that none can pass for
-// its neighbour. Metadata goes in as the JSON that is stored, where bytes that are not UTF-8 (a
-// path may have them) are replaced.
+// Parts are preceded by their lengths, so that none can pass for its neighbour. Metadata goes in as
+// the JSON that is stored, where bytes that are not UTF-8 (a path may have them) are replaced.
 std::string contents_hash(const NamedTensors& tensors,
                           const std::map<std::string, std::string>& metadata) {
   Hash hash(HashKind::kSha256);
@@ -28,7 +27,8 @@ std::string contents_hash(const NamedTensors& tensors,
   for (const auto& [name, tensor] : tensors) {
     add(name);
     add(fmt::format("{} {}", c10::toString(tensor.scalar_type()), fmt::join(tensor.sizes(), "x")));
-    add({static_cast<const char*>(tensor.const_data_ptr()), tensor.nbytes()});
+    const at::Tensor stored = stored_form(tensor);
+    add({static_cast<const char*>(stored.const_data_ptr()), stored.nbytes()});
   }
   return hash.hex();
 }
@@ -37,11 +37,8 @@ std::string contents_hash(const NamedTensors& tensors,
 
 void write_sealed(const std::filesystem::path& path, const NamedTensors& tensors,
                   std::map<std::string, std::string> metadata) {
-  NamedTensors stored;  // copied once, to be hashed and written
-  for (const auto& [name, tensor] : tensors)
-    stored.emplace_back(name, tensor.detach().to(at::kCPU).contiguous());
-  metadata[kHashKey] = contents_hash(stored, metadata);
-  write_safetensors(path, stored, metadata);
+  metadata[kHashKey] = contents_hash(tensors, metadata);
+  write_safetensors(path, tensors, metadata);
 }
 
 SafetensorsFile read_sealed(const std::filesystem::path& path, bool required) {

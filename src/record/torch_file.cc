@@ -450,14 +450,14 @@ class ZipWriter {
     append_integer(end, central_.size(), 4);
     append_integer(end, offset_, 4);
     append_integer(end, 0, 2);  // comment
-    std::vector<std::string_view> pieces;
-    for (size_t i = 0; i < contents_.size(); ++i) {
-      pieces.emplace_back(headers_[i]);
-      pieces.push_back(contents_[i]);
-    }
-    pieces.emplace_back(central_);
-    pieces.emplace_back(end);
-    write_file_atomic(path, pieces);
+    write_file_atomic(path, [&](const ByteSink& write) {
+      for (size_t i = 0; i < contents_.size(); ++i) {
+        write(headers_[i]);
+        write(contents_[i]);
+      }
+      write(central_);
+      write(end);
+    });
   }
 
  private:
