@@ -1,7 +1,6 @@
 #include "base/process.h"
 
 #include <fcntl.h>
-#include <malloc.h>
 #include <sched.h>
 #include <spawn.h>
 #include <sys/resource.h>
@@ -11,7 +10,6 @@
 #include <algorithm>
 #include <array>
 #include <fstream>
-#include <limits>
 
 #include "base/clock.h"
 
@@ -32,12 +30,6 @@ std::vector<std::filesystem::path> control_groups() {
 }
 
 }  // namespace
-
-void prepare_allocator() {
-  mallopt(M_MMAP_MAX, 0);
-  mallopt(M_TRIM_THRESHOLD, std::numeric_limits<int>::max());
-  mallopt(M_TOP_PAD, 64 << 20);
-}
 
 std::optional<int64_t> cores_granted_by(const std::filesystem::path& control_group) {
   std::ifstream file(control_group / "cpu.max");  // "150000 100000" microseconds, or "max 100000"

@@ -9,11 +9,6 @@
 
 namespace skipway {
 
-/// Makes malloc keep and reuse the large blocks that every training step frees, where it would give
-/// them back to the operating system and fault them in again. Call once, before the first large
-/// allocation.
-void prepare_allocator();
-
 /// Cores that the cpu.max of a control group (version 2) is worth, rounded up; none: there is no
 /// limit, or no such folder.
 std::optional<int64_t> cores_granted_by(const std::filesystem::path& control_group);

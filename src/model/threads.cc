@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <functional>
 
+#include "base/allocator.h"
 #include "base/process.h"
 
 namespace skipway {

@@ -20,7 +20,7 @@ std::optional<std::string> out_of_memory() {
   } catch (const std::bad_alloc&) {
     return "the system gave none";
   } catch (const std::exception& error) {
-    // DefaultCPUAllocator says the second. oneDNN, whose errors have a type of their own that
+    // LibTorch's own allocator says the second. oneDNN, whose errors have a type of their own that
     // LibTorch does not export, says what it could not make, and never why. cuBLAS and cuDNN have a
     // word of their own (not run on a GPU).
     const std::string line = first_line(error.what());
