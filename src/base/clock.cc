@@ -62,7 +62,12 @@ double settled(const std::vector<double>& times_s) {
       std::adjacent_find(times_s.begin(), times_s.end(),
                          [](double time_s, double next_s) { return next_s > 0.95 * time_s; });
   const bool none = first == times_s.end() && !times_s.empty();
-  return median({none ? std::prev(first) : first, times_s.end()});
+  const std::vector<double> rest(none ? std::prev(first) : first, times_s.end());
+  const double most_s = 1.5 * median(rest);
+  double sum_s = 0, count = 0;
+  for (const double time_s : rest)
+    if (time_s <= most_s) sum_s += time_s, ++count;
+  return count > 0 ? sum_s / count : 0;
 }
 
 }  // namespace skipway

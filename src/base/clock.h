@@ -26,9 +26,9 @@ class Stopwatch {
 /// The middle one of measured values, of an even count the upper; 0 where there are none.
 double median(std::vector<double> values);
 
-/// The median of the times [s] of what is done again and again, but for those at the beginning that
-/// the next one beats by a twentieth: they still take memory from the system. 0 where there are
-/// none.
+/// The mean of the times [s] of what is done again and again, but for those at the beginning that
+/// the next one beats by a twentieth, which still take memory from the system, and those of more
+/// than one and a half times the median, in which something else ran. 0 where there are none.
 double settled(const std::vector<double>& times_s);
 
 }  // namespace skipway

@@ -172,6 +172,16 @@ Plan make_plan(const Config& config, Learner& learner, const Split& evaluation_s
   return plan;
 }
 
+void measure_longer(const Config& config, Learner& learner, Plan& plan) {
+  freeze_at(/*epoch=*/INFINITY, config, *learner.model);
+  const double first_s = plan.steps_s.front();
+  for (size_t i = 0; i < plan.stages.size(); ++i)
+    plan.steps_s[i] =
+        learner.measure_step_s(plan.stages[i], /*step=*/0, kLongFirstStep_s, kMeasure_s);
+  plan.early_step_s *= plan.steps_s.front() / first_s;
+  plan.budget.set_costs(plan.steps_s);
+}
+
 Forecast forecast(const Config& config, const Plan& plan, int64_t steps_per_epoch, double begun_s) {
   const auto [steps, tests] =
       length_of_run(config, plan.budget, steps_per_epoch, plan.test_s, 0, 0, begun_s);

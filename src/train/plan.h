@@ -75,6 +75,10 @@ Plan make_plan(const Config& config, Learner& learner, const Split& evaluation_s
                double begun_s, double passes = 0, size_t stage = 0, int64_t step = 0,
                const std::function<bool()>& cancelled = {});
 
+/// Measures the steps of a run of minutes anew, for some seconds each, as the run itself cannot
+/// afford to: the first steps of a process are slower than those to come.
+void measure_longer(const Config& config, Learner& learner, Plan& plan);
+
 /// How a run that follows the plan will end.
 struct Forecast {
   int64_t steps = 0;

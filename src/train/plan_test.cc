@@ -57,6 +57,25 @@ TEST(Plan, ItsBudgetHasTheMeasuredCostsAndTheEvaluation) {
   EXPECT_DOUBLE_EQ(plan.budget.reserve_left_s(), plan.evaluation_s + 1.5);  // and the last files
 }
 
+TEST(Plan, MeasuredLongerItHasNewCostsAndTheSameLayout) {
+  const Dataset data = grey_images(16, 32);
+  Config c = config();
+  c.minutes = 1;
+  Learner learner(c, data);
+  Plan plan = make_plan(c, learner, data.test, 0);
+  const Plan before = plan;
+  plan.steps_s = {10, 100};  // as if the machine had been busy
+  plan.early_step_s = 5;
+  measure_longer(c, learner, plan);
+  EXPECT_EQ(plan.passes, before.passes);
+  ASSERT_EQ(plan.steps_s.size(), 2u);
+  EXPECT_LT(plan.steps_s[0], plan.steps_s[1]);
+  EXPECT_LT(plan.steps_s[1], 10);
+  EXPECT_DOUBLE_EQ(plan.early_step_s, plan.steps_s[0] / 2);
+  for (size_t i = 0; i < 2; ++i)
+    EXPECT_DOUBLE_EQ(plan.budget.step_s(/*step=*/0, i), plan.steps_s[i]);
+}
+
 TEST(Plan, AResumedRunKeepsItsRuleAndMeasuresWhatIsLeft) {
   const Dataset data = grey_images(16, 32);
   Learner learner(config(), data);
