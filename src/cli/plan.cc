@@ -57,9 +57,11 @@ nlohmann::ordered_json measure(const Config& config) {
   const double loaded_s = process_wall_s();
   Plan plan = make_plan(config, learner, evaluation_split, loaded_s);
   const int64_t per_epoch = learner.batches.steps_per_epoch();
-  // A run would have come as far by now; one of --epochs does not measure.
-  const double begun_s = config.minutes > 0 ? process_wall_s() : loaded_s;
-  if (config.minutes > 0) measure_longer(config, learner, plan);
+  double begun_s = loaded_s;  // when a run would begin: one of --epochs does not measure
+  if (config.minutes > 0) {
+    begun_s = process_wall_s();
+    measure_longer(config, learner, plan);
+  }
   clear_status();
   const Forecast run = forecast(config, plan, per_epoch, begun_s);
   require_steps(config, plan, run.steps, begun_s);

@@ -61,8 +61,8 @@ int64_t kilobytes_of_process(std::string_view key) {
   return std::stoll(value_in_file("/proc/self/status", key, ':'));
 }
 
-// Weights lie in memory in another order than in a file: a copy of all of them would be half as
-// much as a step of training takes.
+// Weights lie in memory in another order than in a file: a copy of all of them would be the peak of
+// a run, which `plan` does not see.
 TEST_F(CheckpointTest, TakesMemoryForOneTensorAtATime) {
   prepare_allocator();
   constexpr int64_t kTensors = 6, kKilobytes = 16 << 10;  // of each

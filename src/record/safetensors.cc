@@ -141,7 +141,7 @@ void write_safetensors(const fs::path& path, const NamedTensors& tensors,
     if (known == std::end(kTypes))
       fail(ErrorKind::kInternal, "safetensors", "expected a type that can be stored, got {} for {}",
            c10::toString(tensor.scalar_type()), name);
-    const size_t end = offset + static_cast<size_t>(tensor.numel()) * tensor.element_size();
+    const size_t end = offset + tensor.nbytes();
     header[name] = {
         {"dtype", known->second}, {"shape", tensor.sizes().vec()}, {"data_offsets", {offset, end}}};
     offset = end;
