@@ -59,6 +59,7 @@ TEST_F(E2eTrain, OneObjectOnStdoutAndAWholeRunFolder) {
   EXPECT_EQ(object.at("images"), 48);
   EXPECT_EQ(object.at("precision"), "fp32");
   EXPECT_THAT(object.at("kernel").get<std::string>(), testing::StartsWith(kTestKernel));
+  EXPECT_FALSE(object.at("kernels").empty());
   EXPECT_EQ(object.at("threads"), usable_cores());
   EXPECT_GE(object.at("wall_s"), object.at("train_wall_s"));
   const json accuracy_of_train = object.at("accuracy");

@@ -5,6 +5,7 @@
 #include <array>
 #include <cstdint>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -12,6 +13,11 @@ namespace skipway {
 
 /// Tensors by name, in order.
 using NamedTensors = std::vector<std::pair<std::string, at::Tensor>>;
+
+/// The memory of a contiguous tensor on the CPU, for as long as it lives.
+inline std::string_view bytes_of(const at::Tensor& tensor) {
+  return {static_cast<const char*>(tensor.const_data_ptr()), tensor.nbytes()};
+}
 
 /// Of an image's side [pixels].
 constexpr int64_t kMaxImageSize = 1 << 14;

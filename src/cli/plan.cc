@@ -58,13 +58,18 @@ nlohmann::ordered_json measure(const Config& config) {
   Plan plan = make_plan(config, learner, evaluation_split, loaded_s);
   const int64_t per_epoch = learner.batches.steps_per_epoch();
   double begun_s = loaded_s;  // when a run would begin: one of --epochs does not measure
+  const auto forecast_steps = [&] {
+    const Forecast run = forecast(config, plan, per_epoch, begun_s);
+    require_steps(config, plan, run.steps, begun_s);
+    return run;
+  };
   if (config.minutes > 0) {
     begun_s = process_wall_s();
+    forecast_steps();
     measure_longer(config, learner, plan);
   }
+  const Forecast run = forecast_steps();
   clear_status();
-  const Forecast run = forecast(config, plan, per_epoch, begun_s);
-  require_steps(config, plan, run.steps, begun_s);
   nlohmann::ordered_json parts = nlohmann::ordered_json::array();
   for (size_t i = 0; i < plan.stages.size(); ++i) {
     const Stage& stage = plan.stages[i];

@@ -39,10 +39,6 @@ std::string_view bytes_of(const Header& header) {
   return {reinterpret_cast<const char*>(&header), sizeof header};
 }
 
-std::string_view bytes_of(const at::Tensor& tensor) {
-  return {static_cast<const char*>(tensor.const_data_ptr()), tensor.nbytes()};
-}
-
 fs::path cache_path(const fs::path& folder, const CacheKey& key) {
   return folder / (key.place + "-" + key.state + ".images");
 }

@@ -208,4 +208,14 @@ std::string KernelChoice::in_use() const {
   return best + "/" + set;
 }
 
+std::string KernelChoice::counts() const {
+  std::map<std::string, int> shapes;
+  for (const auto& [shape, method] : chosen_)
+    if (shape != kMuon) ++shapes[method];
+  std::string text;
+  for (const auto& [method, count] : shapes)
+    text += fmt::format("{}{} {}", text.empty() ? "" : ", ", count, method);
+  return text;
+}
+
 }  // namespace skipway

@@ -39,6 +39,8 @@ class KernelChoice {
 
   /// "winograd/avx512": the best of what is in use and its instruction set; or "reference".
   std::string in_use() const;
+  /// "8 im2col-bf16, 13 winograd-bf16": how many shapes of convolutions take each method.
+  std::string counts() const;
   /// Shape as text -> method as text, and "muon" -> its type; to keep, and to take back. Methods
   /// that are unknown, or not to be had here, are measured anew, which the log says once.
   const std::map<std::string, std::string>& chosen() const { return chosen_; }

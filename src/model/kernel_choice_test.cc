@@ -30,6 +30,13 @@ TEST(KernelChoice, SaysOnceWhyAShapeGoesToLibTorch) {
   EXPECT_NE(lines[0].find("no multiple of 16"), std::string::npos) << lines[0];
 }
 
+TEST(KernelChoice, CountsTheShapesOfEachMethod) {
+  KernelChoice kernels("auto");
+  EXPECT_EQ(kernels.counts(), "");
+  kernels.restore({{"a", "winograd"}, {"b", "torch"}, {"c", "winograd"}, {"muon", "bf16"}});
+  EXPECT_EQ(kernels.counts(), "1 torch, 2 winograd");
+}
+
 TEST(KernelChoice, MeasuresOnceAndKeepsTheAnswer) {
   KernelChoice kernels("auto");
   const kernels::ConvShape shape{2, 8, 8, 32, 32, 3, 1, 1};

@@ -154,10 +154,7 @@ void write_safetensors(const fs::path& path, const NamedTensors& tensors,
   write_file_atomic(path, [&](const ByteSink& write) {
     write({reinterpret_cast<const char*>(&header_bytes), sizeof(header_bytes)});
     write(header_text);
-    for (const auto& [name, tensor] : tensors) {
-      const at::Tensor stored = stored_form(tensor);
-      write({static_cast<const char*>(stored.const_data_ptr()), stored.nbytes()});
-    }
+    for (const auto& [name, tensor] : tensors) write(bytes_of(stored_form(tensor)));
   });
 }
 

@@ -27,8 +27,7 @@ std::string contents_hash(const NamedTensors& tensors,
   for (const auto& [name, tensor] : tensors) {
     add(name);
     add(fmt::format("{} {}", c10::toString(tensor.scalar_type()), fmt::join(tensor.sizes(), "x")));
-    const at::Tensor stored = stored_form(tensor);
-    add({static_cast<const char*>(stored.const_data_ptr()), stored.nbytes()});
+    add(bytes_of(stored_form(tensor)));
   }
   return hash.hex();
 }

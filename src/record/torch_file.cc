@@ -487,11 +487,8 @@ void write_torch_file(const fs::path& path, const NamedTensors& tensors) {
   ZipWriter zip;
   zip.add("archive/data.pkl", pickle.bytes());
   zip.add("archive/byteorder", "little");
-  for (size_t i = 0; i < stored.size(); ++i) {
-    const at::Tensor& tensor = stored[i].second;
-    zip.add(fmt::format("archive/data/{}", i),
-            {static_cast<const char*>(tensor.const_data_ptr()), tensor.nbytes()});
-  }
+  for (size_t i = 0; i < stored.size(); ++i)
+    zip.add(fmt::format("archive/data/{}", i), bytes_of(stored[i].second));
   zip.add("archive/version", "3\n");
   zip.write(path);
 }

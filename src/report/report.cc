@@ -419,11 +419,35 @@ std::string configuration(const RunFolder& run) {
       escaped(shell_quoted(run.config_toml().string())), escaped(read_file(run.config_toml())));
 }
 
+// Rows of a name and a value.
+std::string facts_table(std::string_view heading,
+                        const std::vector<std::pair<std::string, std::string>>& facts) {
+  if (facts.empty()) return "";
+  std::string rows;
+  for (const auto& [name, value] : facts)
+    rows += fmt::format("<tr><th scope=\"row\">{}</th><td>{}</td></tr>\n", escaped(name),
+                        escaped(value));
+  return fmt::format(
+      "<h2>{}</h2>\n<div class=\"scroll\"><table class=\"rows\">\n{}</table></div>\n", heading,
+      rows);
+}
+
+// Which method computes the convolutions of each shape.
+std::string kernels(const Json& result) {
+  const Json* chosen = value_at(result, "kernels");
+  if (!chosen || !chosen->is_object()) return "";
+  std::vector<std::pair<std::string, std::string>> facts;
+  for (const auto& [shape, method] : chosen->items())
+    facts.emplace_back(shape == "muon" ? "Muon's step" : shape,
+                       method.is_string() ? method.get<std::string>() : method.dump());
+  return facts_table("Kernels", facts);
+}
+
 std::string machine(const RunFolder& run) {
   if (!fs::exists(run.env_json())) return "";
   const Json env = parse_json(read_file(run.env_json()));
   if (!env.is_object()) return "<h2>Machine</h2>\n<p>env.json is damaged.</p>\n";
-  std::string rows;
+  std::vector<std::pair<std::string, std::string>> facts;
   for (const auto& [key, value] : env.items()) {
     if (key == "schema") continue;
     std::string name = key, shown = value.is_string() ? value.get<std::string>() : value.dump();
@@ -438,11 +462,9 @@ std::string machine(const RunFolder& run) {
         shown += item.is_string() ? item.get<std::string>() : item.dump();
       }
     }
-    rows += fmt::format("<tr><th scope=\"row\">{}</th><td>{}</td></tr>\n", escaped(name),
-                        escaped(shown));
+    facts.emplace_back(name, shown);
   }
-  return fmt::format(
-      "<h2>Machine</h2>\n<div class=\"scroll\"><table class=\"rows\">\n{}</table></div>\n", rows);
+  return facts_table("Machine", facts);
 }
 
 }  // namespace
@@ -465,8 +487,8 @@ void write_report(const RunFolder& run) {
       title, kStyle, title);
   page += history.end ? score(result, number_at(finish, "views")) + facts(result)
                       : stopped(run, history);
-  page +=
-      curves(history) + per_class(finish) + confusion(finish) + configuration(run) + machine(run);
+  page += curves(history) + per_class(finish) + confusion(finish) + configuration(run) +
+          kernels(result) + machine(run);
   page += "</body>\n</html>\n";
   write_file_atomic(run.report_html(), page);
 }

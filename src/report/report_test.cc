@@ -40,7 +40,8 @@ class Report : public testing::Test {
                              {"last_tta", 0.9101},
                              {"interval95", {0.8983, 0.9097}},
                              {"n", 10000}}},
-                           {"kernel", "winograd/avx512_bf16"}}},
+                           {"kernel", "winograd/avx512_bf16"},
+                           {"kernels", {{"3x3 stride 1, 64 to 64 channels", "winograd-bf16"}}}}},
                          {"per_class", per_class},
                          {"confusion", confusion}});
   }
@@ -66,7 +67,8 @@ TEST_F(Report, ShowsResultCurvesClassesConfigurationAndMachine) {
   for (const char* text :
        {"90.42 %", "89.83 % to 90.97 %", "10,000 held-out images", "91.01 %", "resnet18", "cifar10",
         "14 min 53 s", "415,000", "winograd/avx512_bf16", "lr = 0.15  # recipe budget", "Z80",
-        "65.54 GB", "epoch 2: 1.250", "epoch 2: 80.00", "cat as dog: 25", "75.00 %"})
+        "65.54 GB", "64 to 64 channels", "winograd-bf16", "epoch 2: 1.250", "epoch 2: 80.00",
+        "cat as dog: 25", "75.00 %"})
     EXPECT_THAT(html, HasSubstr(text));
   EXPECT_THAT(html, HasSubstr("--config " + quoted(run_.config_toml())));
   EXPECT_THAT(html, Not(HasSubstr("not finished")));

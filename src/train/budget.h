@@ -71,7 +71,7 @@ class Budget {
   // How many recent steps count: those of window_s(), and so many. Enough that seconds in which
   // something else ran do not look like the run's end, few enough to notice that a core was taken
   // away.
-  static constexpr size_t kFewest = 24, kMost = 5000;
+  static constexpr size_t kFewest = 8, kMost = 5000;
 
   struct Observed {
     double seconds, of_cost;  // of the step, and of a unit of cost

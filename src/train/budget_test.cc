@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <limits>
+#include <utility>
 
 namespace skipway {
 namespace {
@@ -55,6 +56,21 @@ TEST(Budget, GoesOnAfterAPause) {
   });
   EXPECT_TRUE(paused);
   EXPECT_NEAR(end_s, 900, 1.2);
+}
+
+// From a minute to twelve hours, on machines whose speed halves or doubles half-way.
+TEST(Budget, EndsWithinTwoPercentForAnyLength) {
+  static double seconds, first_s, second_s;
+  for (const auto& [minutes, step_s] :
+       {std::pair{1, 0.05}, {1, 0.6}, {2, 0.6}, {7, 0.6}, {60, 0.6}, {300, 2.}, {720, 2.}})
+    for (const double change : {0.5, 1., 2.}) {
+      seconds = 60 * minutes, first_s = step_s, second_s = step_s * change;
+      const double end_s = end_of_run(Budget::of_seconds(seconds), 5, 10, [](double now_s) {
+        return now_s < seconds / 2 ? first_s : second_s;
+      });
+      EXPECT_NEAR(end_s, seconds, 0.02 * seconds)
+          << minutes << " minutes, steps of " << first_s << " and " << second_s << " s";
+    }
 }
 
 TEST(Budget, UsesTheTimeThatAFasterMachineLeaves) {

@@ -19,6 +19,7 @@
 #include "base/error.h"
 #include "base/for_test.h"
 #include "base/log.h"
+#include "model/threads.h"
 
 namespace skipway {
 namespace {
@@ -180,6 +181,33 @@ TEST(LearnerDeathTest, WithoutMemoryForOneImageTheErrorSaysSo) {
   testing::FLAGS_gtest_death_test_style = "threadsafe";
   EXPECT_EXIT(step_in_little_memory(false), testing::ExitedWithCode(5),
               "expected memory for training one image at a time");
+}
+
+int64_t page_faults() {
+  rusage usage{};
+  getrusage(RUSAGE_SELF, &usage);
+  return usage.ru_minflt;
+}
+
+// What a step frees holds the next.
+TEST(Learner, LaterStepsTakeNoMemoryFromTheSystem) {
+  if (kSanitized) GTEST_SKIP() << "sanitizers keep what is freed for a while";
+  prepare_process(/*threads=*/0);
+  Config config = small_config(64, "auto");
+  config.optimizer = "muon";
+  config.precision = "auto";
+  Learner learner(config, noise_dataset(64));
+  const auto make_step = [&] {
+    learner.backward(learner.batches.at_step(0, 32));
+    learner.update(0.01);
+  };
+  const int64_t before = page_faults();
+  for (int step = 0; step < 3; ++step) make_step();
+  const int64_t first = page_faults() - before;
+  for (int step = 0; step < 3; ++step) make_step();
+  const int64_t later = page_faults() - before - first;
+  EXPECT_GT(first, 10000);  // 40 MB
+  EXPECT_LT(later, 100);
 }
 
 TEST(LearnerDeathTest, OutOfMemoryInAnEvaluationTakesFewerImagesAtOnce) {

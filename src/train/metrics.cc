@@ -43,6 +43,7 @@ Json to_json(const TrainResult& r) {
           {"device", r.device},
           {"precision", r.precision},
           {"kernel", r.kernel},
+          {"kernels", r.kernels},
           {"threads", r.threads},
           {"peak_rss_bytes", r.peak_rss_bytes},
           {"weights_sha256", r.weights_sha256}};

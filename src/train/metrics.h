@@ -2,6 +2,7 @@
 // stands in a line of metrics.jsonl. Not when it is said; see trainer.h.
 #pragma once
 #include <cstdint>
+#include <map>
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <string>
@@ -59,6 +60,7 @@ struct TrainResult {
   double best_epoch = 0;
   std::vector<std::string> classes;
   std::string device, precision, kernel;
+  std::map<std::string, std::string> kernels;  // as KernelChoice::chosen()
   int64_t threads = 0;
   int64_t peak_rss_bytes = 0;
   std::string weights_sha256;

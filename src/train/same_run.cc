@@ -9,6 +9,7 @@
 #include <set>
 
 #include "base/files.h"
+#include "base/tensors.h"
 
 namespace skipway {
 namespace {
@@ -47,7 +48,7 @@ std::string labels_sha256(const Dataset& dataset) {
   for (const std::string& name : dataset.classes)
     hash.update(fmt::format("{}:{}", name.size(), name));
   const at::Tensor labels = dataset.train.labels.to(at::kCPU).contiguous();
-  hash.update({static_cast<const char*>(labels.const_data_ptr()), labels.nbytes()});
+  hash.update(bytes_of(labels));
   return hash.hex();
 }
 

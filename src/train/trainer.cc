@@ -335,7 +335,11 @@ void Trainer::record_step(const LossAndNorm& seen, double lr, double step_s) {
   progress_.train_wall_s += step_s;
   ++progress_.step;
 
-  if (steps_of_process_ == 0) log_info("kernel: {}", learner_.kernel());  // the first step chose it
+  if (steps_of_process_ == 0) {  // the first step chose them
+    const std::string counts = model().kernels().counts();
+    log_info("kernel: {}{}", learner_.kernel(),
+             counts.empty() ? "" : fmt::format("; shapes of convolutions: {}", counts));
+  }
   // A short last batch of an epoch says little about the time of the others.
   const bool is_full = images == learner_.batches.images_per_step();
   if (is_full) step_images_per_s_.push_back(static_cast<double>(images) / step_s);
@@ -624,6 +628,7 @@ TrainResult Trainer::result(const Evaluation& last) const {
   result.device = learner_.device.str();
   result.precision = precision_name(learner_.precision);
   result.kernel = learner_.kernel();
+  result.kernels = model().kernels().chosen();
   result.threads = at::get_num_threads();
   result.peak_rss_bytes = peak_rss_bytes();
   return result;
