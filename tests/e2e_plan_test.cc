@@ -100,11 +100,14 @@ TEST_F(E2ePlan, TheSetUpIsNotTakenOffTheTimeOfTheAlternatives) {
   const ProgramResult result = run({"plan", "--json", "--minutes", "1", "--resize", "none"});
   ASSERT_EQ(result.exit_code, 0) << result.err;
   const json others = json::parse(result.out).at("alternatives");
-  EXPECT_EQ(others.size(), 3u);
-  for (const json& other : others)
+  EXPECT_EQ(others.size(), 4u);
+  for (const json& other : others) {
     EXPECT_LT(other.at("steps").get<double>() * other.at("stages")[0].at("step_s").get<double>(),
               61)
         << other.at("change");
+    // It brings its own recipe.
+    EXPECT_EQ(other.at("views"), other.at("change") == "--model airbench94" ? 6 : 2);
+  }
 }
 
 // They are weaker than flags, in the processes that measure the alternatives too.

@@ -556,6 +556,11 @@ std::vector<std::pair<std::string, std::string>> toml_values(const Config& confi
   return values;
 }
 
+bool Arguments::is_given(const std::string& key) const {
+  const std::string& origin = origins.at(key);
+  return origin != "default" && !origin.starts_with("recipe ");
+}
+
 std::string to_toml(const Config& config, const std::map<std::string, std::string>& origins,
                     bool with_run_dir) {
   std::string text;

@@ -21,6 +21,9 @@ struct Arguments {
   /// "--lr".
   std::map<std::string, std::string> origins;
   bool json = false;
+
+  /// Whether `key` was set, and is not what its recipe or nobody says.
+  bool is_given(const std::string& key) const;
 };
 
 /// Of an option whose text must not be empty, as a script's variable that is not set leaves it.

@@ -59,21 +59,17 @@ void take_settings_of_weights(Arguments& arguments) {
   if (config.weights.empty()) return;
   const Pretrained weights = read_weights(config.weights);
   const ModelSpec spec = weights.spec ? *weights.spec : spec_from_shapes(weights, config.model);
-  const auto is_given = [&](const char* key) {
-    const std::string& origin = arguments.origins.at(key);
-    return origin != "default" && !origin.starts_with("recipe ");
-  };
   const auto take = [&](const char* key, std::string& field, const std::string& value) {
     field = value;
     arguments.origins[key] = "weights";
   };
-  if (!is_given("model")) take("model", config.model, spec.name);
+  if (!arguments.is_given("model")) take("model", config.model, spec.name);
   if (config.model != spec.name)
     fail(ErrorKind::kCheckpoint, "weights", "expected weights of {}, got those of {} in {}",
          config.model, spec.name, weights.where);
   if (config.stem == "auto") take("stem", config.stem, spec.stem);
-  if (!is_given("attention")) take("attention", config.attention, spec.attention);
-  if (!is_given("mean") && !is_given("std")) {
+  if (!arguments.is_given("attention")) take("attention", config.attention, spec.attention);
+  if (!arguments.is_given("mean") && !arguments.is_given("std")) {
     take("mean", config.mean, fmt::format("{}", fmt::join(spec.normalisation.mean, ",")));
     take("std", config.std, fmt::format("{}", fmt::join(spec.normalisation.std, ",")));
   }

@@ -37,7 +37,8 @@ struct Alternative {
   std::vector<std::string> flags;
 };
 
-std::vector<Alternative> alternatives(const Config& config) {
+std::vector<Alternative> alternatives(const Arguments& arguments) {
+  const Config& config = arguments.config;
   std::vector<Alternative> all;
   for (const int64_t batch : {config.batch / 2, config.batch * 2})
     if (batch > 0)
@@ -46,6 +47,10 @@ std::vector<Alternative> alternatives(const Config& config) {
   for (const char* model : {"resnet18", "resnet34"})
     if (config.weights.empty() && config.model != model && config.model.starts_with("resnet"))
       all.push_back({fmt::format("--model {}", model), {"--model", model}});
+  // With its own recipe, which it takes where none is asked for.
+  if (config.minutes > 0 && config.weights.empty() && config.attention == "none" &&
+      config.model.starts_with("resnet") && !arguments.is_given("recipe"))
+    all.push_back({"--model airbench94", {"--model", "airbench94"}});
   return all;
 }
 
@@ -85,6 +90,7 @@ nlohmann::ordered_json measure(const Config& config) {
       {"micro_batch", learner.micro_batch},
       {"precision", precision_name(learner.precision)},
       {"kernel", learner.kernel()},
+      {"kernels", learner.model->kernels().chosen()},
       {"passes", plan.passes},
       {"epochs", static_cast<double>(run.steps) / static_cast<double>(per_epoch)},
       {"steps", run.steps},
@@ -108,11 +114,13 @@ struct Measured {
 // count for the next.
 class Measurer {
  public:
-  // The settings are a file in memory, which is gone with this process however it ends. The
-  // variables are in them, and would be stronger than them.
+  // The settings that were given, and not a recipe's, are a file in memory, which is gone with this
+  // process however it ends. The variables are in them, and would be stronger than them.
   explicit Measurer(const Arguments& arguments)
       : settings_(memfd_create("skipway-plan.toml", MFD_CLOEXEC)) {
-    const std::string text = to_toml(arguments.config, arguments.origins);
+    std::string text;
+    for (const auto& [key, value] : toml_values(arguments.config))
+      if (arguments.is_given(key)) text += fmt::format("{} = {}\n", key, value);
     if (settings_.get() < 0 ||
         write(settings_.get(), text.data(), text.size()) != static_cast<ssize_t>(text.size()))
       fail(ErrorKind::kMemory, "plan", "could not keep the settings in memory: {}",
@@ -143,7 +151,7 @@ class Measurer {
 nlohmann::ordered_json measure_alternatives(const Arguments& arguments) {
   const Measurer measurer(arguments);
   nlohmann::ordered_json results = nlohmann::ordered_json::array();
-  const std::vector<Alternative> all = alternatives(arguments.config);
+  const std::vector<Alternative> all = alternatives(arguments);
   for (size_t i = 0; i < all.size(); ++i) {
     show_status(fmt::format("measuring {} ({} of {}) …", all[i].name, i + 1, all.size()));
     auto [result, error] = measurer.plan_with(all[i].flags);

@@ -108,8 +108,9 @@ void show_beginning(const Trainer& trainer, const Config& config) {
   const bool lr_is_known = config.lr > 0 || config.minutes == 0;
   const double lr = schedule_options(config, config.epochs).lr;
   log_info("recipe: {}, {}, batch {}, {} schedule, lr {}, seed {}", config.recipe,
-           config.minutes > 0 ? fmt::format("{:g} minutes in all", config.minutes)
-                              : fmt::format("{:g} epochs", config.epochs),
+           config.minutes > 0
+               ? fmt::format("{:g} minute{} in all", config.minutes, config.minutes == 1 ? "" : "s")
+               : fmt::format("{:g} epochs", config.epochs),
            config.batch, config.schedule, lr_is_known ? fmt::format("{:g}", lr) : "by length",
            config.seed);
 }

@@ -91,7 +91,7 @@ at::ScalarType resolve_precision(const std::string& name, at::Device device,
                                                                                  : at::kFloat;
     }
     if (kernel == "reference") return at::kFloat;  // in double either way
-    return bf16_is_faster(kernel) ? at::kBFloat16 : at::kFloat;
+    return bf16_is_as_fast(kernel) ? at::kBFloat16 : at::kFloat;
   }
   if (name == "bf16") return at::kBFloat16;
   if (name == "fp32") return at::kFloat;

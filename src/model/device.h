@@ -20,9 +20,10 @@ at::Device resolve_device(const std::string& name);
 /// The device as `doctor` shows it: "Intel(R) Xeon(R) … (2 threads, avx512_bf16)" or "cuda:0".
 std::string describe_device(at::Device device);
 
-/// "auto", "fp32", "bf16" -> the type of the maps between layers. auto: the one in which a residual
-/// block measured now (some 0.2 s), with the kernels that the word `kernel` allows, is faster. Keep
-/// the answer: a later measurement may give another. Errors: kUsage for another word.
+/// "auto", "fp32", "bf16" -> the type of the maps between layers. auto: bf16, unless a residual
+/// block measured now (some 0.3 s), with the kernels that the word `kernel` allows, is faster in
+/// fp32 by 15 %. Keep the answer: a later measurement may give another. Errors: kUsage for another
+/// word.
 at::ScalarType resolve_precision(const std::string& name, at::Device device,
                                  const std::string& kernel = "auto");
 
