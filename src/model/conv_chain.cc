@@ -6,15 +6,14 @@
 #include <ATen/autocast_mode.h>
 #include <torch/csrc/autograd/custom_function.h>
 
-#include <limits>
 #include <memory>
 #include <optional>
 #include <tuple>
 #include <utility>
 
-#include "base/clock.h"
 #include "kernels/batch_norm.h"
 #include "model/maps.h"
+#include "model/measure.h"
 #include "model/threads.h"
 
 namespace skipway {
@@ -311,30 +310,22 @@ at::Tensor conv_chain_in(at::ScalarType type, ConvChain& chain, const at::Tensor
 bool bf16_is_as_fast(const std::string& word) {
   constexpr int64_t kImages = 32, kChannels = 64, kSide = 32;
   constexpr int kRounds = 6;
-  constexpr double kMargin = 0.85;  // bf16 has half the bytes, and the noise is not to choose
   ConvBnUnit unit;
   unit.weight = varied_map(kChannels, kChannels, 3, 3).requires_grad_(true);
   unit.padding = 1;
   unit.norm = {at::ones({kChannels}), at::zeros({kChannels}), at::zeros({kChannels}),
                at::ones({kChannels})};
   ConvChain block{{unit, unit}, /*residual=*/true, std::nullopt};
-  struct Side {
-    at::ScalarType type;
-    KernelChoice kernels;
-    double shortest_s = std::numeric_limits<double>::infinity();
-  };
-  Side bf16{at::kBFloat16, KernelChoice(word)}, fp32{at::kFloat, KernelChoice(word)};
-  const at::Tensor src = varied_map(kImages, kChannels, kSide, kSide);
-  // In turns: what disturbs one for a while is not to choose for the whole of a run.
-  for (int round = 0; round <= kRounds; ++round)
-    for (Side* side : {&bf16, &fp32}) {
-      const at::Tensor map = as_map(src, side->type);
-      const Stopwatch watch;
-      const at::Tensor dst = conv_chain_in(side->type, block, map, true, side->kernels);
+  const auto pass_in = [&](at::ScalarType type) {
+    const at::Tensor src = as_map(varied_map(kImages, kChannels, kSide, kSide), type);
+    return [&, type, src, kernels = KernelChoice(word)]() mutable {
+      const at::Tensor dst = conv_chain_in(type, block, src, true, kernels);
       dst.backward(dst.detach());
-      if (round > 0) side->shortest_s = std::min(side->shortest_s, watch.seconds());  // else chose
-    }
-  return bf16.shortest_s * kMargin < fp32.shortest_s;
+    };
+  };
+  const std::vector<double> seconds =
+      shortest_s({pass_in(at::kBFloat16), pass_in(at::kFloat)}, kRounds);
+  return seconds[0] * kMargin < seconds[1];  // bf16 has half the bytes
 }
 
 bool conv_chain_supports(const ConvChain& chain, const at::Tensor& src) {

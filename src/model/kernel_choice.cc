@@ -10,13 +10,13 @@
 #include <optional>
 #include <utility>
 
-#include "base/clock.h"
 #include "base/log.h"
 #include "kernels/conv_direct.h"
 #include "kernels/conv_winograd.h"
 #include "kernels/instruction_set.h"
 #include "kernels/muon.h"
 #include "model/maps.h"
+#include "model/measure.h"
 
 namespace skipway {
 namespace {
@@ -51,23 +51,6 @@ std::vector<ConvMethod> candidates(const ConvShape& s, Type type, const std::str
 
 using Run = std::function<void()>;
 
-// Of each of so many runs its shortest time [s], after one that touches memory for the first time
-// and lets oneDNN compile; in rounds over all of them, so that what disturbs one for a while does
-// not choose. What is far behind in the first round is not in the next.
-std::vector<double> shortest_s(const std::vector<Run>& runs, int rounds) {
-  std::vector<double> seconds(runs.size(), std::numeric_limits<double>::infinity());
-  for (int round = 0; round < rounds; ++round)
-    for (size_t i = 0; i < runs.size(); ++i) {
-      if (round == 0)
-        runs[i]();
-      else if (seconds[i] > 2 * std::ranges::min(seconds))
-        continue;
-      const Stopwatch watch;
-      runs[i]();
-      seconds[i] = std::min(seconds[i], watch.seconds());
-    }
-  return seconds;
-}
 constexpr int kRounds = 3, kShortRounds = 8;  // the short ones, of inference, are disturbed more
 
 Run inference_run(ConvMethod method, const ConvShape& s, const at::Tensor& src,
@@ -99,9 +82,6 @@ Run training_run(ConvMethod method, const ConvShape& s, const at::Tensor& src,
 const char* const kMuon = "muon";
 const char* const kFp32 = "fp32";
 const char* const kBf16 = "bf16";
-// A choice by this margin, so that the noise of a measurement does not choose: the same run on the
-// same machine should take the same kernels.
-constexpr double kMargin = 0.85;
 
 // Of one matrix of ResNet-18's third stage.
 Run muon_run(Type products) {
