@@ -35,6 +35,7 @@ constexpr const char* kSchema = "skipway.data/1";
 constexpr const char* kModule = "data";
 // Small images are enlarged until a person sees something.
 constexpr int64_t kShownSide = 96;
+constexpr double kShownPasses = 16;  // a run that crops, by 2 pixels
 struct CommonFlags {
   bool json = false;
 };
@@ -242,10 +243,10 @@ at::Tensor samples(const Split& split, const ShowFlags& flags, const AugmentOpti
 int show(const ShowFlags& flags) {
   const fs::path out = expand_user(flags.out);
   if (!flags.force) require_new_file(out, kModule, "--out", "give --force to replace it");
-  augment_options(flags.config, 0);  // a wrong word is said before the data are read
+  augment_options(flags.config, kShownPasses);  // a wrong word is said before the data are read
   const Dataset dataset = load_data(flags.spec, flags.config);
   const AugmentOptions options =
-      augment_options(flags.config, 0, flags.augmented ? dataset.image_size : 0);
+      augment_options(flags.config, kShownPasses, flags.augmented ? dataset.image_size : 0);
   if (flags.augmented)
     for (const std::string& warning : augment_warnings(options, dataset.image_size))
       log_warning("{}", warning);

@@ -192,7 +192,8 @@ void visit(ConfigType& c, Visitor&& visitor) {
   visitor(
       "augment", c.augment,
       "words from: flip, crop, cutout, jitter, rotate, resized-crop, erase, randaugment, mixup, "
-      "cutmix; none; or auto: flip, crop, and cutout in the longest runs");
+      "cutmix; none; or auto, by the length of the run: flip, from 6 passes on crop, from 40 on "
+      "cutout");
   visitor("flip_mode", c.flip_mode,
           "random, or alternating (every second epoch, arXiv:2404.00498)");
   visitor("crop_pad", c.crop_pad,

@@ -171,8 +171,10 @@ TEST(Config, SmallImagesOfAnAirbenchLeaveItsPoolsEnough) {
 
 TEST(Config, TheLengthOfARunDecidesWhatIsLeftToIt) {
   const Config config = recipe_config("budget");
-  EXPECT_EQ(augment_options(config, 4).crop_pad, 2);
-  EXPECT_EQ(augment_options(config, 4).cutout, 0);
+  EXPECT_EQ(augment_words(config, 4), "flip");
+  EXPECT_EQ(augment_options(config, 4).crop_pad, 0);
+  EXPECT_EQ(augment_options(config, 10).crop_pad, 2);
+  EXPECT_EQ(augment_options(config, 10).cutout, 0);
   EXPECT_EQ(augment_options(config, 100).crop_pad, 4);
   EXPECT_EQ(augment_options(config, 100).cutout, 12);
   EXPECT_EQ(augment_options(config, 100, /*image_size=*/4).crop_pad, 3);
@@ -201,6 +203,7 @@ TEST(Config, TheLengthOfARunDecidesWhatIsLeftToIt) {
   frozen.freeze_batch_norm = true;
   EXPECT_EQ(batch_norm_images(frozen, 0.1), 0);
   EXPECT_EQ(batch_norm_images(recipe_config("article"), 0.1), 0);
+  EXPECT_EQ(augment_options(given, 4).crop_pad, 3);
   const AugmentOptions augmentation = augment_options(given, 100);
   EXPECT_EQ(augmentation.crop_pad, 3);
   EXPECT_EQ(augmentation.cutout, 0);
