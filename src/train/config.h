@@ -192,7 +192,7 @@ void visit(ConfigType& c, Visitor&& visitor) {
   visitor(
       "augment", c.augment,
       "words from: flip, crop, cutout, jitter, rotate, resized-crop, erase, randaugment, mixup, "
-      "cutmix; none; or auto, by the length of the run: flip, from 6 passes on crop, from 40 on "
+      "cutmix; none; or auto, by the length of the run: flip, above 6 passes crop, above 40 "
       "cutout");
   visitor("flip_mode", c.flip_mode,
           "random, or alternating (every second epoch, arXiv:2404.00498)");
